@@ -1,0 +1,52 @@
+# The front door: each target installs, configures and builds what it needs, then runs. `make help` lists them.
+
+BUILD := build
+PYTHON := .venv/bin/python
+
+.PHONY: help setup build demo test test-quick bench format lint docs clean
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup: ## install what is missing: apt packages, a Python environment in .venv
+	@scripts/setup.sh
+
+$(BUILD)/build.ninja: CMakePresets.json | setup
+	cmake --preset dev
+
+build: setup $(BUILD)/build.ninja ## build the compiler, the runtime and the unit tests
+	ninja -C $(BUILD)
+
+demo: build ## compile the examples, run them, compare with NumPy
+	$(PYTHON) scripts/demo.py
+
+test: build build-fuzz ## run every test; ends with 'N passed, N failed, N skipped'
+	$(PYTHON) scripts/run_tests.py
+
+test-quick: build ## the tests that take about a minute
+	$(PYTHON) scripts/run_tests.py --quick
+
+.PHONY: build-fuzz
+build-fuzz: setup build-fuzz/build.ninja
+	ninja -C build-fuzz heed-fuzzers
+
+build-fuzz/build.ninja: CMakePresets.json | setup
+	cmake --preset fuzz
+
+bench: build ## measure against other libraries (installs PyTorch)
+	@scripts/setup.sh bench
+	$(PYTHON) benchmarks/run.py
+
+format: build ## lay out C++ and .heed sources
+	@scripts/format.sh
+
+lint: setup ## check the Python code with ruff and mypy
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m mypy
+
+docs: setup ## regenerate docs/dialects and docs/passes.md from the .td files
+	$(PYTHON) scripts/gen_docs.py
+
+clean: ## remove build directories; .venv stays
+	rm -rf build build-*/ demo-out bench-out

@@ -1,0 +1,233 @@
+/*===-- heed-c/Runtime.h - Calling compiled attention kernels ------*- C -*-===*\
+|*                                                                            *|
+|* Part of the Heed Project, under the Apache License v2.0 with LLVM          *|
+|* Exceptions. See LICENSE for license information.                           *|
+|* SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception                    *|
+|*                                                                            *|
+|*===----------------------------------------------------------------------===*|
+|*                                                                            *|
+|* The launch side of Heed: what an ahead-of-time object exports, what a      *|
+|* caller passes, and the one function that brings both together. There is no *|
+|* LLVM behind this header; libheed_runtime needs libc and threads only.      *|
+|*                                                                            *|
+|* A compiled object exports one `heed_kernel`: plain data that names the     *|
+|* kernel's parameters and holds entry points for one or several CPU levels.  *|
+|* `heed_run` checks the caller's arguments against it, chooses the best code *|
+|* for this CPU, and spreads the work over threads. The result does not       *|
+|* depend on the number of threads.                                           *|
+|*                                                                            *|
+\*===----------------------------------------------------------------------===*/
+
+#ifndef HEED_C_RUNTIME_H
+#define HEED_C_RUNTIME_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define HEED_EXPORT __attribute__((visibility("default")))
+#else
+#define HEED_EXPORT
+#endif
+
+/* Raised whenever the layout of a struct or of the argument block changes. */
+#define HEED_ABI_VERSION 1
+
+/*===-- Status ------------------------------------------------------------===*/
+
+typedef enum heed_status {
+  HEED_OK = 0,
+  HEED_INVALID_ARGUMENT = 1, /* a shape, pointer, type or value is wrong    */
+  HEED_UNSUPPORTED_CPU = 2,  /* the object has no code that this CPU runs   */
+  HEED_OUT_OF_MEMORY = 3,    /* no memory for the workspace                 */
+  HEED_ABI_MISMATCH = 4      /* the object was built for another Heed ABI   */
+} heed_status;
+
+/* What went wrong in this thread's last call that did not return HEED_OK, as one line that names
+ * the argument, what was expected and what was found. Never NULL; valid until the thread's next call. */
+HEED_EXPORT const char *heed_last_error(void);
+
+/* "HEED_OK", "HEED_INVALID_ARGUMENT", ... */
+HEED_EXPORT const char *heed_status_name(heed_status status);
+
+/*===-- Arguments ---------------------------------------------------------===*/
+
+typedef enum heed_dtype {
+  HEED_BOOL = 0, /* one byte, 0 or 1 */
+  HEED_I8 = 1,
+  HEED_I32 = 2,
+  HEED_I64 = 3,
+  HEED_F16 = 4,
+  HEED_BF16 = 5,
+  HEED_F32 = 6
+} heed_dtype;
+
+#define HEED_MAX_RANK 6
+
+/* A dense array somewhere in memory. Strides count elements, not bytes, and may be 0 (broadcast) or negative. */
+typedef struct heed_tensor {
+  void *data;
+  heed_dtype dtype;
+  int32_t rank;
+  int64_t shape[HEED_MAX_RANK];
+  int64_t strides[HEED_MAX_RANK];
+} heed_tensor;
+
+/* A tensor of rank `rank` over `data` with dense row-major strides. */
+HEED_EXPORT heed_tensor heed_dense_tensor(void *data, heed_dtype dtype, int32_t rank,
+                                          const int64_t *shape);
+
+/* The value of one parameter of a variant: which member counts is said by the kernel's heed_param. */
+typedef union heed_value {
+  double f;                  /* f16, bf16, f32 scalars               */
+  int64_t i;                 /* bool, i8, i32, i64 scalars           */
+  const heed_tensor *tensor; /* captured tensors                     */
+} heed_value;
+
+/*===-- What a compiled object exports ------------------------------------===*/
+
+/* Extents of a captured tensor: a number >= 0, or one of these symbols. */
+enum {
+  HEED_EXTENT_B = -1,
+  HEED_EXTENT_HQ = -2,
+  HEED_EXTENT_HKV = -3,
+  HEED_EXTENT_SQ = -4,
+  HEED_EXTENT_SKV = -5,
+  HEED_EXTENT_D = -6,
+  HEED_EXTENT_DV = -7,
+  HEED_EXTENT_ANY = -8 /* any length; the kernel never reads outside it */
+};
+
+typedef struct heed_param {
+  const char *name;
+  heed_dtype dtype;
+  int32_t rank; /* -1: a scalar */
+  const int64_t *extents;
+  int32_t has_default; /* scalars only */
+  heed_value default_value;
+} heed_param;
+
+/* What a CPU must have to run a piece of code. */
+enum {
+  HEED_CPU_X86_64_V2 = 1u << 0,
+  HEED_CPU_X86_64_V3 = 1u << 1,
+  HEED_CPU_X86_64_V4 = 1u << 2,
+  HEED_CPU_AVX512_BF16 = 1u << 3,
+  HEED_CPU_AMX_BF16 = 1u << 4, /* includes the permission that Linux asks for */
+  HEED_CPU_AARCH64 = 1u << 5
+};
+
+/* The argument block that compiled code reads: 64-bit words, at these offsets. A float scalar is stored
+ * as the bits of an f32 in the low half of its word. Strides count elements. */
+enum {
+  HEED_ARG_QUERY = 0,
+  HEED_ARG_KEY = 1,
+  HEED_ARG_VALUE = 2,
+  HEED_ARG_OUTPUT = 3,
+  HEED_ARG_LSE = 4,    /* 0: not wanted */
+  HEED_ARG_PACKED = 5, /* the workspace that prepare tasks fill, shared by all threads; 64-byte aligned */
+  HEED_ARG_B = 6,
+  HEED_ARG_HQ = 7,
+  HEED_ARG_HKV = 8,
+  HEED_ARG_SQ = 9,
+  HEED_ARG_SKV = 10,
+  HEED_ARG_QUERY_STRIDES = 11, /* batch, head, sequence; a batch stride is 0 where a batch of 1 is broadcast */
+  HEED_ARG_KEY_STRIDES = 14,
+  HEED_ARG_VALUE_STRIDES = 17,
+  HEED_ARG_OUTPUT_STRIDES = 20,
+  HEED_ARG_LSE_STRIDES = 23,
+  HEED_ARG_SCALE = 26,
+  HEED_ARG_PARAMS = 27 /* then the parameters in order: a scalar takes one word (f32 bits or a sign-extended
+                          integer); a tensor of rank r takes 1 + 2r words: pointer, r extents, r strides */
+};
+
+/* Fills the part of the packed workspace that belongs to one (batch, key-value head). */
+typedef void (*heed_prepare_fn)(const int64_t *args, int64_t batch, int64_t kv_head);
+
+/* Computes one tile of `block_q` queries of one (batch, query head). `scratch` is the calling thread's own,
+ * `scratch_bytes` large, 64-byte aligned. */
+typedef void (*heed_tile_fn)(const int64_t *args, int64_t batch, int64_t head, int64_t q_tile,
+                             void *scratch);
+
+/* The number of key-value blocks that heed_tile_fn would walk: what balances the threads. */
+typedef int64_t (*heed_cost_fn)(const int64_t *args, int64_t batch, int64_t head, int64_t q_tile);
+
+/* The code for one CPU level. */
+typedef struct heed_code {
+  const char *target; /* "x86-64-v3", ... */
+  uint64_t cpu;       /* HEED_CPU_* bits that are needed */
+  int32_t block_q;
+  int32_t block_kv;
+  int64_t scratch_bytes; /* per thread */
+  /* The packed workspace takes packed_bytes_per_block bytes for every started block of block_kv keys of every
+   * (batch, kv head); 0 with prepare == NULL. */
+  int64_t packed_bytes_per_block;
+  heed_prepare_fn prepare; /* or NULL */
+  heed_tile_fn tile;
+  heed_cost_fn cost; /* or NULL: all tiles cost the same */
+} heed_code;
+
+typedef struct heed_kernel {
+  uint32_t abi_version; /* HEED_ABI_VERSION of the compiler */
+  int32_t num_params;
+  const char *name;
+  heed_dtype dtype; /* of query, key, value and output */
+  int32_t head_dim;
+  int32_t value_head_dim;
+  int32_t num_codes; /* best first */
+  const heed_param *params;
+  const heed_code *codes;
+} heed_kernel;
+
+/*===-- Calling -----------------------------------------------------------===*/
+
+/* Everything a call passes. Tensors:
+ *   query  (B, Hq, Sq, D)      key (Bkv, Hkv, Skv, D)     value (Bkv, Hkv, Skv, Dv)    output (B, Hq, Sq, Dv)
+ *   lse    (B, Hq, Sq), f32, natural logarithm; data == NULL: not computed
+ * Bkv is B or 1 (broadcast), Hq a multiple of Hkv. The last stride of query, key, value and output is 1.
+ * scale multiplies query x key before score_mod; NaN stands for 1/sqrt(D).
+ * params holds the kernel's num_params values in order; NULL: every default.
+ * num_threads: 0 stands for heed_get_num_threads(). */
+typedef struct heed_call {
+  heed_tensor query, key, value, output, lse;
+  double scale;
+  const heed_value *params;
+  int32_t num_threads;
+} heed_call;
+
+/* Runs `kernel`. Output and LSE are written completely or, on an error, not at all. Safe from several threads at
+ * once and after fork. A fully masked row gets output 0 and LSE -inf. */
+HEED_EXPORT heed_status heed_run(const heed_kernel *kernel, const heed_call *call);
+
+/*===-- The machine -------------------------------------------------------===*/
+
+/* HEED_CPU_* bits of this machine (masked by the environment variable HEED_CPU, for example "x86-64-v3"). */
+HEED_EXPORT uint64_t heed_cpu_features(void);
+
+/* The code that heed_run would choose, or NULL. */
+HEED_EXPORT const heed_code *heed_select_code(const heed_kernel *kernel);
+
+/* Threads used by calls that ask for 0: HEED_NUM_THREADS, else the CPUs this process may run on. n < 1: that default again. */
+HEED_EXPORT void heed_set_num_threads(int32_t n);
+HEED_EXPORT int32_t heed_get_num_threads(void);
+
+/* Runs fn(context, task, thread) for every task in [0, num_tasks), handed out in order, on up to num_threads threads;
+ * the caller is thread 0. Returns when all are done. Runs inline when nested or when the pool is busy. */
+typedef void (*heed_task_fn)(void *context, int64_t task, int32_t thread);
+HEED_EXPORT void heed_parallel_for(int64_t num_tasks, int32_t num_threads, heed_task_fn fn,
+                                   void *context);
+
+/* A host that has its own pool may supply it; NULL: Heed's own again. */
+typedef void (*heed_parallel_for_fn)(int64_t num_tasks, int32_t num_threads, heed_task_fn fn,
+                                     void *context);
+HEED_EXPORT void heed_set_parallel_for(heed_parallel_for_fn parallel_for);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* HEED_C_RUNTIME_H */

@@ -1,0 +1,69 @@
+//===-- BlockClasses.h - Which blocks a mask skips, as IR ------*- C++ -*--===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+//
+// The mask is mathematics: which blocks of keys a tile of queries can leave out
+// follows from the mask's code, not from sampling it. The analysis evaluates an
+// `attn.mask` region over a box of queries x keys with intervals in place of
+// numbers, and emits the evaluation as scalar IR, so that it runs wherever the
+// kernel runs, on lengths and captures that only the launch knows.
+//
+// An integer is kept as
+//
+//   cq * q + ck * kv + [lo, hi]          cq, ck: compile-time constants
+//
+// so that `q - kv` stays exact over a box, which two independent intervals
+// would not be. A boolean is kept as two bits: true everywhere in the box, and
+// false everywhere in it. For q in [64, 127], kv in [0, 127] and the mask
+// `q >= kv && q - kv < w` with w = 200:
+//
+//   q - kv          is 1*q - 1*kv + [0, 0], thus within [-63, 127]
+//   q >= kv         neither everywhere true nor everywhere false
+//   q - kv < w      everywhere true
+//   the mask        neither: the block is partial
+//
+// Values that depend on neither q nor kv (scalars, b, h, what is read at them)
+// are computed, not approximated. A tensor read at `q + c` or `kv + c` is
+// summarised by the minimum and maximum of what is read over the box. Integer
+// arithmetic wraps, and intervals do not: where a 32-bit result may leave its
+// range, the box is reported as unknown.
+//
+//===----------------------------------------------------------------------===//
+
+#ifndef HEED_ANALYSIS_BLOCKCLASSES_H
+#define HEED_ANALYSIS_BLOCKCLASSES_H
+
+#include "heed/Dialect/Attn/IR/Attn.h"
+
+#include "mlir/IR/Builders.h"
+#include "mlir/IR/IRMapping.h"
+
+namespace heed {
+
+/// A box of queries and keys: `index` values, first and last of each (inclusive). An empty box has last < first.
+struct TileBox {
+  mlir::Value firstQ, lastQ, firstKv, lastKv;
+};
+
+/// Keys [lower, upper) outside of which a mask is false for every query of a tile; `index` values.
+struct KvBounds {
+  mlir::Value lower, upper;
+};
+
+/// Emits at `inner` the class of `box` under `mask`: an i32 of tile::BlockClass, Skipped or Full where that is proved.
+/// `mapping` holds the values of the variant's captures and of the mask's first two arguments (batch and head, i32).
+/// What does not depend on the keys is emitted at `outer`, which must dominate `inner`.
+mlir::Value emitBlockClass(mlir::OpBuilder &outer, mlir::OpBuilder &inner, attn::MaskOp mask,
+                           const mlir::IRMapping &mapping, const TileBox &box);
+
+/// Emits the hull of the keys that any query of the box may attend to, in closed form, within the keys of the box.
+KvBounds emitKvBounds(mlir::OpBuilder &builder, attn::MaskOp mask, const mlir::IRMapping &mapping,
+                      const TileBox &box);
+
+} // namespace heed
+
+#endif // HEED_ANALYSIS_BLOCKCLASSES_H

@@ -1,0 +1,44 @@
+//===-- Passes.td - Conversions between Heed's levels -----*- tablegen -*-===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#ifndef HEED_CONVERSION_PASSES
+#define HEED_CONVERSION_PASSES
+
+include "mlir/Pass/PassBase.td"
+
+def AttnToTilePass : Pass<"attn-to-tile", "::mlir::ModuleOp"> {
+  let summary = "writes attention kernels as algorithms on tiles";
+  let description = [{
+    Replaces each function that consists of an `attn.forward` by a `tile.kernel`: FlashAttention's forward pass with
+    online softmax over blocks of keys. The mask becomes three things: bounds of the loop in closed form, the class of
+    each block in them (skipped, partial, full), and the mask itself, which only partial blocks evaluate.
+
+    ```mlir
+    func.func @f(%q, %k, %v, %scale) { %o, %lse = attn.forward @causal(%q, %k, %v) ... }
+    ```
+    becomes, with block_q = 64 and block_kv = 128,
+    ```mlir
+    tile.kernel @f("query" %q, ...) parallel (%b, %h, %t) {
+      %lo, %hi = bounds of the keys that queries [64 t, 64 t + 64) may attend to
+      %r:3 = tile.for_kv %kv, %partial = %lo to %hi step 128 classify { ... } iter_args(...) {
+        tile.dot, tile.map (score), tile.mask, tile.online_softmax, tile.scale_rows, tile.dot
+      }
+      tile.normalize, tile.store
+    }
+    ```
+  }];
+  let options = [
+    Option<"blockQ", "block-q", "int64_t", "64", "Queries of a tile">,
+    Option<"blockKv", "block-kv", "int64_t", "128", "Keys of a tile">,
+    Option<"bf16Weights", "bf16-weights", "bool", "false", "Round softmax weights to bf16 for the second product">
+  ];
+  let dependentDialects = ["::heed::tile::TileDialect", "::mlir::arith::ArithDialect", "::mlir::math::MathDialect",
+                           "::mlir::scf::SCFDialect"];
+}
+
+#endif // HEED_CONVERSION_PASSES

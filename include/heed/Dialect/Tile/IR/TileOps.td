@@ -1,0 +1,219 @@
+//===-- TileOps.td - Operations of the tile dialect ----------*- tablegen -*-===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#ifndef HEED_DIALECT_TILE_IR_TILEOPS
+#define HEED_DIALECT_TILE_IR_TILEOPS
+
+include "heed/Dialect/Tile/IR/TileDialect.td"
+include "heed/Dialect/Tile/IR/TileTypes.td"
+include "heed/Dialect/Attn/IR/AttnTypes.td"
+include "mlir/IR/SymbolInterfaces.td"
+include "mlir/Interfaces/ControlFlowInterfaces.td"
+include "mlir/Interfaces/SideEffectInterfaces.td"
+
+//===----------------------------------------------------------------------===//
+// Structure
+//===----------------------------------------------------------------------===//
+
+def Tile_KernelOp : Tile_Op<"kernel", [Symbol, IsolatedFromAbove, SingleBlock]> {
+  let summary = "a kernel: one instance computes one tile of the grid";
+  let description = [{
+    The arguments are the kernel's tensors and scalars, then three grid coordinates of type `index`: batch, query head
+    and query tile. `arg_names` names the arguments before the grid coordinates; the first six are always query, key,
+    value, output, lse and scale, as in the run-time ABI. Instances are independent of each other.
+  }];
+  let arguments = (ins SymbolNameAttr:$sym_name, StrArrayAttr:$arg_names);
+  let regions = (region SizedRegion<1>:$body);
+  let hasCustomAssemblyFormat = 1;
+  let hasVerifier = 1;
+  let skipDefaultBuilders = 1;
+  let builders = [OpBuilder<(ins "::llvm::StringRef":$name, "::llvm::ArrayRef<::mlir::Type>":$types, "::llvm::ArrayRef<std::string>":$names)>];
+  let extraClassDeclaration = [{
+    ::mlir::Block *getBodyBlock() { return &getBody().front(); }
+    /// Tensors and scalars, without the grid coordinates.
+    ::mlir::Block::BlockArgListType getKernelArguments() { return getBodyBlock()->getArguments().drop_back(3); }
+    ::mlir::Value getBatch() { return *(getBodyBlock()->args_end() - 3); }
+    ::mlir::Value getHead() { return *(getBodyBlock()->args_end() - 2); }
+    ::mlir::Value getQueryTile() { return *(getBodyBlock()->args_end() - 1); }
+  }];
+}
+
+def Tile_ReturnOp : Tile_Op<"return", [Terminator, HasParent<"KernelOp">]> {
+  let summary = "ends a kernel";
+  let assemblyFormat = "attr-dict";
+}
+
+def Tile_YieldOp : Tile_Op<"yield", [Pure, Terminator, ReturnLike, ParentOneOf<["ForKVOp", "MapOp", "MaskOp"]>]> {
+  let summary = "ends a region with its values";
+  let arguments = (ins Variadic<AnyType>:$operands);
+  let assemblyFormat = "attr-dict ($operands^ `:` type($operands))?";
+}
+
+def Tile_ForKVOp : Tile_Op<"for_kv", [RecursiveMemoryEffects]> {
+  let summary = "a loop over blocks of keys that leaves out skipped ones";
+  let description = [{
+    Walks the blocks [kv, kv + step) with kv from `lower` below `upper`, in order; `lower` is a multiple of `step`. The
+    `classify` region gets the bounds [kv, end) of a block and yields its class as `i32`: 0 skipped (the body does not
+    run), 1 partial, 2 full. Without a `classify` region every block is full. The body gets the block's first key,
+    whether the block is partial (`i1`), and the loop-carried values.
+
+    ```mlir
+    %r:3 = tile.for_kv %kv, %partial = %lo to %hi step 128 classify (%k0, %k1) {
+      ...
+      tile.yield %class : i32
+    } iter_args(%m = %m0, %l = %l0, %acc = %acc0) : (!tile.tile<64xf32>, !tile.tile<64xf32>, !tile.tile<64x128xf32>) {
+      ...
+      tile.yield %m1, %l1, %acc1 : !tile.tile<64xf32>, !tile.tile<64xf32>, !tile.tile<64x128xf32>
+    }
+    ```
+  }];
+  let arguments = (ins Index:$lower, Index:$upper, I64Attr:$step, Variadic<Tile_TileType>:$inits);
+  let results = (outs Variadic<Tile_TileType>:$results);
+  let regions = (region AnyRegion:$classify, SizedRegion<1>:$body);
+  let hasCustomAssemblyFormat = 1;
+  let hasRegionVerifier = 1;
+  let skipDefaultBuilders = 1;
+  let builders = [OpBuilder<(ins "::mlir::Value":$lower, "::mlir::Value":$upper, "int64_t":$step, "::mlir::ValueRange":$inits)>];
+  let extraClassDeclaration = [{
+    ::mlir::Block *getBodyBlock() { return &getBody().front(); }
+    ::mlir::BlockArgument getBlockStart() { return getBodyBlock()->getArgument(0); }
+    ::mlir::BlockArgument getIsPartial() { return getBodyBlock()->getArgument(1); }
+    ::mlir::Block::BlockArgListType getIterArgs() { return getBodyBlock()->getArguments().drop_front(2); }
+    /// The block of the classify region, created with its two arguments where it is missing.
+    ::mlir::Block *getOrCreateClassifyBlock();
+  }];
+}
+
+//===----------------------------------------------------------------------===//
+// Memory
+//===----------------------------------------------------------------------===//
+
+def Tile_LoadOp : Tile_Op<"load", [Pure]> {
+  let summary = "reads rows of a tensor as a tile; zero beyond its end";
+  let description = [{
+    Reads rows [row, row + rows of the tile) of `tensor[batch, head]`. Rows beyond the tensor's extent are zero and touch
+    no memory. Tensors that are read do not change while the kernel runs, so the op is pure.
+  }];
+  let arguments = (ins Attn_TensorType:$tensor, Index:$batch, Index:$head, Index:$row);
+  let results = (outs Tile_TileType:$result);
+  let assemblyFormat = "$tensor `[` $batch `,` $head `,` $row `]` attr-dict `:` qualified(type($tensor)) `->` qualified(type($result))";
+  let hasVerifier = 1;
+}
+
+def Tile_StoreOp : Tile_Op<"store", [MemoryEffects<[MemWrite]>]> {
+  let summary = "writes a tile to rows of a tensor";
+  let description = [{
+    Writes to rows [row, row + rows of the tile) of `tensor[batch, head]`, rounding to its element type; rows beyond the
+    tensor's extent are not written. A store to a tensor that the caller left out (the LSE) does nothing.
+  }];
+  let arguments = (ins Tile_TileType:$tile, Attn_TensorType:$tensor, Index:$batch, Index:$head, Index:$row);
+  let assemblyFormat = "$tile `,` $tensor `[` $batch `,` $head `,` $row `]` attr-dict `:` qualified(type($tile)) `,` qualified(type($tensor))";
+  let hasVerifier = 1;
+}
+
+//===----------------------------------------------------------------------===//
+// Arithmetic
+//===----------------------------------------------------------------------===//
+
+def Tile_FillOp : Tile_Op<"fill", [Pure]> {
+  let summary = "a tile of one number";
+  let arguments = (ins F32Attr:$value);
+  let results = (outs Tile_TileType:$result);
+  let assemblyFormat = "$value attr-dict `->` qualified(type($result))";
+}
+
+def Tile_ScaleOp : Tile_Op<"scale", [Pure, AllTypesMatch<["tile", "result"]>]> {
+  let summary = "multiplies a tile by a number, rounding to the tile's element type";
+  let arguments = (ins Tile_TileType:$tile, F32:$factor);
+  let results = (outs Tile_TileType:$result);
+  let assemblyFormat = "$tile `by` $factor attr-dict `:` qualified(type($tile))";
+}
+
+def Tile_ScaleRowsOp : Tile_Op<"scale_rows", [Pure, AllTypesMatch<["tile", "result"]>]> {
+  let summary = "multiplies each row of a tile by a number";
+  let arguments = (ins Tile_TileType:$tile, Tile_TileType:$factors);
+  let results = (outs Tile_TileType:$result);
+  let assemblyFormat = "$tile `by` $factors attr-dict `:` qualified(type($tile)) `,` qualified(type($factors))";
+  let hasVerifier = 1;
+}
+
+def Tile_DotOp : Tile_Op<"dot", [Pure]> {
+  let summary = "a matrix product with f32 accumulation";
+  let description = [{
+    `lhs` (M x K) times `rhs` (K x N, or N x K with `transpose_rhs`), plus `acc` where given. With a bf16 or f16 `lhs` and
+    `rhs` products are exact and sums are f32.
+  }];
+  let arguments = (ins Tile_TileType:$lhs, Tile_TileType:$rhs, Optional<Tile_TileType>:$acc, UnitAttr:$transpose_rhs);
+  let results = (outs Tile_TileType:$result);
+  let assemblyFormat = [{
+    $lhs `,` $rhs (`transpose_rhs` $transpose_rhs^)? (`acc` $acc^ `:` qualified(type($acc)))? attr-dict `:` qualified(type($lhs)) `,` qualified(type($rhs)) `->` qualified(type($result))
+  }];
+  let hasVerifier = 1;
+}
+
+def Tile_MapOp : Tile_Op<"map", [Pure, AllTypesMatch<["tile", "result"]>, SingleBlock]> {
+  let summary = "changes each element by a function of its value and place";
+  let description = [{
+    Applies the region to each element: it gets the element (`f32`), its query index and its key index (`i32`), which are
+    `row` and `column` plus the element's place in the tile, and yields the new element. The region may use scalars
+    from outside. It is evaluated for padded rows and columns as well.
+  }];
+  let arguments = (ins Tile_TileType:$tile, Index:$row, Index:$column);
+  let results = (outs Tile_TileType:$result);
+  let regions = (region SizedRegion<1>:$body);
+  let hasCustomAssemblyFormat = 1;
+  let hasRegionVerifier = 1;
+  let extraClassDeclaration = "::mlir::Block *getBodyBlock() { return &getBody().front(); }";
+}
+
+def Tile_MaskOp : Tile_Op<"mask", [Pure, AllTypesMatch<["tile", "result"]>]> {
+  let summary = "sets elements to -inf that do not attend";
+  let description = [{
+    Elements whose key index is at or beyond `limit` become -inf. Where the block is `partial` the region, which gets the
+    query and key index (`i32`), says which of the others stay. Without a region only the limit counts.
+  }];
+  let arguments = (ins Tile_TileType:$tile, Index:$row, Index:$column, Index:$limit, Optional<I1>:$partial);
+  let results = (outs Tile_TileType:$result);
+  let regions = (region AnyRegion:$body);
+  let hasCustomAssemblyFormat = 1;
+  let hasRegionVerifier = 1;
+  let extraClassDeclaration = "::mlir::Block *getBodyBlock() { return getBody().empty() ? nullptr : &getBody().front(); }";
+}
+
+def Tile_OnlineSoftmaxOp : Tile_Op<"online_softmax", [Pure, AllTypesMatch<["max", "sum", "new_max", "new_sum", "rescale"]>]> {
+  let summary = "one step of the rescaled softmax over a block of keys";
+  let description = [{
+    With m the running row maximum of raw scores and l the running row sum (Milakov and Gimelshein, 2018, in the base-2
+    form of FlashAttention-2):
+
+        m' = max(m, rowmax(s))        p = 2^(factor (s - m'))
+        alpha = 2^(factor (m - m'))   l' = alpha l + rowsum(p)
+
+    `factor` is positive and finite. A score of -inf gives p = 0 also where m' is still at its start, so rows without any
+    key keep l = 0. Steps over disjoint blocks may be taken in any order.
+  }];
+  let arguments = (ins Tile_TileType:$scores, Tile_TileType:$max, Tile_TileType:$sum, F32:$factor);
+  let results = (outs Tile_TileType:$weights, Tile_TileType:$new_max, Tile_TileType:$new_sum, Tile_TileType:$rescale);
+  let assemblyFormat = [{
+    $scores `,` $max `,` $sum `factor` $factor attr-dict `:` qualified(type($scores)) `,` qualified(type($max)) `->` qualified(type($weights))
+  }];
+  let hasVerifier = 1;
+}
+
+def Tile_NormalizeOp : Tile_Op<"normalize", [Pure, AllTypesMatch<["acc", "output"]>, AllTypesMatch<["max", "sum", "lse"]>]> {
+  let summary = "ends an online softmax: output rows and their log-sum-exp";
+  let description = [{
+    output = acc / sum by rows, and lse = ln(2) (factor max + log2(sum)). Rows whose sum is 0 get output 0 and lse -inf.
+  }];
+  let arguments = (ins Tile_TileType:$acc, Tile_TileType:$max, Tile_TileType:$sum, F32:$factor);
+  let results = (outs Tile_TileType:$output, Tile_TileType:$lse);
+  let assemblyFormat = "$acc `,` $max `,` $sum `factor` $factor attr-dict `:` qualified(type($acc)) `,` qualified(type($max))";
+  let hasVerifier = 1;
+}
+
+#endif // HEED_DIALECT_TILE_IR_TILEOPS

@@ -1,0 +1,301 @@
+//===-- Compiler.cpp - Runs the levels of the compiler --------------------===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#include "heed/Compiler/Compiler.h"
+
+#include "KernelTable.h"
+
+#include "heed/Conversion/LanguageToAttn.h"
+#include "heed/Conversion/Passes.h"
+#include "heed/Target/CPU/Passes.h"
+
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/Dialect/LLVMIR/LLVMDialect.h"
+#include "mlir/Dialect/Math/IR/Math.h"
+#include "mlir/Dialect/SCF/IR/SCF.h"
+#include "mlir/IR/Verifier.h"
+#include "mlir/Pass/PassManager.h"
+#include "mlir/Target/LLVMIR/Dialect/Builtin/BuiltinToLLVMIRTranslation.h"
+#include "mlir/Target/LLVMIR/Dialect/LLVMIR/LLVMToLLVMIRTranslation.h"
+#include "mlir/Target/LLVMIR/Export.h"
+#include "mlir/Transforms/Passes.h"
+#include "llvm/IR/LegacyPassManager.h"
+#include "llvm/IR/Module.h"
+#include "llvm/Linker/Linker.h"
+#include "llvm/MC/TargetRegistry.h"
+#include "llvm/Passes/PassBuilder.h"
+#include "llvm/Support/TargetSelect.h"
+#include "llvm/Target/TargetMachine.h"
+#include "llvm/Target/TargetOptions.h"
+
+#include <chrono>
+
+using namespace mlir;
+using namespace heed;
+
+//===----------------------------------------------------------------------===//
+// Names and times
+//===----------------------------------------------------------------------===//
+
+std::optional<heed_dtype> heed::parseDType(StringRef word) {
+  for (heed_dtype dtype : {HEED_F16, HEED_BF16, HEED_F32})
+    if (spelling(dtype) == word)
+      return dtype;
+  return std::nullopt;
+}
+
+StringRef heed::spelling(heed_dtype dtype) {
+  static constexpr StringLiteral names[] = {"bool", "i8", "i32", "i64", "f16", "bf16", "f32"};
+  return names[dtype];
+}
+
+static int64_t valueHeadDim(const CompileOptions &options) {
+  return options.valueHeadDim ? options.valueHeadDim : options.headDim;
+}
+
+std::string heed::defaultSymbol(const lang::Variant &variant, const CompileOptions &options) {
+  if (!options.symbol.empty())
+    return options.symbol;
+  std::string name = variant.name.str() + "_" + spelling(options.dtype).str() + "_d" +
+                     std::to_string(options.headDim);
+  if (valueHeadDim(options) != options.headDim)
+    name += "x" + std::to_string(valueHeadDim(options));
+  return name;
+}
+
+namespace {
+/// Adds the time since it was made, or since the last call, to a list.
+class Stopwatch {
+public:
+  explicit Stopwatch(PhaseTimes *times) : times(times), start(Clock::now()) {}
+  void phase(std::string name) {
+    Clock::time_point now = Clock::now();
+    if (times)
+      times->emplace_back(std::move(name), std::chrono::duration<double>(now - start).count());
+    start = now;
+  }
+
+private:
+  using Clock = std::chrono::steady_clock;
+  PhaseTimes *times;
+  Clock::time_point start;
+};
+} // namespace
+
+//===----------------------------------------------------------------------===//
+// MLIR
+//===----------------------------------------------------------------------===//
+
+std::unique_ptr<MLIRContext> heed::makeContext() {
+  DialectRegistry registry;
+  registry.insert<attn::AttnDialect, tile::TileDialect, arith::ArithDialect, math::MathDialect,
+                  func::FuncDialect, scf::SCFDialect, LLVM::LLVMDialect>();
+  registerBuiltinDialectTranslation(registry);
+  registerLLVMDialectTranslation(registry);
+  auto context = std::make_unique<MLIRContext>(registry, MLIRContext::Threading::DISABLED);
+  context->loadAllAvailableDialects();
+  return context;
+}
+
+static Type mlirType(MLIRContext &context, heed_dtype dtype) {
+  Builder b(&context);
+  switch (dtype) {
+  case HEED_F16:
+    return b.getF16Type();
+  case HEED_BF16:
+    return b.getBF16Type();
+  default:
+    return b.getF32Type();
+  }
+}
+
+OwningOpRef<ModuleOp> heed::buildAttnModule(MLIRContext &context,
+                                            ArrayRef<const lang::Variant *> variants,
+                                            const CompileOptions &options) {
+  OwningOpRef<ModuleOp> module = ModuleOp::create(UnknownLoc::get(&context));
+  OpBuilder builder = OpBuilder::atBlockEnd(module->getBody());
+  for (const lang::Variant *variant : variants) {
+    attn::VariantOp op = emitVariant(builder, *variant);
+    emitForward(builder, op, defaultSymbol(*variant, options), mlirType(context, options.dtype),
+                options.headDim, valueHeadDim(options));
+  }
+  return module;
+}
+
+static llvm::Error runPasses(ModuleOp module, llvm::function_ref<void(OpPassManager &)> build) {
+  PassManager pm(module.getContext());
+  build(pm);
+  if (failed(pm.run(module)))
+    return llvm::createStringError("compilation failed");
+  return llvm::Error::success();
+}
+
+/// attn to tile for one target: block sizes are those of its schedule.
+static llvm::Error lowerToTile(ModuleOp module, const CompileOptions &options,
+                               const CPUTarget &target) {
+  MLIRContext *context = module.getContext();
+  tile::CPUScheduleAttr schedule =
+      selectCPUSchedule(context, target, mlirType(*context, options.dtype), options.headDim,
+                        valueHeadDim(options));
+  return runPasses(module, [&](OpPassManager &pm) {
+    AttnToTilePassOptions tileOptions;
+    tileOptions.blockQ = schedule.getBlockQ();
+    tileOptions.blockKv = schedule.getBlockKv();
+    tileOptions.bf16Weights = schedule.getDot() != tile::DotKind::FMA;
+    pm.addPass(createAttnToTilePass(tileOptions));
+    pm.addPass(createCanonicalizerPass());
+    pm.addPass(createCSEPass());
+    TileSelectCPUSchedulePassOptions scheduleOptions;
+    scheduleOptions.targetName = target.name;
+    pm.addNestedPass<tile::KernelOp>(createTileSelectCPUSchedulePass(scheduleOptions));
+  });
+}
+
+//===----------------------------------------------------------------------===//
+// LLVM
+//===----------------------------------------------------------------------===//
+
+static llvm::Expected<std::unique_ptr<llvm::TargetMachine>>
+makeTargetMachine(const CPUTarget &target) {
+  static const bool initialized = [] {
+    llvm::InitializeAllTargetInfos();
+    llvm::InitializeAllTargets();
+    llvm::InitializeAllTargetMCs();
+    llvm::InitializeAllAsmPrinters();
+    return true;
+  }();
+  (void)initialized;
+  std::string error;
+  llvm::Triple triple(target.triple);
+  const llvm::Target *llvmTarget = llvm::TargetRegistry::lookupTarget(triple, error);
+  if (!llvmTarget)
+    return llvm::createStringError("LLVM has no code generator for " + target.triple + ": " + error);
+  return std::unique_ptr<llvm::TargetMachine>(
+      llvmTarget->createTargetMachine(triple, target.cpu, target.features, llvm::TargetOptions(),
+                                      llvm::Reloc::PIC_, std::nullopt,
+                                      llvm::CodeGenOptLevel::Default));
+}
+
+/// Marks every function for a CPU level and gives it the level's name, so that levels can share an object.
+static void specialise(llvm::Module &module, const CPUTarget &target) {
+  std::string suffix = "." + target.name;
+  for (llvm::Function &function : module) {
+    if (function.isDeclaration())
+      continue;
+    function.setName(function.getName() + suffix);
+    function.setLinkage(llvm::GlobalValue::InternalLinkage);
+    function.addFnAttr("target-cpu", target.cpu);
+    if (!target.features.empty())
+      function.addFnAttr("target-features", target.features);
+    function.addFnAttr(llvm::Attribute::NoUnwind);
+  }
+}
+
+static void optimize(llvm::Module &module, llvm::TargetMachine &machine) {
+  llvm::LoopAnalysisManager lam;
+  llvm::FunctionAnalysisManager fam;
+  llvm::CGSCCAnalysisManager cam;
+  llvm::ModuleAnalysisManager mam;
+  llvm::PipelineTuningOptions tuning;
+  // The code is vectorised and unrolled as it should be.
+  tuning.LoopVectorization = tuning.SLPVectorization = tuning.LoopUnrolling = false;
+  llvm::PassBuilder passes(&machine, tuning);
+  passes.registerModuleAnalyses(mam);
+  passes.registerCGSCCAnalyses(cam);
+  passes.registerFunctionAnalyses(fam);
+  passes.registerLoopAnalyses(lam);
+  passes.crossRegisterProxies(lam, fam, cam, mam);
+  passes.buildPerModuleDefaultPipeline(llvm::OptimizationLevel::O1).run(module, mam);
+}
+
+llvm::Error heed::compile(MLIRContext &context, ArrayRef<const lang::Variant *> variants,
+                          const CompileOptions &options, EmitKind kind,
+                          llvm::raw_pwrite_stream &os, PhaseTimes *times) {
+  Stopwatch watch(times);
+  for (const CPUTarget &target : options.targets)
+    if (target.triple != options.targets.front().triple)
+      return llvm::createStringError("targets '" + options.targets.front().name + "' and '" +
+                                     target.name + "' are of different architectures: compile "
+                                     "an object for each");
+
+  OwningOpRef<ModuleOp> attnModule = buildAttnModule(context, variants, options);
+  if (failed(verify(*attnModule)))
+    return llvm::createStringError("the emitted attn module is invalid");
+  if (llvm::Error error = runPasses(*attnModule, [](OpPassManager &pm) {
+        pm.addPass(createCanonicalizerPass());
+        pm.addPass(createCSEPass());
+      }))
+    return error;
+  watch.phase("attn");
+  if (kind == EmitKind::Attn) {
+    attnModule->print(os);
+    os << '\n';
+    return llvm::Error::success();
+  }
+
+  llvm::LLVMContext llvmContext;
+  std::unique_ptr<llvm::Module> linked;
+  std::vector<KernelTable> tables(variants.size());
+  // Best first: that is the order in which the runtime chooses.
+  for (const CPUTarget &target : llvm::reverse(options.targets)) {
+    std::string suffix = options.targets.size() > 1 ? " " + target.name : "";
+    OwningOpRef<ModuleOp> module = attnModule->clone();
+    if (llvm::Error error = lowerToTile(*module, options, target))
+      return error;
+    watch.phase("tile" + suffix);
+    if (kind == EmitKind::Tile) {
+      module->print(os);
+      os << '\n';
+      continue;
+    }
+    if (llvm::Error error =
+            runPasses(*module, [](OpPassManager &pm) { pm.addPass(createTileToCPUPass()); }))
+      return error;
+    for (auto [variant, table] : llvm::zip(variants, tables))
+      table.addCode(*module, defaultSymbol(*variant, options), target);
+    if (llvm::Error error =
+            runPasses(*module, [](OpPassManager &pm) { buildCPUToLLVMPipeline(pm); }))
+      return error;
+    watch.phase("vector code" + suffix);
+    std::unique_ptr<llvm::Module> translated = translateModuleToLLVMIR(*module, llvmContext);
+    if (!translated)
+      return llvm::createStringError("translation to LLVM IR failed");
+    specialise(*translated, target);
+    if (!linked)
+      linked = std::move(translated);
+    else if (llvm::Linker::linkModules(*linked, std::move(translated)))
+      return llvm::createStringError("linking the code of several targets failed");
+    watch.phase("LLVM IR" + suffix);
+  }
+  if (kind == EmitKind::Tile)
+    return llvm::Error::success();
+
+  auto machine = makeTargetMachine(options.targets.front());
+  if (!machine)
+    return machine.takeError();
+  linked->setTargetTriple(llvm::Triple(options.targets.front().triple));
+  linked->setDataLayout((*machine)->createDataLayout());
+  for (auto [variant, table] : llvm::zip(variants, tables))
+    table.emit(*linked, *variant, defaultSymbol(*variant, options), options);
+  optimize(*linked, **machine);
+  watch.phase("optimize");
+  if (kind == EmitKind::LLVM) {
+    linked->print(os, nullptr);
+    return llvm::Error::success();
+  }
+
+  llvm::legacy::PassManager codegen;
+  auto fileType = kind == EmitKind::Asm ? llvm::CodeGenFileType::AssemblyFile
+                                        : llvm::CodeGenFileType::ObjectFile;
+  if ((*machine)->addPassesToEmitFile(codegen, os, nullptr, fileType))
+    return llvm::createStringError("LLVM cannot write this kind of file for " +
+                                   options.targets.front().triple);
+  codegen.run(*linked);
+  watch.phase("machine code");
+  return llvm::Error::success();
+}

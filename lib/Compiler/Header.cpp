@@ -1,0 +1,141 @@
+//===-- Header.cpp - C headers of compiled kernels ------------------------===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#include "heed/Compiler/Compiler.h"
+
+#include "llvm/ADT/StringExtras.h"
+#include "llvm/Support/Format.h"
+#include "llvm/Support/raw_ostream.h"
+
+#include <cmath>
+
+using namespace heed;
+using llvm::StringRef;
+
+/// "f32[Hq, 32]" or "f32".
+static std::string describe(const lang::Parameter &parameter) {
+  std::string text = lang::spelling(parameter.elementType).str();
+  if (!parameter.isTensor())
+    return text;
+  text += "[";
+  for (auto [i, extent] : llvm::enumerate(parameter.extents)) {
+    text += i ? ", " : "";
+    if (extent.kind == lang::Extent::Kind::Number)
+      text += std::to_string(extent.number);
+    else
+      text += extent.kind == lang::Extent::Kind::Any ? "?" : lang::spelling(extent.size).str();
+  }
+  return text + "]";
+}
+
+static bool isFloat(const lang::Parameter &parameter) {
+  return parameter.elementType == lang::ElementType::F16 ||
+         parameter.elementType == lang::ElementType::BF16 ||
+         parameter.elementType == lang::ElementType::F32;
+}
+
+static StringRef cType(const lang::Parameter &parameter) {
+  if (parameter.isTensor())
+    return "const heed_tensor *";
+  if (isFloat(parameter))
+    return "double ";
+  return "int64_t ";
+}
+
+static std::string literal(const lang::ScalarConstant &value) {
+  if (value.type != lang::ValueType::F32)
+    return std::to_string(value.integer);
+  if (std::isinf(value.real))
+    return value.real < 0 ? "-INFINITY" : "INFINITY";
+  std::string text;
+  llvm::raw_string_ostream(text) << llvm::format("%.9g", value.real);
+  return StringRef(text).contains_insensitive('e') || StringRef(text).contains('.') ? text
+                                                                                   : text + ".0";
+}
+
+static void writeKernel(const lang::Variant &variant, const CompileOptions &options,
+                        llvm::raw_ostream &os) {
+  std::string name = defaultSymbol(variant, options);
+  StringRef type = spelling(options.dtype);
+  int64_t valueDim = options.valueHeadDim ? options.valueHeadDim : options.headDim;
+  llvm::SmallVector<const lang::Parameter *> params;
+  for (const lang::Parameter &parameter : variant.params)
+    if (!parameter.isConst)
+      params.push_back(&parameter);
+
+  os << "/* Variant '" << variant.name << "' (" << variant.loc.file << ":" << variant.loc.line
+     << "), compiled for";
+  for (const CPUTarget &target : options.targets)
+    os << (&target == &options.targets.front() ? " " : ", ") << target.name;
+  os << ". */\nextern const heed_kernel " << name << "_kernel;\n\n";
+  if (!params.empty()) {
+    os << "/* The parameters of variant '" << variant.name << "'. */\ntypedef struct " << name
+       << "_params {\n";
+    for (const lang::Parameter *parameter : params) {
+      os << "  " << cType(*parameter) << parameter->name << "; /* " << describe(*parameter);
+      if (parameter->value)
+        os << ", default " << literal(*parameter->value);
+      os << " */\n";
+    }
+    os << "} " << name << "_params;\n\n"
+       << "/* The defaults; what has none is NULL or 0 and has to be set. */\n"
+       << "static inline " << name << "_params " << name << "_default_params(void) {\n  " << name
+       << "_params params;\n";
+    for (const lang::Parameter *parameter : params)
+      os << "  params." << parameter->name << " = "
+         << (parameter->value ? literal(*parameter->value) : parameter->isTensor() ? "NULL" : "0")
+         << ";\n";
+    os << "  return params;\n}\n\n";
+  }
+  os << "/* Attention forward of variant '" << variant.name << "'.\n"
+     << " *   query   (B, Hq, Sq, " << options.headDim << ")     " << type << "\n"
+     << " *   key     (Bkv, Hkv, Skv, " << options.headDim << ")  " << type
+     << "; Bkv is B or 1, Hq a multiple of Hkv\n"
+     << " *   value   (Bkv, Hkv, Skv, " << valueDim << ")  " << type << "\n"
+     << " *   output  (B, Hq, Sq, " << valueDim << ")     " << type << ", written\n"
+     << " *   lse     (B, Hq, Sq)          f32, written: log-sum-exp of each row; NULL: not wanted\n"
+     << " *   scale   factor of query x key; NAN: 1/sqrt(" << options.headDim << ")\n"
+     << " *   threads number of threads; 0: heed_get_num_threads()\n"
+     << " * The last stride of query, key, value and output is 1, all others are free. Returns HEED_OK, or a status\n"
+     << " * with heed_last_error() saying which argument is wrong; then nothing was written. */\n"
+     << "static inline heed_status " << name << "(const heed_tensor *query, const heed_tensor *key,\n"
+     << "    const heed_tensor *value, heed_tensor *output, heed_tensor *lse, double scale,\n"
+     << "    ";
+  if (!params.empty())
+    os << "const " << name << "_params *params, ";
+  os << "int32_t threads) {\n"
+     << "  heed_call call;\n";
+  if (!params.empty()) {
+    os << "  heed_value values[" << params.size() << "];\n";
+    for (auto [i, parameter] : llvm::enumerate(params))
+      os << "  values[" << i << "]."
+         << (parameter->isTensor() ? "tensor" : isFloat(*parameter) ? "f" : "i") << " = params->"
+         << parameter->name << ";\n";
+  }
+  os << "  memset(&call, 0, sizeof call);\n"
+     << "  call.query = *query;\n  call.key = *key;\n  call.value = *value;\n  call.output = *output;\n"
+     << "  if (lse)\n    call.lse = *lse;\n"
+     << "  call.scale = scale;\n"
+     << "  call.params = " << (params.empty() ? "NULL" : "values") << ";\n"
+     << "  call.num_threads = threads;\n"
+     << "  return heed_run(&" << name << "_kernel, &call);\n}\n\n";
+}
+
+void heed::writeHeader(llvm::ArrayRef<const lang::Variant *> variants, const CompileOptions &options,
+                       StringRef fileName, llvm::raw_ostream &os) {
+  std::string guard = "HEED_GENERATED_";
+  for (char c : fileName)
+    guard += llvm::isAlnum(c) ? llvm::toUpper(c) : '_';
+  os << "/* " << fileName << " - generated by heedc; link the object with -lheed_runtime. */\n"
+     << "#ifndef " << guard << "\n#define " << guard << "\n\n"
+     << "#include \"heed-c/Runtime.h\"\n\n#include <math.h>\n#include <string.h>\n\n"
+     << "#ifdef __cplusplus\nextern \"C\" {\n#endif\n\n";
+  for (const lang::Variant *variant : variants)
+    writeKernel(*variant, options, os);
+  os << "#ifdef __cplusplus\n}\n#endif\n\n#endif /* " << guard << " */\n";
+}

@@ -1,0 +1,24 @@
+//===-- ThreadPool.h - Threads that share the tasks of one call ---*- C++ -*-===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#ifndef HEED_LIB_RUNTIME_THREADPOOL_H
+#define HEED_LIB_RUNTIME_THREADPOOL_H
+
+#include "heed-c/Runtime.h"
+
+namespace heed::runtime {
+
+/// More threads than any call gets.
+constexpr int32_t maxThreads = 1024;
+
+/// What heed_set_parallel_for set, or heed_parallel_for.
+heed_parallel_for_fn currentParallelFor();
+
+} // namespace heed::runtime
+
+#endif // HEED_LIB_RUNTIME_THREADPOOL_H

@@ -1,0 +1,420 @@
+//===-- Dots.cpp - Matrix products on panels ------------------------------===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#include "KernelLowering.h"
+
+#include "mlir/IR/Matchers.h"
+
+#include <limits>
+
+using namespace mlir;
+using namespace heed;
+using namespace heed::cpu;
+
+LogicalResult KernelLowering::lowerDot(tile::DotOp op) {
+  if (!tiles.count(op.getLhs()) || !tiles.count(op.getRhs()))
+    return op.emitError("expects operands that were loaded or computed before");
+  const TileStorage lhs = storage(op.getLhs()), rhs = storage(op.getRhs());
+  if (lhs.kind != TileStorage::Panel)
+    return op.emitError("expects a panel of queries or weights as its first operand");
+  bool isAMX = schedule.getDot() == tile::DotKind::AMX;
+
+  if (op.getTransposeRhs()) {
+    if (op.getAcc() || rhs.kind != TileStorage::KvRows)
+      return op.emitError("expects rows of keys and no accumulator with transpose_rhs");
+    Value &scores = panelOf[op.getResult()];
+    if (!scores) // the last group of rows may be ragged
+      scores = allocate((blockKv + schedule.getRows()) * blockQ * 4);
+    TileStorage s;
+    s.kind = TileStorage::Panel;
+    s.base = scores;
+    tiles[op.getResult()] = s;
+    Epilogue epilogue = collectEpilogue(op);
+    int64_t headDim = op.getLhs().getType().getNumColumns();
+    if (isAMX)
+      emitScoresAMX(lhs, rhs, headDim, s.base);
+    else
+      emitScoresFMA(lhs, rhs, headDim, s.base, epilogue);
+    emitEpilogue(epilogue, rhs.count, s.base, takesMaxInDot(epilogue, headDim));
+    return success();
+  }
+
+  if (!op.getAcc() || !op.getAcc().hasOneUse())
+    return op.emitError("expects an accumulator that has no other use");
+  int64_t valueDim = op.getRhs().getType().getNumColumns();
+  Value acc = storage(op.getAcc()).base;
+  if (isAMX)
+    emitAccumulateAMX(lhs, rhs, valueDim, acc);
+  else
+    emitAccumulate(lhs, rhs, valueDim, acc);
+  tiles[op.getResult()] = storage(op.getAcc());
+  return success();
+}
+
+//===----------------------------------------------------------------------===//
+// Stages on fresh scores
+//===----------------------------------------------------------------------===//
+
+KernelLowering::Epilogue KernelLowering::collectEpilogue(tile::DotOp op) {
+  Epilogue epilogue;
+  const TileStorage scores = storage(op.getResult());
+  Value current = op.getResult();
+  while (current.hasOneUse()) {
+    Operation *user = *current.user_begin();
+    if (isa<tile::MapOp>(user) && !epilogue.mask) {
+      epilogue.maps.push_back(stages.find(user)->second.get());
+    } else if (auto mask = dyn_cast<tile::MaskOp>(user); mask && !epilogue.mask) {
+      // The limit needs nothing: rows beyond it are not computed.
+      if (!mask.getBody().empty()) {
+        epilogue.mask = stages.find(user)->second.get();
+        epilogue.isPartial = scalar(mask.getPartial());
+      }
+    } else {
+      if (auto softmax = dyn_cast<tile::OnlineSoftmaxOp>(user);
+          softmax && softmax.getScores() == current) {
+        epilogue.oldMax = storage(softmax.getMax()).base;
+        epilogue.newMax = allocate(blockQ * 4);
+        blockMax[current] = epilogue.newMax;
+      }
+      break;
+    }
+    current = user->getResult(0);
+    tiles[current] = scores;
+  }
+  return epilogue;
+}
+
+/// Applies stages to all scores of a block and takes their maximum, in a pass of its own: a stage unrolled into each
+/// register tile would be compiled sixteen times over and save one load and store in a hundred multiplications.
+void KernelLowering::emitEpilogue(const Epilogue &epilogue, Value count, Value scores, bool hasMax) {
+  auto pass = [&](bool withMask) {
+    SmallVector<StageVectorizer *> applied(epilogue.maps);
+    if (withMask)
+      applied.push_back(epilogue.mask);
+    int64_t vectors = schedule.getVectors();
+    e->loop(e->cst(0), e->cst(blockQ), lanes * vectors, [&](Value group) {
+      auto lane = [&](int64_t j) { return e->add(group, j * lanes); };
+      SmallVector<Value> max;
+      for (int64_t j = 0; j < vectors && epilogue.newMax; ++j)
+        max.push_back(e->load(e->vecF32(), e->at(epilogue.oldMax, lane(j), e->f32())));
+      max = e->loop(e->cst(0), count, 1, max, [&](Value row, ValueRange carried) {
+        SmallVector<StageVectorizer::Row> rows;
+        Value kv = e->toI32(e->add(blockStart, row));
+        for (StageVectorizer *stage : applied)
+          rows.push_back(stage->beginRow(kv));
+        SmallVector<Value> next;
+        for (int64_t j = 0; j < vectors; ++j) {
+          Value address = e->at(scores, e->add(e->mul(row, blockQ), lane(j)), e->f32());
+          Value s = e->load(e->vecF32(), address);
+          for (auto [stage, stageRow] : llvm::zip(applied, rows)) {
+            Value result = stage->evaluate(stageRow, lane(j), s);
+            s = stage == epilogue.mask
+                    ? e->select(result, s,
+                                e->splatF32(-std::numeric_limits<float>::infinity()))
+                    : result;
+          }
+          if (!applied.empty())
+            e->store(s, address);
+          if (epilogue.newMax)
+            next.push_back(e->fmax(s, carried[j]));
+        }
+        return next;
+      });
+      for (auto [j, m] : llvm::enumerate(max))
+        e->store(m, e->at(epilogue.newMax, lane(j), e->f32()));
+    });
+  };
+  bool isDone = hasMax || (epilogue.maps.empty() && !epilogue.newMax);
+  if (!epilogue.mask) {
+    if (!isDone)
+      pass(/*withMask=*/false);
+    return;
+  }
+  auto branch = scf::IfOp::create(builder, e->loc, epilogue.isPartial, /*withElseRegion=*/!isDone);
+  OpBuilder::InsertionGuard guard(builder);
+  builder.setInsertionPointToStart(branch.thenBlock());
+  pass(/*withMask=*/true);
+  if (!isDone) {
+    builder.setInsertionPointToStart(branch.elseBlock());
+    pass(/*withMask=*/false);
+  }
+}
+
+//===----------------------------------------------------------------------===//
+// The micro-kernel
+//===----------------------------------------------------------------------===//
+
+static std::optional<int64_t> constantOf(Value v) {
+  APInt value;
+  if (matchPattern(v, m_ConstantInt(&value)))
+    return value.getSExtValue();
+  return std::nullopt;
+}
+
+SmallVector<Value> KernelLowering::emitMicroKernel(
+    int64_t rows, int64_t vectors, Value steps, int64_t unroll, ArrayRef<Value> inits, bool isPairs,
+    llvm::function_ref<Value(Value, int64_t)> scalarAt,
+    llvm::function_ref<Value(Value, int64_t)> vectorAt) {
+  VectorType pairs = VectorType::get({2 * lanes}, builder.getBF16Type());
+  auto multiply = [&](Value a, Value b, Value acc) -> Value {
+    if (!isPairs)
+      return e->fma(a, b, acc);
+    auto cast = [&](Value v) -> Value {
+      return vector::BitCastOp::create(builder, e->loc, pairs, v);
+    };
+    return e->intrinsic("llvm.x86.avx512bf16.dpbf16ps.512", e->vecF32(), {acc, cast(a), cast(b)});
+  };
+  auto step = [&](Value k, SmallVector<Value> acc) {
+    SmallVector<Value> columns;
+    for (int64_t j = 0; j < vectors; ++j)
+      columns.push_back(vectorAt(k, j));
+    for (int64_t i = 0; i < rows; ++i) {
+      Value s = e->broadcast(scalarAt(k, i));
+      for (int64_t j = 0; j < vectors; ++j)
+        acc[i * vectors + j] = multiply(s, columns[j], acc[i * vectors + j]);
+    }
+    return acc;
+  };
+  std::optional<int64_t> count = constantOf(steps);
+  Value main = count ? e->cst(*count / unroll * unroll) : e->mul(e->div(steps, unroll), unroll);
+  SmallVector<Value> acc =
+      e->loop(e->cst(0), main, unroll, inits, [&](Value k, ValueRange carried) {
+        SmallVector<Value> next(carried);
+        for (int64_t u = 0; u < unroll; ++u)
+          next = step(e->add(k, u), next);
+        return next;
+      });
+  if (count && *count % unroll == 0)
+    return acc;
+  return e->loop(main, steps, 1, acc,
+                 [&](Value k, ValueRange carried) { return step(k, SmallVector<Value>(carried)); });
+}
+
+/// Asks for the rows of the next block that lie where this row does: long sequences stream from memory (cpu.md 2.3).
+void KernelLowering::emitPrefetch(Value row) {
+  for (tile::LoadOp load : blockLoads) {
+    const TileStorage &s = storage(load.getResult());
+    int64_t columns = load.getResult().getType().getNumColumns();
+    if (s.kind == TileStorage::KvPacked) {
+      Value next = e->at(s.base, e->add(e->mul(row, columns * 2), packedBytes), builder.getI8Type());
+      for (int64_t byte = 0; byte < columns * 2; byte += 64)
+        e->prefetch(e->at(next, e->cst(byte), builder.getI8Type()));
+      continue;
+    }
+    if (s.element != load.getResult().getType().getElementType())
+      continue; // a widened copy in scratch
+    Value next = e->at(s.base, e->mul(e->add(row, blockKv), s.stride), s.element);
+    int64_t perLine = 512 / s.element.getIntOrFloatBitWidth();
+    for (int64_t d = 0; d < columns; d += perLine)
+      e->prefetch(e->at(next, e->cst(d), s.element));
+  }
+}
+
+/// Steps of the contraction between queries and keys that are taken at a time: the part of the query panel that they read
+/// (64 steps x 64 queries x 4 bytes) stays in the first-level cache while all rows of a block pass by.
+static constexpr int64_t kStepsPerChunk = 64;
+
+bool KernelLowering::takesMaxInDot(const Epilogue &epilogue, int64_t headDim) {
+  bool isPairs = schedule.getDot() == tile::DotKind::DPBF16;
+  int64_t steps = isPairs ? headDim / 2 : headDim;
+  return schedule.getDot() != tile::DotKind::AMX && epilogue.maps.empty() &&
+         steps <= kStepsPerChunk;
+}
+
+void KernelLowering::emitScoresFMA(const TileStorage &queries, const TileStorage &keys,
+                                   int64_t headDim, Value scores, const Epilogue &epilogue) {
+  int64_t vectors = schedule.getVectors(), rows = schedule.getRows();
+  bool isPairs = queries.isPairs;
+  bool takesMax = takesMaxInDot(epilogue, headDim) && epilogue.newMax;
+  Type step = isPairs ? e->i32() : e->f32();
+  int64_t steps = isPairs ? headDim / 2 : headDim;
+  Value lastRow = e->sub(keys.count, e->cst(1));
+  e->loop(e->cst(0), e->cst(blockQ), lanes * vectors, [&](Value group) {
+    auto lane = [&](int64_t j) { return e->add(group, j * lanes); };
+    // Adds `count` steps from `firstStep` on to the scores of all rows, or starts them.
+    auto emitChunk = [&](Value firstStep, int64_t count, bool isFirst, SmallVector<Value> max) {
+      return e->loop(e->cst(0), keys.count, rows, max, [&](Value first, ValueRange carried) {
+        auto place = [&](int64_t i, int64_t j) {
+          Value offset = e->add(e->mul(e->add(first, i), blockQ), lane(j));
+          return e->at(scores, offset, e->f32());
+        };
+        SmallVector<Value> rowBase, inits, next(carried);
+        for (int64_t i = 0; i < rows; ++i) {
+          // A ragged last group computes the last key again: nobody reads it, and the maximum is the same.
+          Value row = e->min(e->add(first, i), lastRow);
+          if (isFirst)
+            emitPrefetch(row);
+          rowBase.push_back(e->at(keys.base, e->mul(row, keys.stride), keys.element));
+          for (int64_t j = 0; j < vectors; ++j)
+            inits.push_back(isFirst ? e->splatF32(0.0f) : e->load(e->vecF32(), place(i, j)));
+        }
+        SmallVector<Value> acc = emitMicroKernel(
+            rows, vectors, e->cst(count), /*unroll=*/4, inits, isPairs,
+            [&](Value k, int64_t i) {
+              Value d = e->mul(e->add(firstStep, k), isPairs ? 2 : 1);
+              return e->load(step, e->at(rowBase[i], d, keys.element), isPairs ? 2 : 4);
+            },
+            [&](Value k, int64_t j) {
+              Value offset = e->add(e->mul(e->add(firstStep, k), blockQ), lane(j));
+              return e->load(e->vec(step), e->at(queries.base, offset, step));
+            });
+        for (int64_t i = 0; i < rows; ++i)
+          for (int64_t j = 0; j < vectors; ++j) {
+            Value s = acc[i * vectors + j];
+            e->store(s, place(i, j));
+            if (takesMax)
+              next[j] = e->fmax(s, next[j]);
+          }
+        return next;
+      });
+    };
+    SmallVector<Value> max;
+    for (int64_t j = 0; j < vectors && takesMax; ++j)
+      max.push_back(e->load(e->vecF32(), e->at(epilogue.oldMax, lane(j), e->f32())));
+    int64_t chunk = std::min(steps, kStepsPerChunk), whole = steps / chunk * chunk;
+    max = emitChunk(e->cst(0), chunk, /*isFirst=*/true, max);
+    if (chunk < whole)
+      e->loop(e->cst(chunk), e->cst(whole), chunk, [&](Value firstStep) {
+        emitChunk(firstStep, chunk, /*isFirst=*/false, {});
+      });
+    if (whole < steps)
+      emitChunk(e->cst(whole), steps - whole, /*isFirst=*/false, {});
+    for (auto [j, m] : llvm::enumerate(max))
+      e->store(m, e->at(epilogue.newMax, lane(j), e->f32()));
+  });
+}
+
+void KernelLowering::emitAccumulate(const TileStorage &weights, const TileStorage &values,
+                                    int64_t valueDim, Value acc) {
+  int64_t vectors = schedule.getVectors();
+  bool isPairs = weights.isPairs;
+  Type step = isPairs ? e->i32() : e->f32();
+  Value steps = isPairs ? e->div(e->add(weights.count, 1), 2) : weights.count;
+  Value stride = isPairs ? e->cst(valueDim) : values.stride; // packed pairs are dense
+  e->loop(e->cst(0), e->cst(blockQ), lanes * vectors, [&](Value group) {
+    auto emitDims = [&](int64_t rows, Value dim) {
+      auto place = [&](int64_t i, int64_t j) {
+        Value offset = e->add(e->mul(e->add(dim, i), blockQ), group);
+        return e->at(acc, e->add(offset, j * lanes), e->f32());
+      };
+      SmallVector<Value> inits;
+      for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = 0; j < vectors; ++j)
+          inits.push_back(e->load(e->vecF32(), place(i, j)));
+      Value base = e->at(values.base, dim, step);
+      SmallVector<Value> sums = emitMicroKernel(
+          rows, vectors, steps, /*unroll=*/4, inits, isPairs,
+          [&](Value k, int64_t i) {
+            return e->load(step, e->at(base, e->add(e->mul(k, stride), i), step));
+          },
+          [&](Value k, int64_t j) {
+            Value offset = e->add(e->add(e->mul(k, blockQ), group), j * lanes);
+            return e->load(e->vec(step), e->at(weights.base, offset, step));
+          });
+      for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = 0; j < vectors; ++j)
+          e->store(sums[i * vectors + j], place(i, j));
+    };
+    int64_t rows = schedule.getRows(), main = valueDim / rows * rows;
+    e->loop(e->cst(0), e->cst(main), rows, [&](Value dim) { emitDims(rows, dim); });
+    if (main < valueDim)
+      emitDims(valueDim - main, e->cst(main));
+  });
+}
+
+//===----------------------------------------------------------------------===//
+// AMX
+//===----------------------------------------------------------------------===//
+
+namespace {
+/// AMX tiles of 16 rows x 64 bytes, which is all that the kernels here use.
+struct AMX {
+  Emitter &e;
+  Type type = LLVM::LLVMX86AMXType::get(e.b.getContext());
+  Value rows = cst16(16), bytes = cst16(64);
+
+  Value cst16(int64_t v) {
+    return arith::ConstantIntOp::create(e.b, e.loc, e.b.getI16Type(), v);
+  }
+  Value zero() { return e.intrinsic("llvm.x86.tilezero.internal", type, {rows, bytes}); }
+  Value load(Value address, Value strideBytes) {
+    return e.intrinsic("llvm.x86.tileloadd64.internal", type, {rows, bytes, address, strideBytes});
+  }
+  void store(Value tile, Value address, Value strideBytes) {
+    e.intrinsicNoResult("llvm.x86.tilestored64.internal",
+                        {rows, bytes, address, strideBytes, tile});
+  }
+  /// acc (16 x 16 f32) += a (16 x 32 bf16) * b (32 x 16 bf16 in pairs).
+  Value multiply(Value acc, Value a, Value b) {
+    return e.intrinsic("llvm.x86.tdpbf16ps.internal", type, {rows, bytes, bytes, acc, a, b});
+  }
+};
+} // namespace
+
+void KernelLowering::emitScoresAMX(const TileStorage &queries, const TileStorage &keys,
+                                   int64_t headDim, Value scores) {
+  Value keyStride = e->mul(keys.stride, 2), panelStride = e->cst(blockQ * 4);
+  // 32 keys x 32 queries at a time in four accumulators; the panels' padding takes up a ragged end.
+  e->loop(e->cst(0), keys.count, 32, [&](Value key) {
+    AMX amx{*e};
+    e->loop(key, e->add(key, 32), 1, [&](Value row) { emitPrefetch(row); });
+    for (int64_t lane = 0; lane < blockQ; lane += 32) {
+      Value acc[2][2] = {{amx.zero(), amx.zero()}, {amx.zero(), amx.zero()}};
+      for (int64_t d = 0; d < headDim; d += 32) {
+        Value a[2], b[2];
+        for (int64_t i : {0, 1}) {
+          Value row = e->mul(e->add(key, i * 16), keys.stride);
+          a[i] = amx.load(e->at(keys.base, e->add(row, d), keys.element), keyStride);
+          b[i] = amx.load(e->at(queries.base, e->cst(d / 2 * blockQ + lane + i * 16), e->i32()),
+                          panelStride);
+        }
+        for (int64_t i : {0, 1})
+          for (int64_t j : {0, 1})
+            acc[i][j] = amx.multiply(acc[i][j], a[i], b[j]);
+      }
+      for (int64_t i : {0, 1})
+        for (int64_t j : {0, 1}) {
+          Value place = e->add(e->mul(e->add(key, i * 16), blockQ), lane + j * 16);
+          amx.store(acc[i][j], e->at(scores, place, e->f32()), panelStride);
+        }
+    }
+  });
+}
+
+void KernelLowering::emitAccumulateAMX(const TileStorage &weights, const TileStorage &values,
+                                       int64_t valueDim, Value acc) {
+  Value panelStride = e->cst(blockQ * 4), lineStride = e->cst(64);
+  e->loop(e->cst(0), e->cst(valueDim), 32, [&](Value dim) {
+    AMX amx{*e};
+    for (int64_t lane = 0; lane < blockQ; lane += 32) {
+      auto place = [&](int64_t i, int64_t j) {
+        Value offset = e->add(e->mul(e->add(dim, i * 16), blockQ), lane + j * 16);
+        return e->at(acc, offset, e->f32());
+      };
+      Value sums[2][2];
+      for (int64_t i : {0, 1})
+        for (int64_t j : {0, 1})
+          sums[i][j] = amx.load(place(i, j), panelStride);
+      for (int64_t chunk = 0; chunk < blockKv / 32; ++chunk) {
+        Value a[2], b[2];
+        for (int64_t i : {0, 1}) {
+          Value line = e->add(dim, chunk * valueDim + i * 16);
+          a[i] = amx.load(e->at(values.base, e->mul(line, 16), e->i32()), lineStride);
+          b[i] = amx.load(e->at(weights.base, e->cst(chunk * 16 * blockQ + lane + i * 16), e->i32()),
+                          panelStride);
+        }
+        for (int64_t i : {0, 1})
+          for (int64_t j : {0, 1})
+            sums[i][j] = amx.multiply(sums[i][j], a[i], b[j]);
+      }
+      for (int64_t i : {0, 1})
+        for (int64_t j : {0, 1})
+          amx.store(sums[i][j], place(i, j), panelStride);
+    }
+  });
+}

@@ -1,0 +1,394 @@
+//===-- KernelLowering.cpp - The structure of a lowered kernel ------------===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#include "KernelLowering.h"
+
+#include "heed-c/Runtime.h"
+
+#include "llvm/ADT/TypeSwitch.h"
+#include "llvm/Support/MathExtras.h"
+
+using namespace mlir;
+using namespace heed;
+using namespace heed::cpu;
+
+static constexpr int64_t kScratchAlignment = 64;
+static constexpr StringLiteral kZeros = "heed_zeros";
+static constexpr int64_t kZeroBytes = 2048; // 512 elements of f32: the largest row
+
+KernelLowering::KernelLowering(tile::KernelOp kernel, const CPUTarget &target,
+                               tile::CPUScheduleAttr schedule)
+    : kernel(kernel), target(target), schedule(schedule), lanes(schedule.getLanes()),
+      blockQ(schedule.getBlockQ()), blockKv(schedule.getBlockKv()), builder(kernel),
+      e(std::make_unique<Emitter>(builder, kernel.getLoc(), schedule, target.hasAVX512,
+                                  target.hasFMA, target.hasF16Conversion,
+                                  target.hasDotBF16 || target.hasAMX)) {}
+
+//===----------------------------------------------------------------------===//
+// Functions
+//===----------------------------------------------------------------------===//
+
+LogicalResult KernelLowering::run() {
+  auto module = kernel->getParentOfType<ModuleOp>();
+  if (!module.lookupSymbol(kZeros)) {
+    Type type = LLVM::LLVMArrayType::get(builder.getI8Type(), kZeroBytes);
+    LLVM::GlobalOp::create(builder, kernel.getLoc(), type, /*isConstant=*/true,
+                           LLVM::Linkage::Internal, kZeros, builder.getZeroAttr(
+                               RankedTensorType::get({kZeroBytes}, builder.getI8Type())),
+                           kScratchAlignment);
+  }
+  return failure(failed(emitTileFunction()) || failed(emitCostFunction()));
+}
+
+func::FuncOp KernelLowering::createFunction(StringRef suffix, ArrayRef<Type> arguments,
+                                            Type result) {
+  OpBuilder b(kernel);
+  auto function = func::FuncOp::create(
+      b, kernel.getLoc(), (kernel.getSymName() + suffix).str(),
+      b.getFunctionType(arguments, result ? TypeRange(result) : TypeRange()));
+  entry = function.addEntryBlock();
+  builder.setInsertionPointToStart(entry);
+  scalars.clear();
+  tiles.clear();
+  captured.clear();
+  stages.clear();
+  return function;
+}
+
+Value KernelLowering::argWord(int64_t word) {
+  return e->load(e->i64(), e->at(args, e->cst(word), e->i64()));
+}
+
+Value KernelLowering::argPointer(int64_t word) {
+  return e->load(e->ptr(), e->at(args, e->cst(word), e->i64()), 8);
+}
+
+void KernelLowering::bindArguments(Value argBlock, Value batch, Value head, Value queryTile) {
+  args = argBlock;
+  auto index = [&](Value v) -> Value {
+    return arith::IndexCastOp::create(builder, kernel.getLoc(), builder.getIndexType(), v);
+  };
+  scalars.map(kernel.getBatch(), index(batch));
+  scalars.map(kernel.getHead(), index(head));
+  scalars.map(kernel.getQueryTile(), index(queryTile));
+
+  // The layout of the argument block: see heed-c/Runtime.h.
+  auto arguments = kernel.getKernelArguments();
+  auto loadScalar = [&](Type type, int64_t word) -> Value {
+    Value bits = argWord(word);
+    if (type.isInteger(64))
+      return bits;
+    if (type.isInteger(1))
+      return arith::TruncIOp::create(builder, kernel.getLoc(), type, bits);
+    Value low = arith::TruncIOp::create(builder, kernel.getLoc(), e->i32(), bits);
+    return type.isF32() ? arith::BitcastOp::create(builder, kernel.getLoc(), type, low).getResult()
+                        : low;
+  };
+  scalars.map(arguments[5], loadScalar(arguments[5].getType(), HEED_ARG_SCALE));
+  int64_t word = HEED_ARG_PARAMS;
+  for (BlockArgument argument : arguments.drop_front(6)) {
+    auto tensor = dyn_cast<attn::TensorType>(argument.getType());
+    if (!tensor) {
+      scalars.map(argument, loadScalar(argument.getType(), word++));
+      continue;
+    }
+    CapturedTensor c;
+    c.element = tensor.getElementType();
+    c.data = argPointer(word++);
+    for (int64_t i = 0; i < tensor.getRank(); ++i)
+      c.extents.push_back(argWord(word + i));
+    for (int64_t i = 0; i < tensor.getRank(); ++i)
+      c.strides.push_back(argWord(word + tensor.getRank() + i));
+    word += 2 * tensor.getRank();
+    captured[argument] = c;
+  }
+}
+
+void KernelLowering::cloneScalar(Operation &op, IRMapping &mapping) {
+  Location loc = op.getLoc();
+  auto lookup = [&](Value v) { return mapping.lookupOrDefault(v); };
+  if (auto extent = dyn_cast<attn::ExtentOp>(op)) {
+    static const llvm::StringMap<int64_t> words = {{"B", HEED_ARG_B},     {"Hq", HEED_ARG_HQ},
+                                                   {"Hkv", HEED_ARG_HKV}, {"Sq", HEED_ARG_SQ},
+                                                   {"Skv", HEED_ARG_SKV}};
+    auto it = words.find(extent.getSymbol());
+    // D and Dv are compiled in.
+    Value v = it != words.end()
+                  ? e->toI32(argWord(it->second))
+                  : e->cstI32(kernelTensorType(extent.getSymbol() == "D" ? 0 : 2).getExtents()[3]);
+    mapping.map(extent.getResult(), v);
+    return;
+  }
+  if (auto load = dyn_cast<attn::LoadOp>(op)) {
+    SmallVector<Value> indices = llvm::map_to_vector(load.getIndices(), lookup);
+    const CapturedTensor &tensor = captured.find(lookup(load.getTensor()))->second;
+    mapping.map(load.getResult(), emitScalarGather(*e, tensor, indices, load.getType()));
+    return;
+  }
+  if (isa<attn::FloorDivOp, attn::ModOp>(op)) {
+    Value x = lookup(op.getOperand(0)), y = lookup(op.getOperand(1));
+    mapping.map(op.getResult(0),
+                isa<attn::ModOp>(op) ? emitMod(*e, x, y) : emitFloorDiv(*e, x, y));
+    return;
+  }
+  if (op.getNumRegions() == 0) {
+    builder.clone(op, mapping);
+    return;
+  }
+  // A structured op: its regions may hold ops of ours.
+  OperationState state(loc, op.getName());
+  state.addOperands(llvm::map_to_vector(op.getOperands(), lookup));
+  state.addTypes(op.getResultTypes());
+  state.propertiesAttr = op.getPropertiesAsAttribute();
+  state.addAttributes(llvm::to_vector(op.getDiscardableAttrs()));
+  for (unsigned i = 0; i < op.getNumRegions(); ++i)
+    state.addRegion();
+  Operation *copy = builder.create(state);
+  for (auto [from, to] : llvm::zip(op.getRegions(), copy->getRegions())) {
+    if (from.empty())
+      continue;
+    OpBuilder::InsertionGuard guard(builder);
+    Block *block = builder.createBlock(&to);
+    for (BlockArgument argument : from.front().getArguments())
+      mapping.map(argument, block->addArgument(argument.getType(), loc));
+    for (Operation &inner : from.front())
+      cloneScalar(inner, mapping);
+  }
+  for (auto [from, to] : llvm::zip(op.getResults(), copy->getResults()))
+    mapping.map(from, to);
+}
+
+LogicalResult KernelLowering::emitTileFunction() {
+  Type i64 = builder.getI64Type(), ptr = LLVM::LLVMPointerType::get(builder.getContext());
+  func::FuncOp function = createFunction("_tile", {ptr, i64, i64, i64, ptr}, Type());
+  scratch = entry->getArgument(4);
+  scratchBytes = 0;
+  bindArguments(entry->getArgument(0), entry->getArgument(1), entry->getArgument(2),
+                entry->getArgument(3));
+  if (failed(lowerBlock(*kernel.getBodyBlock())))
+    return failure();
+  func::ReturnOp::create(builder, kernel.getLoc());
+
+  auto number = [&](int64_t v) { return builder.getI64IntegerAttr(v); };
+  function->setAttr("heed.code",
+                    builder.getDictionaryAttr({
+                        builder.getNamedAttr("block_q", number(blockQ)),
+                        builder.getNamedAttr("block_kv", number(blockKv)),
+                        builder.getNamedAttr("scratch_bytes", number(scratchBytes)),
+                        builder.getNamedAttr("packed_bytes_per_block", number(packedBytes)),
+                    }));
+  return success();
+}
+
+/// The number of blocks that the loop walks at most.
+LogicalResult KernelLowering::emitCostFunction() {
+  Type i64 = builder.getI64Type(), ptr = LLVM::LLVMPointerType::get(builder.getContext());
+  createFunction("_cost", {ptr, i64, i64, i64}, i64);
+  bindArguments(entry->getArgument(0), entry->getArgument(1), entry->getArgument(2),
+                entry->getArgument(3));
+  Value cost = e->cst(0);
+  for (Operation &op : kernel.getBodyBlock()->without_terminator()) {
+    if (auto loop = dyn_cast<tile::ForKVOp>(op)) {
+      Value keys = e->sub(scalarI64(loop.getUpper()), scalarI64(loop.getLower()));
+      Value positive = arith::MaxSIOp::create(builder, kernel.getLoc(), keys, e->cst(0));
+      cost = e->add(cost, e->div(e->add(positive, loop.getStep() - 1), loop.getStep()));
+    } else if (!isa<tile::TileDialect>(op.getDialect())) {
+      cloneScalar(op, scalars);
+    }
+  }
+  func::ReturnOp::create(builder, kernel.getLoc(), cost);
+  return success();
+}
+
+void KernelLowering::emitPrepareFunction(tile::LoadOp valueLoad) {
+  // Emitted once, while the tile function is under construction: keep that function's state.
+  OpBuilder::InsertionGuard guard(builder);
+  Block *outerEntry = entry;
+  Value outerArgs = args;
+  Type i64 = builder.getI64Type(), ptr = LLVM::LLVMPointerType::get(builder.getContext());
+  OpBuilder b(kernel);
+  auto function =
+      func::FuncOp::create(b, kernel.getLoc(), (kernel.getSymName() + "_prepare").str(),
+                           b.getFunctionType({ptr, i64, i64}, TypeRange()));
+  entry = function.addEntryBlock();
+  builder.setInsertionPointToStart(entry);
+  args = entry->getArgument(0);
+  Value batch = entry->getArgument(1), head = entry->getArgument(2);
+
+  Value skv = argWord(HEED_ARG_SKV);
+  Value numBlocks = e->div(e->add(skv, blockKv - 1), blockKv);
+  Value base = tensorBase(valueLoad.getTensor(), batch, head);
+  Value stride = rowStride(valueLoad.getTensor());
+  Value first = e->mul(e->add(e->mul(batch, argWord(HEED_ARG_HKV)), head), numBlocks);
+  Value packed = argPointer(HEED_ARG_PACKED);
+  e->loop(e->cst(0), numBlocks, 1, [&](Value block) {
+    Value row = e->mul(block, blockKv);
+    Value rows = e->at(base, e->mul(row, stride), valueElement());
+    Value out = e->at(packed, e->mul(e->add(first, block), packedBytes), builder.getI8Type());
+    Value count = validRows(row, blockKv, skv);
+    if (schedule.getDot() == tile::DotKind::AMX)
+      emitPackAMX(rows, stride, count, out);
+    else
+      emitPackPairs(rows, stride, count, out);
+  });
+  func::ReturnOp::create(builder, kernel.getLoc());
+  entry = outerEntry;
+  args = outerArgs;
+}
+
+//===----------------------------------------------------------------------===//
+// Ops and loops
+//===----------------------------------------------------------------------===//
+
+LogicalResult KernelLowering::lowerBlock(Block &block) {
+  for (Operation &op : block.without_terminator())
+    if (failed(lowerOp(op)))
+      return failure();
+  return success();
+}
+
+LogicalResult KernelLowering::lowerOp(Operation &op) {
+  if (!isa<tile::TileDialect>(op.getDialect())) {
+    cloneScalar(op, scalars);
+    return success();
+  }
+  return llvm::TypeSwitch<Operation *, LogicalResult>(&op)
+      .Case([&](tile::LoadOp load) { return lowerLoad(load); })
+      .Case([&](tile::ScaleOp scale) -> LogicalResult {
+        auto load = scale.getTile().getDefiningOp<tile::LoadOp>();
+        if (!load || !load->hasOneUse())
+          return scale.emitError("expects to scale a tile.load that has no other use");
+        packQueries(load, scalar(scale.getFactor()));
+        tiles[scale.getResult()] = storage(load.getResult());
+        return success();
+      })
+      .Case([&](tile::FillOp fill) { return lowerFill(fill), success(); })
+      .Case([&](tile::ForKVOp loop) { return lowerForKV(loop); })
+      .Case([&](tile::DotOp dot) { return lowerDot(dot); })
+      // Maps and masks were applied by the product whose scores they change.
+      .Case<tile::MapOp, tile::MaskOp>([&](auto stage) -> LogicalResult {
+        if (!tiles.count(stage.getResult()))
+          return stage.emitError("expects to change the result of a tile.dot that has no other use");
+        return success();
+      })
+      .Case([&](tile::OnlineSoftmaxOp softmax) { return lowerOnlineSoftmax(softmax); })
+      .Case([&](tile::ScaleRowsOp scale) { return lowerScaleRows(scale), success(); })
+      .Case([&](tile::NormalizeOp normalize) { return lowerNormalize(normalize), success(); })
+      .Case([&](tile::StoreOp store) { return lowerStore(store); })
+      .Default([](Operation *other) -> LogicalResult {
+        return other->emitError("has no lowering for CPUs");
+      });
+}
+
+LogicalResult KernelLowering::lowerForKV(tile::ForKVOp op) {
+  // Loop-carried tiles are updated in place: a result is where its initial value was.
+  for (auto [init, iter, result, yielded] :
+       llvm::zip(op.getInits(), op.getIterArgs(), op.getResults(),
+                 op.getBodyBlock()->getTerminator()->getOperands())) {
+    if (!init.hasOneUse())
+      return op.emitError("expects initial tiles that have no other use");
+    tiles[iter] = storage(init);
+    tiles[result] = storage(init);
+  }
+  // What stages compute from queries alone is the same for all blocks.
+  for (Operation &inner : *op.getBodyBlock()) {
+    if (!isa<tile::MapOp, tile::MaskOp>(inner) || inner.getRegion(0).empty())
+      continue;
+    Block &block = inner.getRegion(0).front();
+    bool isMap = isa<tile::MapOp>(inner);
+    auto stage = std::make_unique<StageVectorizer>(
+        *e, block, isMap ? block.getArgument(0) : Value(), block.getArgument(isMap ? 1 : 0),
+        block.getArgument(isMap ? 2 : 1), scalars,
+        [&](Value tensor) -> const CapturedTensor & { return captured.find(tensor)->second; });
+    stage->hoist(scalarI64(inner.getOperand(1)), blockQ,
+                 [&](int64_t bytes) { return allocate(blockQ * bytes); });
+    stages[&inner] = std::move(stage);
+  }
+  blockLoads = llvm::to_vector(op.getBodyBlock()->getOps<tile::LoadOp>());
+  if (static_cast<int64_t>(op.getStep()) != blockKv)
+    return op.emitError("expects the step to be the schedule's block_kv = ") << blockKv;
+
+  Value upper = scalarI64(op.getUpper());
+  LogicalResult result = success();
+  e->loop(scalarI64(op.getLower()), upper, op.getStep(), [&](Value kv) {
+    blockStart = kv;
+    blockRows = e->min(e->cst(op.getStep()), e->sub(upper, kv));
+    auto index = [&](Value v) -> Value {
+      return arith::IndexCastOp::create(builder, op.getLoc(), builder.getIndexType(), v);
+    };
+    scalars.map(op.getBlockStart(), index(kv));
+    auto lowerBody = [&](Value isPartial) {
+      scalars.map(op.getIsPartial(), isPartial);
+      // Loads first: products prefetch the next block of each.
+      for (tile::LoadOp load : blockLoads)
+        if (succeeded(result))
+          result = lowerLoad(load);
+      for (Operation &inner : op.getBodyBlock()->without_terminator())
+        if (succeeded(result) && !isa<tile::LoadOp>(inner))
+          result = lowerOp(inner);
+    };
+    if (op.getClassify().empty())
+      return lowerBody(e->cstBool(false));
+    Block &classify = op.getClassify().front();
+    scalars.map(classify.getArgument(0), index(kv));
+    scalars.map(classify.getArgument(1), index(e->add(kv, blockRows)));
+    for (Operation &inner : classify.without_terminator())
+      cloneScalar(inner, scalars);
+    Value cls = scalar(classify.getTerminator()->getOperand(0));
+    auto is = [&](tile::BlockClass c) { return e->eq(cls, e->cstI32(static_cast<int64_t>(c))); };
+    Value isPartial = is(tile::BlockClass::Partial);
+    Value isNeeded = arith::OrIOp::create(builder, op.getLoc(), isPartial, is(tile::BlockClass::Full));
+    e->ifThen(isNeeded, [&] { lowerBody(isPartial); });
+  });
+  if (failed(result))
+    return failure();
+  for (auto [iter, yielded] :
+       llvm::zip(op.getIterArgs(), op.getBodyBlock()->getTerminator()->getOperands()))
+    if (storage(iter).base != storage(yielded).base)
+      return op.emitError("expects loop-carried tiles that are updated in place");
+  return success();
+}
+
+//===----------------------------------------------------------------------===//
+// Addresses
+//===----------------------------------------------------------------------===//
+
+Value KernelLowering::allocate(int64_t bytes) {
+  OpBuilder::InsertionGuard guard(builder);
+  builder.setInsertionPointToStart(entry);
+  Value address = e->at(scratch, e->cst(scratchBytes), builder.getI8Type());
+  scratchBytes += llvm::alignTo(bytes, kScratchAlignment);
+  return address;
+}
+
+unsigned KernelLowering::argumentIndex(Value tensor) {
+  return cast<BlockArgument>(tensor).getArgNumber();
+}
+
+/// The first word of the strides of query, key, value, output and lse.
+static int64_t strideWord(unsigned argument) { return HEED_ARG_QUERY_STRIDES + 3 * argument; }
+
+Value KernelLowering::tensorBase(Value tensor, Value batch, Value head) {
+  unsigned index = argumentIndex(tensor);
+  Value offset = e->add(e->mul(batch, argWord(strideWord(index))),
+                        e->mul(head, argWord(strideWord(index) + 1)));
+  Type element = cast<attn::TensorType>(tensor.getType()).getElementType();
+  return e->at(argPointer(index), offset, element);
+}
+
+Value KernelLowering::rowStride(Value tensor) {
+  return argWord(strideWord(argumentIndex(tensor)) + 2);
+}
+
+Value KernelLowering::validRows(Value first, int64_t block, Value limit) {
+  return e->min(e->cst(block), e->sub(limit, first));
+}
+
+Value KernelLowering::zeros() {
+  return LLVM::AddressOfOp::create(builder, kernel.getLoc(), e->ptr(), kZeros);
+}

@@ -1,0 +1,169 @@
+//===-- KernelLowering.h - Lowers a tile.kernel to vector code --*- C++ -*--===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+//
+// Tiles live in the calling thread's scratch memory, with queries in lanes:
+//
+//   scores, weights     [keys][block_q]        one vector: `lanes` queries of one key
+//   accumulator         [value dims][block_q]
+//   queries             [dims][block_q]        transposed once a kernel
+//   statistics          [block_q]
+//   keys, values        where they are: rows of the tensors, read by broadcast; or
+//                       blocks that were widened or packed before
+//
+// so S^T = K Q^T and O^T = V^T P^T are sums of broadcast times vector, softmax
+// statistics need no horizontal step, and one micro-kernel serves both products
+// (cpu.md, section 0). A 16-bit `dpbf16` or `amx` product reads pairs of
+// neighbours along the contracted axis as one 32-bit lane.
+//
+// Each tile op has one function here. Values are updated in place where an op
+// consumes its operand; an op whose operand is still needed is an error.
+//
+//===----------------------------------------------------------------------===//
+
+#ifndef HEED_LIB_TARGET_CPU_KERNELLOWERING_H
+#define HEED_LIB_TARGET_CPU_KERNELLOWERING_H
+
+#include "Emitter.h"
+#include "StageVectorizer.h"
+
+#include "heed/Target/CPU/CPUTarget.h"
+
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+
+#include <memory>
+
+namespace heed::cpu {
+
+/// Where a tile is.
+struct TileStorage {
+  enum Kind {
+    Panel,   // [steps][block_q] in scratch, f32 or (isPairs) bf16 pairs
+    Stats,   // f32[block_q] in scratch
+    KvRows,  // row-major rows of 16-bit or f32 elements
+    KvPacked // a packed block of values
+  };
+  Kind kind = Panel;
+  Value base;
+  bool isPairs = false;
+  // KvRows and KvPacked:
+  Value stride;  // i64, elements from row to row
+  Value count;   // i64, rows that exist
+  Type element;  // in memory
+};
+
+class KernelLowering {
+public:
+  KernelLowering(tile::KernelOp kernel, const CPUTarget &target, tile::CPUScheduleAttr schedule);
+
+  /// Emits the functions of the kernel before it. Fails with a diagnostic on a form that it cannot lower.
+  mlir::LogicalResult run();
+
+private:
+  //===-- Structure (KernelLowering.cpp) ----------------------------------===//
+
+  mlir::func::FuncOp createFunction(llvm::StringRef suffix, ArrayRef<Type> arguments, Type result);
+  void bindArguments(Value args, Value batch, Value head, Value queryTile);
+  Value argWord(int64_t word);
+  Value argPointer(int64_t word);
+  /// Lowers a scalar op between tile ops, with its regions.
+  void cloneScalar(mlir::Operation &op, mlir::IRMapping &mapping);
+  mlir::LogicalResult lowerBlock(mlir::Block &block);
+  mlir::LogicalResult lowerOp(mlir::Operation &op);
+  mlir::LogicalResult lowerForKV(tile::ForKVOp op);
+  mlir::LogicalResult emitTileFunction();
+  mlir::LogicalResult emitCostFunction();
+  void emitPrepareFunction(tile::LoadOp valueLoad);
+  Value scalar(Value v) { return scalars.lookupOrDefault(v); }
+  Value scalarI64(Value v) { return e->toI64(scalar(v)); }
+  const TileStorage &storage(Value v) { return tiles.find(v)->second; }
+  /// 64-byte aligned scratch memory; the address is computed in the entry block.
+  Value allocate(int64_t bytes);
+  unsigned argumentIndex(Value tensor);
+  Value tensorBase(Value tensor, Value batch, Value head);
+  Value rowStride(Value tensor);
+  /// Rows of [first, first + block) that exist.
+  Value validRows(Value first, int64_t block, Value limit);
+  /// 2048 bytes of zeros, which rows beyond a tensor's end read from.
+  Value zeros();
+
+  //===-- Memory (TileMemory.cpp) -----------------------------------------===//
+
+  mlir::LogicalResult lowerLoad(tile::LoadOp op);
+  void packQueries(tile::LoadOp op, Value factor);
+  void lowerFill(tile::FillOp op);
+  mlir::LogicalResult lowerStore(tile::StoreOp op);
+  void storeRows(tile::StoreOp op);
+  void emitPackPairs(Value rows, Value stride, Value count, Value out);
+  void emitPackAMX(Value rows, Value stride, Value count, Value out);
+  Type valueElement() { return kernelTensorType(2).getElementType(); }
+  attn::TensorType kernelTensorType(unsigned index) {
+    return mlir::cast<attn::TensorType>(kernel.getBodyBlock()->getArgument(index).getType());
+  }
+
+  //===-- Products (Dots.cpp) ---------------------------------------------===//
+
+  /// What happens to scores between their product and their softmax.
+  struct Epilogue {
+    SmallVector<StageVectorizer *> maps;
+    StageVectorizer *mask = nullptr; // after all maps
+    Value isPartial;                 // whether the mask is needed
+    Value oldMax, newMax;            // statistics: before and after this block; null without a softmax
+  };
+
+  mlir::LogicalResult lowerDot(tile::DotOp op);
+  Epilogue collectEpilogue(tile::DotOp op);
+  /// Whether the product takes the maximum while its scores are in registers.
+  bool takesMaxInDot(const Epilogue &epilogue, int64_t headDim);
+  /// `hasMax`: the product has taken the maximum of unchanged scores.
+  void emitEpilogue(const Epilogue &epilogue, Value count, Value scores, bool hasMax);
+  void emitScoresFMA(const TileStorage &queries, const TileStorage &keys, int64_t headDim,
+                     Value scores, const Epilogue &epilogue);
+  void emitScoresAMX(const TileStorage &queries, const TileStorage &keys, int64_t headDim,
+                     Value scores);
+  void emitAccumulate(const TileStorage &weights, const TileStorage &values, int64_t valueDim,
+                      Value acc);
+  void emitAccumulateAMX(const TileStorage &weights, const TileStorage &values, int64_t valueDim,
+                         Value acc);
+  /// rows x vectors accumulators: sum over k of broadcast(scalar(k, row)) * vector(k, column).
+  SmallVector<Value> emitMicroKernel(int64_t rows, int64_t vectors, Value steps, int64_t unroll,
+                                     ArrayRef<Value> inits, bool isPairs,
+                                     llvm::function_ref<Value(Value k, int64_t row)> scalarAt,
+                                     llvm::function_ref<Value(Value k, int64_t column)> vectorAt);
+  void emitPrefetch(Value row);
+
+  //===-- Softmax (Softmax.cpp) -------------------------------------------===//
+
+  mlir::LogicalResult lowerOnlineSoftmax(tile::OnlineSoftmaxOp op);
+  void lowerScaleRows(tile::ScaleRowsOp op);
+  void lowerNormalize(tile::NormalizeOp op);
+
+  tile::KernelOp kernel;
+  const CPUTarget &target;
+  tile::CPUScheduleAttr schedule;
+  const int64_t lanes, blockQ, blockKv;
+  mlir::OpBuilder builder;
+  std::unique_ptr<Emitter> e;
+
+  // Of the function that is being emitted:
+  mlir::Block *entry = nullptr;
+  Value args, scratch;
+  int64_t scratchBytes = 0;
+  mlir::IRMapping scalars;
+  llvm::DenseMap<Value, TileStorage> tiles;
+  llvm::DenseMap<Value, CapturedTensor> captured;
+  llvm::DenseMap<mlir::Operation *, std::unique_ptr<StageVectorizer>> stages;
+  llvm::DenseMap<Value, Value> blockMax;         // final scores -> the new running maximum
+  llvm::DenseMap<Value, Value> panelOf;          // reused scratch of tiles inside the loop
+  SmallVector<tile::LoadOp> blockLoads;          // keys and values of the loop, for prefetching
+  Value blockRows, blockStart;                   // i64, of the current block of keys
+  int64_t packedBytes = 0;                       // a block of packed values
+};
+
+} // namespace heed::cpu
+
+#endif // HEED_LIB_TARGET_CPU_KERNELLOWERING_H

@@ -1,0 +1,120 @@
+//===-- Passes.cpp - Passes of the CPU target -----------------------------===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#include "heed/Target/CPU/Passes.h"
+
+#include "KernelLowering.h"
+
+#include "mlir/Conversion/ArithToLLVM/ArithToLLVM.h"
+#include "mlir/Conversion/ControlFlowToLLVM/ControlFlowToLLVM.h"
+#include "mlir/Conversion/FuncToLLVM/ConvertFuncToLLVMPass.h"
+#include "mlir/Conversion/IndexToLLVM/IndexToLLVM.h"
+#include "mlir/Conversion/MathToLLVM/MathToLLVM.h"
+#include "mlir/Conversion/ReconcileUnrealizedCasts/ReconcileUnrealizedCasts.h"
+#include "mlir/Conversion/SCFToControlFlow/SCFToControlFlow.h"
+#include "mlir/Conversion/UBToLLVM/UBToLLVM.h"
+#include "mlir/Conversion/VectorToLLVM/ConvertVectorToLLVMPass.h"
+#include "mlir/Dialect/Math/Transforms/Passes.h"
+#include "mlir/Pass/PassManager.h"
+#include "mlir/Pass/PassRegistry.h"
+#include "mlir/Transforms/GreedyPatternRewriteDriver.h"
+#include "mlir/Transforms/Passes.h"
+
+namespace heed {
+#define GEN_PASS_DEF_TILESELECTCPUSCHEDULEPASS
+#define GEN_PASS_DEF_TILETOCPUPASS
+#define GEN_PASS_DEF_EXPANDMATHPASS
+#include "heed/Target/CPU/Passes.h.inc"
+} // namespace heed
+
+using namespace mlir;
+using namespace heed;
+
+namespace {
+
+struct TileSelectCPUSchedule : heed::impl::TileSelectCPUSchedulePassBase<TileSelectCPUSchedule> {
+  using TileSelectCPUSchedulePassBase::TileSelectCPUSchedulePassBase;
+
+  void runOnOperation() override {
+    tile::KernelOp kernel = getOperation();
+    if (kernel->hasAttr(tile::TileDialect::kScheduleAttr))
+      return;
+    llvm::Expected<CPUTarget> target = lookupCPUTarget(targetName);
+    if (!target) {
+      kernel.emitError(llvm::toString(target.takeError()));
+      return signalPassFailure();
+    }
+    auto argument = [&](unsigned i) {
+      return cast<attn::TensorType>(kernel.getBodyBlock()->getArgument(i).getType());
+    };
+    kernel->setAttr(tile::TileDialect::kScheduleAttr,
+                    selectCPUSchedule(&getContext(), *target, argument(0).getElementType(),
+                                      argument(0).getExtents()[3], argument(2).getExtents()[3]));
+  }
+};
+
+struct TileToCPU : heed::impl::TileToCPUPassBase<TileToCPU> {
+  using TileToCPUPassBase::TileToCPUPassBase;
+
+  void runOnOperation() override {
+    for (auto kernel : llvm::make_early_inc_range(getOperation().getOps<tile::KernelOp>())) {
+      auto schedule = kernel->getAttrOfType<tile::CPUScheduleAttr>(tile::TileDialect::kScheduleAttr);
+      if (!schedule) {
+        kernel.emitError("has no CPU schedule; run 'tile-select-cpu-schedule' first");
+        return signalPassFailure();
+      }
+      llvm::Expected<CPUTarget> target = lookupCPUTarget(schedule.getTarget());
+      if (!target) {
+        kernel.emitError(llvm::toString(target.takeError()));
+        return signalPassFailure();
+      }
+      if (failed(cpu::KernelLowering(kernel, *target, schedule).run()))
+        return signalPassFailure();
+      kernel.erase();
+    }
+  }
+};
+
+struct ExpandMath : heed::impl::ExpandMathPassBase<ExpandMath> {
+  using ExpandMathPassBase::ExpandMathPassBase;
+
+  void runOnOperation() override {
+    RewritePatternSet expansions(&getContext());
+    math::populateExpansionPatterns(expansions, {"powf", "rsqrt"});
+    if (failed(applyPatternsGreedily(getOperation(), std::move(expansions))))
+      return signalPassFailure();
+    RewritePatternSet approximations(&getContext());
+    populateMathPolynomialApproximationPatterns(approximations);
+    if (failed(applyPatternsGreedily(getOperation(), std::move(approximations))))
+      return signalPassFailure();
+  }
+};
+
+} // namespace
+
+void heed::buildCPUToLLVMPipeline(OpPassManager &pm) {
+  pm.addPass(createCSEPass());
+  pm.addPass(createExpandMathPass());
+  pm.addPass(createCanonicalizerPass());
+  pm.addPass(createCSEPass());
+  pm.addPass(createLoopInvariantCodeMotionPass());
+  pm.addPass(createSCFToControlFlowPass());
+  pm.addPass(createConvertVectorToLLVMPass());
+  pm.addPass(createConvertMathToLLVMPass());
+  pm.addPass(createArithToLLVMConversionPass());
+  pm.addPass(createConvertIndexToLLVMPass());
+  pm.addPass(createUBToLLVMConversionPass());
+  pm.addPass(createConvertControlFlowToLLVMPass());
+  pm.addPass(createConvertFuncToLLVMPass());
+  pm.addPass(createReconcileUnrealizedCastsPass());
+}
+
+void heed::registerCPUPipelines() {
+  PassPipelineRegistration<>("cpu-to-llvm", "vector code of the CPU target to the llvm dialect",
+                             buildCPUToLLVMPipeline);
+}

@@ -1,0 +1,177 @@
+//===-- Softmax.cpp - Online softmax with queries in lanes ----------------===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#include "KernelLowering.h"
+
+#include <limits>
+
+using namespace mlir;
+using namespace heed;
+using namespace heed::cpu;
+
+/// The largest finite number: bounds the maximum of rows that have no key yet, whose -inf would make NaN.
+static constexpr float kMaxFloat = std::numeric_limits<float>::max();
+
+LogicalResult KernelLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
+  Value newMaxOfBlock = blockMax.lookup(op.getScores());
+  if (!newMaxOfBlock)
+    return op.emitError("expects scores that come from a tile.dot through maps and masks");
+  Value scores = storage(op.getScores()).base;
+  Value max = storage(op.getMax()).base, sum = storage(op.getSum()).base;
+  auto scratchFor = [&](Value key, int64_t bytes) {
+    Value &address = panelOf[key];
+    if (!address)
+      address = allocate(bytes);
+    return address;
+  };
+  Value rescale = scratchFor(op.getRescale(), blockQ * 4);
+  Value minusMax = scratchFor(op.getNewMax(), blockQ * 4);
+  bool isPairs = op.getWeights().getType().getElementType().isBF16();
+  Value weights = isPairs ? scratchFor(op.getWeights(), blockKv / 2 * blockQ * 4) : scores;
+  Value factor = e->broadcast(scalar(op.getFactor()));
+
+  // m' is known; 2^(factor (m - m')) rescales what earlier blocks left.
+  e->loop(e->cst(0), e->cst(blockQ), lanes, [&](Value lane) {
+    auto at = [&](Value base) { return e->at(base, lane, e->f32()); };
+    Value least = e->splatF32(-kMaxFloat);
+    Value before = e->fmax(e->load(e->vecF32(), at(max)), least);
+    Value raw = e->load(e->vecF32(), at(newMaxOfBlock));
+    Value after = e->fmax(raw, least);
+    Value alpha = e->exp2(e->fmul(e->fsub(before, after), factor));
+    e->store(alpha, at(rescale));
+    e->store(raw, at(max));
+    e->store(e->fmin(e->fneg(e->fmul(after, factor)), e->splatF32(kMaxFloat)), at(minusMax));
+    e->store(e->fmul(e->load(e->vecF32(), at(sum)), alpha), at(sum));
+  });
+
+  int64_t vectors = schedule.getVectors();
+  auto perGroup = [&](Value group) {
+    SmallVector<Value> offset, sums;
+    for (int64_t j = 0; j < vectors; ++j) {
+      Value lane = e->add(group, j * lanes);
+      offset.push_back(e->load(e->vecF32(), e->at(minusMax, lane, e->f32())));
+      sums.push_back(e->load(e->vecF32(), e->at(sum, lane, e->f32())));
+    }
+    auto place = [&](Value row, int64_t j) {
+      return e->add(e->add(e->mul(row, blockQ), group), j * lanes);
+    };
+    auto weight = [&](Value row, int64_t j) {
+      Value s = e->load(e->vecF32(), e->at(scores, place(row, j), e->f32()));
+      return e->exp2(e->fma(s, factor, offset[j]));
+    };
+    if (!isPairs) {
+      sums = e->loop(e->cst(0), blockRows, 1, sums, [&](Value row, ValueRange carried) {
+        SmallVector<Value> next;
+        for (int64_t j = 0; j < vectors; ++j) {
+          Value p = weight(row, j);
+          e->store(p, e->at(weights, place(row, j), e->f32()));
+          next.push_back(e->fadd(carried[j], p));
+        }
+        return next;
+      });
+    } else {
+      Value even = e->mul(e->div(blockRows, 2), 2);
+      sums = e->loop(e->cst(0), even, 2, sums, [&](Value row, ValueRange carried) {
+        SmallVector<Value> next;
+        for (int64_t j = 0; j < vectors; ++j) {
+          Value p0 = weight(row, j), p1 = weight(e->add(row, 1), j);
+          e->store(e->packPairs(p0, p1), e->at(weights, place(e->div(row, 2), j), e->i32()));
+          next.push_back(e->fadd(carried[j], e->fadd(p0, p1)));
+        }
+        return next;
+      });
+      // An odd last key is paired with zeros, and AMX multiplies the whole block.
+      sums = e->loop(even, blockRows, 2, sums, [&](Value row, ValueRange carried) {
+        SmallVector<Value> next;
+        for (int64_t j = 0; j < vectors; ++j) {
+          Value p = weight(row, j);
+          e->store(e->packPairs(p, e->splatF32(0.0f)),
+                   e->at(weights, place(e->div(row, 2), j), e->i32()));
+          next.push_back(e->fadd(carried[j], p));
+        }
+        return next;
+      });
+      if (schedule.getDot() == tile::DotKind::AMX)
+        e->loop(e->div(e->add(blockRows, 1), 2), e->cst(blockKv / 2), 1, [&](Value pair) {
+          for (int64_t j = 0; j < vectors; ++j)
+            e->store(e->splatI32(0), e->at(weights, place(pair, j), e->i32()));
+        });
+    }
+    for (int64_t j = 0; j < vectors; ++j)
+      e->store(sums[j], e->at(sum, e->add(group, j * lanes), e->f32()));
+  };
+  e->loop(e->cst(0), e->cst(blockQ), lanes * vectors, perGroup);
+
+  TileStorage w;
+  w.kind = TileStorage::Panel;
+  w.base = weights;
+  w.isPairs = isPairs;
+  w.count = blockRows;
+  tiles[op.getWeights()] = w;
+  tiles[op.getNewMax()] = storage(op.getMax());
+  tiles[op.getNewSum()] = storage(op.getSum());
+  TileStorage r;
+  r.kind = TileStorage::Stats;
+  r.base = rescale;
+  tiles[op.getRescale()] = r;
+  return success();
+}
+
+void KernelLowering::lowerScaleRows(tile::ScaleRowsOp op) {
+  Value tile = storage(op.getTile()).base, factors = storage(op.getFactors()).base;
+  int64_t columns = op.getTile().getType().getNumColumns();
+  // Most blocks leave every maximum where it was: then there is nothing to do.
+  int64_t vectors = schedule.getVectors();
+  e->loop(e->cst(0), e->cst(blockQ), lanes * vectors, [&](Value group) {
+    SmallVector<Value> f;
+    Value changed;
+    for (int64_t j = 0; j < vectors; ++j) {
+      f.push_back(e->load(e->vecF32(), e->at(factors, e->add(group, j * lanes), e->f32())));
+      Value c = arith::CmpFOp::create(builder, e->loc, arith::CmpFPredicate::UNE, f[j],
+                                      e->splatF32(1.0f));
+      changed = j == 0 ? c : arith::OrIOp::create(builder, e->loc, changed, c).getResult();
+    }
+    e->ifThen(e->anyLane(changed), [&] {
+      e->loop(e->cst(0), e->cst(columns), 1, [&](Value d) {
+        for (int64_t j = 0; j < vectors; ++j) {
+          Value address =
+              e->at(tile, e->add(e->add(e->mul(d, blockQ), group), j * lanes), e->f32());
+          e->store(e->fmul(e->load(e->vecF32(), address), f[j]), address);
+        }
+      });
+    });
+  });
+  tiles[op.getResult()] = storage(op.getTile());
+}
+
+void KernelLowering::lowerNormalize(tile::NormalizeOp op) {
+  Value acc = storage(op.getAcc()).base;
+  Value max = storage(op.getMax()).base, sum = storage(op.getSum()).base;
+  int64_t columns = op.getAcc().getType().getNumColumns();
+  Value factor = e->broadcast(scalar(op.getFactor()));
+  e->loop(e->cst(0), e->cst(blockQ), lanes, [&](Value lane) {
+    auto at = [&](Value base) { return e->at(base, lane, e->f32()); };
+    Value l = e->load(e->vecF32(), at(sum));
+    Value isEmpty =
+        arith::CmpFOp::create(builder, e->loc, arith::CmpFPredicate::OEQ, l, e->splatF32(0.0f));
+    Value inverse = arith::DivFOp::create(builder, e->loc, e->splatF32(1.0f), l);
+    // A row without any key is 0 even where a masked value is infinite.
+    e->loop(e->cst(0), e->cst(columns), 1, [&](Value d) {
+      Value address = e->at(acc, e->add(e->mul(d, blockQ), lane), e->f32());
+      Value o = e->fmul(e->load(e->vecF32(), address), inverse);
+      e->store(e->select(isEmpty, e->splatF32(0.0f), o), address);
+    });
+    Value log2 = math::Log2Op::create(builder, e->loc, l);
+    Value lse = e->fmul(e->fma(e->load(e->vecF32(), at(max)), factor, log2),
+                        e->splatF32(0.69314718056f));
+    lse = e->select(isEmpty, e->splatF32(-std::numeric_limits<float>::infinity()), lse);
+    e->store(lse, at(max));
+  });
+  tiles[op.getOutput()] = storage(op.getAcc());
+  tiles[op.getLse()] = storage(op.getMax());
+}

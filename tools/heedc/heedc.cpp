@@ -1,0 +1,291 @@
+//===-- heedc.cpp - The ahead-of-time compiler ----------------------------===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#include "heed/Compiler/Compiler.h"
+#include "heed/Language/Format.h"
+
+#include "llvm/ADT/ScopeExit.h"
+#include "llvm/Support/CommandLine.h"
+#include "llvm/Support/FileSystem.h"
+#include "llvm/Support/Format.h"
+#include "llvm/Support/FormatVariadic.h"
+#include "llvm/Support/InitLLVM.h"
+#include "llvm/Support/MemoryBuffer.h"
+#include "llvm/Support/Path.h"
+#include "llvm/Support/Process.h"
+#include "llvm/Support/SourceMgr.h"
+#include "llvm/Support/WithColor.h"
+#include "llvm/Support/raw_ostream.h"
+
+#include <chrono>
+
+using namespace heed;
+using llvm::StringRef;
+namespace cl = llvm::cl;
+
+namespace {
+
+enum class Action { Attn, Tile, LLVM, Asm, Object, Shared };
+
+cl::OptionCategory category("heedc options");
+
+cl::opt<std::string> inputPath(cl::Positional, cl::desc("FILE.heed"), cl::cat(category));
+cl::list<std::string> targetNames("target", cl::CommaSeparated, cl::cat(category),
+                                  cl::value_desc("name,..."),
+                                  cl::desc("CPU levels to compile for (default: native); several "
+                                           "share one object, which chooses when it runs"));
+cl::opt<std::string> dtypeName("dtype", cl::cat(category), cl::init("f32"), cl::value_desc("type"),
+                               cl::desc("Type of query, key, value and output: f32, bf16 or f16"));
+cl::opt<std::string> headDimText("head-dim", cl::cat(category), cl::value_desc("N"),
+                                 cl::desc("Head dim of query and key, 1 to 512"));
+cl::opt<std::string> valueHeadDimText("value-head-dim", cl::cat(category), cl::value_desc("N"),
+                                      cl::desc("Head dim of value (default: --head-dim)"));
+cl::opt<Action> action(
+    "emit", cl::cat(category), cl::init(Action::Object), cl::desc("What to write:"),
+    cl::values(clEnumValN(Action::Attn, "attn", "the variant in the attn dialect"),
+               clEnumValN(Action::Tile, "tile", "the algorithm in the tile dialect"),
+               clEnumValN(Action::LLVM, "llvm", "optimized LLVM IR"),
+               clEnumValN(Action::Asm, "asm", "assembly"),
+               clEnumValN(Action::Object, "obj", "an object file (default)"),
+               clEnumValN(Action::Shared, "shared", "a shared library")));
+cl::opt<std::string> outputPath("o", cl::cat(category), cl::value_desc("file"),
+                                cl::desc("Output file; '-' or none: stdout, for text"));
+cl::opt<std::string> headerPath("header", cl::cat(category), cl::value_desc("file"),
+                                cl::desc("Also write a C header for the object"));
+cl::list<std::string> variantNames("variant", cl::CommaSeparated, cl::cat(category),
+                                   cl::value_desc("name,..."),
+                                   cl::desc("Variants to compile (default: all of the file)"));
+cl::opt<std::string> symbol("symbol", cl::cat(category), cl::value_desc("name"),
+                            cl::desc("C name of the kernel (default: VARIANT_DTYPE_dN)"));
+cl::list<std::string> defines("D", cl::Prefix, cl::cat(category), cl::value_desc("name=value"),
+                              cl::desc("Compile a scalar parameter in with this value"));
+cl::opt<bool> format("format", cl::cat(category),
+                     cl::desc("Write the file in canonical layout and stop"));
+cl::opt<bool> checkOnly("check", cl::cat(category), cl::desc("Report errors and stop"));
+cl::opt<bool> listTargets("list-targets", cl::cat(category), cl::desc("List CPU levels and stop"));
+cl::opt<bool> verbose("v", cl::cat(category), cl::desc("Report the time of each phase"));
+
+int fail(const llvm::Twine &message) {
+  llvm::WithColor::error(llvm::errs(), "heedc") << message << '\n';
+  return 1;
+}
+
+int printTargets() {
+  llvm::Expected<CPUTarget> native = lookupCPUTarget("native");
+  for (const CPUTarget &target : allCPUTargets())
+    llvm::outs() << llvm::formatv("{0,-16} {1}{2}\n", target.name, target.description,
+                                  native && native->name == target.name ? " (native)" : "");
+  llvm::consumeError(native.takeError());
+  return 0;
+}
+
+/// Writes a file so that it is there whole or not at all.
+llvm::Error writeWhole(StringRef path, llvm::function_ref<llvm::Error(llvm::raw_pwrite_stream &)> write) {
+  llvm::SmallString<128> temporary;
+  int fd;
+  auto cannot = [&](std::error_code code) {
+    return llvm::createStringError("cannot write '" + path.str() + "': " + code.message());
+  };
+  if (std::error_code code = llvm::sys::fs::createUniqueFile(path + ".%%%%%%.tmp", fd, temporary))
+    return cannot(code);
+  llvm::scope_exit cleanUp([&] { llvm::sys::fs::remove(temporary); });
+  {
+    llvm::raw_fd_ostream os(fd, /*shouldClose=*/true);
+    if (llvm::Error error = write(os))
+      return error;
+    os.close();
+    if (os.has_error()) {
+      std::error_code code = os.error();
+      os.clear_error();
+      return cannot(code);
+    }
+  }
+  if (std::error_code code = llvm::sys::fs::rename(temporary, path))
+    return cannot(code);
+  cleanUp.release();
+  return llvm::Error::success();
+}
+
+int formatFile() {
+  llvm::SourceMgr sources;
+  auto buffer = llvm::MemoryBuffer::getFileOrSTDIN(inputPath, /*IsText=*/true);
+  if (!buffer)
+    return fail("cannot read '" + inputPath + "': " + buffer.getError().message());
+  std::optional<std::string> text =
+      lang::formatProgram((*buffer)->getBuffer(), inputPath, sources);
+  if (!text)
+    return 1;
+  if (outputPath.empty() || outputPath == "-") {
+    llvm::outs() << *text;
+    return 0;
+  }
+  if (llvm::Error error = writeWhole(outputPath, [&](llvm::raw_pwrite_stream &os) {
+        os << *text;
+        return llvm::Error::success();
+      }))
+    return fail(llvm::toString(std::move(error)));
+  return 0;
+}
+
+/// A head dim given as text, or 0 after an error.
+int64_t parseHeadDim(const cl::opt<std::string> &option) {
+  int64_t value;
+  if (!StringRef(option).getAsInteger(10, value) && value >= 1 && value <= 512)
+    return value;
+  fail("--" + option.ArgStr + " expects a number from 1 to 512, found '" + option + "'");
+  return 0;
+}
+
+int compileFile() {
+  auto start = std::chrono::steady_clock::now();
+  llvm::SourceMgr sources;
+  lang::CheckOptions checkOptions;
+  for (const std::string &define : defines) {
+    auto [name, value] = StringRef(define).split('=');
+    if (name.empty() || value.empty())
+      return fail("-D expects NAME=VALUE, found '" + define + "'");
+    checkOptions.defines.emplace_back(name.str(), value.str());
+  }
+  std::unique_ptr<lang::CheckedProgram> program =
+      lang::checkFile(inputPath, sources, checkOptions);
+  if (!program)
+    return 1;
+  if (checkOnly)
+    return 0;
+
+  llvm::SmallVector<const lang::Variant *> variants;
+  if (variantNames.empty())
+    for (const lang::Variant &variant : program->variants)
+      variants.push_back(&variant);
+  for (const std::string &name : variantNames) {
+    const lang::Variant *variant = program->lookup(name);
+    if (!variant) {
+      std::string known;
+      for (const lang::Variant &v : program->variants)
+        known += (known.empty() ? "" : ", ") + v.name.str();
+      return fail("no variant '" + name + "' in '" + inputPath + "' (there: " + known + ")");
+    }
+    variants.push_back(variant);
+  }
+  if (variants.empty())
+    return fail("no variant in '" + inputPath + "': there is nothing to compile");
+  if (!symbol.empty() && variants.size() > 1)
+    return fail("--symbol names one kernel, and '" + inputPath + "' has several variants; choose "
+                "one with --variant");
+
+  CompileOptions options;
+  options.symbol = symbol;
+  if (std::optional<heed_dtype> dtype = parseDType(dtypeName))
+    options.dtype = *dtype;
+  else
+    return fail("--dtype expects f32, bf16 or f16, found '" + dtypeName + "'");
+  if (headDimText.empty())
+    return fail("--head-dim is missing: the head dim of query and key, 1 to 512");
+  options.headDim = parseHeadDim(headDimText);
+  if (!valueHeadDimText.empty())
+    options.valueHeadDim = parseHeadDim(valueHeadDimText);
+  if (!options.headDim || (!valueHeadDimText.empty() && !options.valueHeadDim))
+    return 1;
+  std::vector<std::string> names(targetNames.begin(), targetNames.end());
+  if (names.empty())
+    names.push_back("native");
+  for (const std::string &name : names) {
+    llvm::Expected<CPUTarget> target = lookupCPUTarget(name);
+    if (!target)
+      return fail(llvm::toString(target.takeError()));
+    options.targets.push_back(*target);
+  }
+  // Weakest first, each once, whatever the order on the command line.
+  auto rank = [](const CPUTarget &target) {
+    return llvm::find_if(allCPUTargets(), [&](const CPUTarget &t) { return t.name == target.name; }) -
+           allCPUTargets().begin();
+  };
+  llvm::sort(options.targets,
+             [&](const CPUTarget &x, const CPUTarget &y) { return rank(x) < rank(y); });
+  options.targets.erase(std::unique(options.targets.begin(), options.targets.end(),
+                                    [&](const CPUTarget &x, const CPUTarget &y) {
+                                      return x.name == y.name;
+                                    }),
+                        options.targets.end());
+
+  bool isBinary = action == Action::Object || action == Action::Shared;
+  if (isBinary && (outputPath.empty() || outputPath == "-"))
+    return fail("-o is missing: an object is not written to a terminal");
+
+  PhaseTimes times;
+  std::chrono::duration<double> checked = std::chrono::steady_clock::now() - start;
+  times.emplace_back("check", checked.count());
+  std::unique_ptr<mlir::MLIRContext> context = makeContext();
+  std::chrono::duration<double> made = std::chrono::steady_clock::now() - start - checked;
+  times.emplace_back("context", made.count());
+  auto emitTo = [&](EmitKind kind) {
+    return [&, kind](llvm::raw_pwrite_stream &os) {
+      return compile(*context, variants, options, kind, os, &times);
+    };
+  };
+  EmitKind kinds[] = {EmitKind::Attn, EmitKind::Tile,   EmitKind::LLVM,
+                      EmitKind::Asm,  EmitKind::Object, EmitKind::Object};
+  auto emit = emitTo(kinds[static_cast<int>(action.getValue())]);
+
+  llvm::Error error = llvm::Error::success();
+  if (action == Action::Shared) {
+    llvm::SmallString<128> object;
+    if (std::error_code code = llvm::sys::fs::createTemporaryFile("heedc", "o", object))
+      return fail("cannot write a temporary object: " + code.message());
+    llvm::scope_exit cleanUp([&] { llvm::sys::fs::remove(object); });
+    error = writeWhole(object, emit);
+    std::string linked = outputPath + ".tmp" + std::to_string(llvm::sys::Process::getProcessId());
+    llvm::scope_exit cleanUpLinked([&] { llvm::sys::fs::remove(linked); });
+    if (!error)
+      error = linkShared(object, linked);
+    if (!error)
+      if (std::error_code code = llvm::sys::fs::rename(linked, outputPath))
+        error = llvm::createStringError("cannot write '" + outputPath + "': " + code.message());
+  } else if (outputPath.empty() || outputPath == "-") {
+    llvm::SmallString<0> text;
+    llvm::raw_svector_ostream os(text);
+    error = emit(os);
+    if (!error)
+      llvm::outs() << text;
+  } else {
+    error = writeWhole(outputPath, emit);
+  }
+  if (!error && !headerPath.empty())
+    error = writeWhole(headerPath, [&](llvm::raw_pwrite_stream &os) {
+      writeHeader(variants, options, llvm::sys::path::filename(headerPath), os);
+      return llvm::Error::success();
+    });
+  if (error)
+    return fail(llvm::toString(std::move(error)));
+  if (verbose) {
+    double total = 0;
+    for (auto &[phase, seconds] : times) {
+      llvm::errs() << llvm::format("%8.1f ms  ", seconds * 1e3) << phase << '\n';
+      total += seconds;
+    }
+    llvm::errs() << llvm::format("%8.1f ms  total\n", total * 1e3);
+  }
+  return 0;
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+  llvm::InitLLVM init(argc, argv);
+  cl::HideUnrelatedOptions(category);
+  cl::ParseCommandLineOptions(argc, argv,
+                              "heedc: compiles attention variants ahead of time\n\n"
+                              "  heedc alibi.heed --target=native --dtype=bf16 --head-dim=128 -o alibi.o --header=alibi.h\n");
+  if (listTargets)
+    return printTargets();
+  if (inputPath.empty())
+    return fail("no input file; see heedc --help");
+  if (format)
+    return formatFile();
+  return compileFile();
+}
