@@ -18,8 +18,8 @@ $(BUILD)/build.ninja: CMakePresets.json | setup
 build: setup $(BUILD)/build.ninja ## build the compiler, the runtime and the unit tests
 	ninja -C $(BUILD)
 
-demo: build ## compile the examples, run them, compare with NumPy
-	$(PYTHON) scripts/demo.py
+demo: build ## compile the examples, run them, check them
+	$(PYTHON) examples/demo.py
 
 test: build build-fuzz ## run every test; ends with 'N passed, N failed, N skipped'
 	$(PYTHON) scripts/run_tests.py
@@ -36,7 +36,7 @@ build-fuzz/build.ninja: CMakePresets.json | setup
 
 bench: build ## measure against other libraries (installs PyTorch)
 	@scripts/setup.sh bench
-	$(PYTHON) benchmarks/run.py
+	$(PYTHON) benchmarks/bench_cpu.py
 
 format: build ## lay out C++ and .heed sources
 	@scripts/format.sh

@@ -153,18 +153,10 @@ def decode(x: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def unmasked_pairs(case: Case, params: Params) -> float:
-    """Pairs that attend, over all batches and heads: classes of one-by-one blocks count them for a sample of
-    queries of each batch. No mask here depends on the head."""
-    total = 0.0
-    for b in range(case.B):
-        total += sum(count_row_pairs(case, params, b))
-    return total * case.Hq
-
-
-def count_row_pairs(case: Case, params: Params, b: int) -> list[int]:
-    """Keys that each query attends to: a block of one query and one key has an exact class."""
-    classes = oracle.classes(program_of(case), extents_of(case), block_q=1, block_kv=1, b=b, params=params)
-    return (classes == oracle.FULL).sum(axis=1).tolist()
+    """Pairs that attend, over all batches and heads. No mask here depends on the head."""
+    batches = range(case.B if params else 1)  # nor on the batch, without parameters
+    counts = [oracle.pairs(program_of(case), extents_of(case), b=b, params=params).sum() for b in batches]
+    return float(np.mean(counts)) * case.B * case.Hq
 
 
 def extents_of(case: Case) -> dict[str, int]:
@@ -215,6 +207,7 @@ def draw_classes(axes: Any, outcome: Outcome) -> None:
     axes.imshow(outcome.classes, cmap=ListedColormap([colour for _, colour in COLOURS.values()]), vmin=-0.5, vmax=2.5,
                 extent=(0, outcome.classes.shape[1] * bkv, outcome.classes.shape[0] * bq, 0), interpolation="nearest",
                 aspect="equal")
+    axes.set(xlim=(0, outcome.case.S), ylim=(outcome.case.S, 0))
     axes.set_title(f"{outcome.case.name}\n{outcome.case.model}", fontsize=9)
     axes.tick_params(labelsize=6)
 

@@ -22,12 +22,14 @@ using namespace heed;
 
 namespace {
 
-/// Far beyond every coordinate, and far from overflowing 64 bits in sums and small products.
+/// Far beyond every coordinate, and far from overflowing 64 bits in sums and small products. An i64
+/// that may be beyond it is not tracked.
 constexpr int64_t kInfinity = int64_t(1) << 40;
 constexpr int64_t kMinI32 = std::numeric_limits<int32_t>::min();
 constexpr int64_t kMaxI32 = std::numeric_limits<int32_t>::max();
 
-/// Bounds that hold for every launch; they only save run-time checks for wrapping. Saturating at +-kInfinity.
+/// Bounds that hold for every launch; they only save run-time checks for wrapping. Saturating at
+/// +-kInfinity.
 struct StaticRange {
   int64_t lo, hi;
 
@@ -36,22 +38,31 @@ struct StaticRange {
   }
   static StaticRange make(__int128 lo, __int128 hi) { return {clamp(lo), clamp(hi)}; }
   bool fitsI32() const { return lo >= kMinI32 && hi <= kMaxI32; }
+  bool isBounded() const { return lo > -kInfinity && hi < kInfinity; }
+  int64_t magnitude() const { return std::max(std::abs(lo), std::abs(hi)); }
 };
 
 /// An integer over the box: cq * q + ck * kv + [lo, hi].
 struct Integer {
   int64_t cq = 0, ck = 0;
-  Value lo, hi; // i64
+  Value lo, hi; // i64; the same value where the interval is known to be a point
   StaticRange range;
   bool usesKv = false; // of the computation of lo and hi, besides ck
 
   bool isPlain() const { return cq == 0 && ck == 0; }
+  bool isPoint() const { return lo == hi; }
+  bool dependsOnKv() const { return usesKv || ck != 0; }
 };
 
 /// A boolean over the box.
 struct Boolean {
   Value always, never; // i1
   bool usesKv = false;
+};
+
+/// A set of integers with these ends, i64 values; null: without an end. Empty where lo > hi.
+struct Bounds {
+  Value lo, hi;
 };
 
 /// What is known of a value of the mask region over the box.
@@ -64,9 +75,10 @@ struct Abstract {
 
 class Evaluator {
 public:
+  /// `readKeys`: whether tensors may be summarised over the keys of the box.
   Evaluator(OpBuilder &outer, OpBuilder &inner, attn::MaskOp mask, const IRMapping &mapping,
-            const TileBox &box)
-      : outer(outer), inner(inner), mask(mask), mapping(mapping) {
+            const TileBox &box, bool readKeys)
+      : outer(outer), inner(inner), mask(mask), mapping(mapping), readKeys(readKeys) {
     q = {toI64(outer, box.firstQ), toI64(outer, box.lastQ)};
     kv = {toI64(inner, box.firstKv), toI64(inner, box.lastKv)};
     wraps = constantBool(false);
@@ -86,18 +98,17 @@ public:
     return {land(inner, r.always, exact), land(inner, r.never, exact), true};
   }
 
-  /// The hull of the keys for which the mask may be true, as i64 first and last.
-  std::pair<Value, Value> hull() {
-    auto [lo, hi] = hull(mask.getResultValue(), /*negated=*/false);
-    return {select(inner, wraps, constant(-kInfinity), lo),
-            select(inner, wraps, constant(kInfinity), hi)};
+  /// The hull of the keys for which the mask may be true.
+  Bounds hull() {
+    Bounds keys = hull(mask.getResultValue(), /*negated=*/false);
+    if (keys.lo)
+      keys.lo = select(inner, wraps, constant(-kInfinity), keys.lo);
+    if (keys.hi)
+      keys.hi = select(inner, wraps, constant(kInfinity), keys.hi);
+    return keys;
   }
 
 private:
-  struct Bounds {
-    Value lo, hi;
-  };
-
   //===-- Small builders --------------------------------------------------===//
 
   OpBuilder &at(bool usesKv) { return usesKv ? inner : outer; }
@@ -107,10 +118,16 @@ private:
     return arith::IndexCastOp::create(b, loc(), b.getI64Type(), index);
   }
   Value constant(int64_t v) {
-    return arith::ConstantIntOp::create(outer, loc(), outer.getI64Type(), v);
+    Value &cached = constants[v];
+    if (!cached)
+      cached = arith::ConstantIntOp::create(outer, loc(), outer.getI64Type(), v);
+    return cached;
   }
   Value constantBool(bool v) {
-    return arith::ConstantIntOp::create(outer, loc(), outer.getI1Type(), v);
+    Value &cached = booleans[v];
+    if (!cached)
+      cached = arith::ConstantIntOp::create(outer, loc(), outer.getI1Type(), v);
+    return cached;
   }
   static std::optional<int64_t> asConstant(Value v) {
     APInt value;
@@ -141,14 +158,14 @@ private:
 
   //===-- Values ----------------------------------------------------------===//
 
+  Integer point(int64_t v) { return {0, 0, constant(v), constant(v), {v, v}, false}; }
+
   Integer coordinate(int64_t cq, int64_t ck) {
     return {cq, ck, constant(0), constant(0), {0, kMaxI32}, false};
   }
 
-  Integer unknownInteger(Type type) {
-    if (type.isInteger(32))
-      return {0, 0, constant(kMinI32), constant(kMaxI32), {kMinI32, kMaxI32}, false};
-    return {0, 0, constant(-kInfinity), constant(kInfinity), {-kInfinity, kInfinity}, false};
+  Integer anyI32() {
+    return {0, 0, constant(kMinI32), constant(kMaxI32), {kMinI32, kMaxI32}, false};
   }
 
   Boolean unknownBoolean() { return {constantBool(false), constantBool(false), false}; }
@@ -162,33 +179,36 @@ private:
     return unknownBoolean();
   }
 
+  /// None for an i64 of which nothing is known.
   std::optional<Integer> getInteger(Value v) {
     Abstract &a = values[v];
     if (a.integer)
       return a.integer;
-    Type type = v.getType();
-    if (!type.isInteger(32) && !type.isInteger(64))
+    bool isNarrow = v.getType().isInteger(32);
+    if (!isNarrow && !v.getType().isInteger(64))
       return std::nullopt;
-    if (Value u = uniformOf(v)) {
-      // An i64 beyond kInfinity would overflow sums of bounds: treat it as wrapping.
-      StaticRange range = unknownInteger(type).range;
-      if (auto c = asConstant(u))
-        range = StaticRange::make(*c, *c);
-      Value wide = u;
-      if (type.isInteger(32)) {
-        wide = outer.createOrFold<arith::ExtSIOp>(loc(), outer.getI64Type(), u);
-      } else if (!asConstant(u)) {
-        Value big = constant(kInfinity), small = constant(-kInfinity);
-        noteWrap(outer, lor(outer, compare(outer, arith::CmpIPredicate::sgt, u, big),
-                            compare(outer, arith::CmpIPredicate::slt, u, small)));
-        wide = max(outer, min(outer, u, big), small);
-      }
-      return a.integer = Integer{0, 0, wide, wide, range, false};
+    Value u = uniformOf(v);
+    if (!u)
+      return isNarrow ? std::optional(anyI32()) : std::nullopt;
+    if (std::optional<int64_t> c = asConstant(u)) {
+      if (*c <= -kInfinity || *c >= kInfinity)
+        return std::nullopt;
+      return a.integer = point(*c);
     }
-    return unknownInteger(type);
+    Value wide = u;
+    if (isNarrow) {
+      wide = outer.createOrFold<arith::ExtSIOp>(loc(), outer.getI64Type(), u);
+      return a.integer = Integer{0, 0, wide, wide, {kMinI32, kMaxI32}, false};
+    }
+    // Sums of bounds must not overflow: a launch with a huge i64 counts as wrapping.
+    constexpr int64_t limit = kInfinity / 2;
+    wide = max(outer, min(outer, u, constant(limit)), constant(-limit));
+    noteWrap(compare(outer, arith::CmpIPredicate::ne, u, wide));
+    return a.integer = Integer{0, 0, wide, wide, {-limit, limit}, false};
   }
 
-  /// The value itself where it depends on neither q nor kv, else null. Captures and constants are found here.
+  /// The value itself where it depends on neither q nor kv, else null. Captures and constants are
+  /// found here.
   Value uniformOf(Value v) {
     Abstract &a = values[v];
     if (!a.uniform && !a.integer && !a.boolean)
@@ -199,14 +219,13 @@ private:
 
   /// The bounds of an integer over the box.
   Bounds bounds(const Integer &x) {
-    OpBuilder &b = at(x.usesKv || x.ck != 0);
+    OpBuilder &b = at(x.dependsOnKv());
     Bounds r{x.lo, x.hi};
     auto addTerm = [&](int64_t c, const Bounds &term) {
       if (c == 0)
         return;
-      Value k = constant(c);
-      r.lo = add(b, r.lo, mul(b, k, c > 0 ? term.lo : term.hi));
-      r.hi = add(b, r.hi, mul(b, k, c > 0 ? term.hi : term.lo));
+      r.lo = add(b, r.lo, mul(b, c > 0 ? term.lo : term.hi, constant(c)));
+      r.hi = add(b, r.hi, mul(b, c > 0 ? term.hi : term.lo, constant(c)));
     };
     addTerm(x.cq, q);
     addTerm(x.ck, kv);
@@ -216,25 +235,22 @@ private:
   /// The same integer without its linear part.
   Integer plain(const Integer &x) {
     Bounds r = bounds(x);
-    return {0, 0, r.lo, r.hi, x.range, x.usesKv || x.ck != 0};
+    return {0, 0, r.lo, r.hi, x.range, x.dependsOnKv()};
   }
 
-  void noteWrap(OpBuilder &b, Value condition) {
-    // `wraps` grows along the region; once it has a part that needs the keys it lives at `inner`.
-    wraps = lor(inner, wraps, condition);
-  }
+  void noteWrap(Value condition) { wraps = lor(inner, wraps, condition); }
 
-  /// Records a result of type `type`: where it may leave 32 bits the box becomes unknown at run time.
+  /// Records a result: where an i32 may leave its range the box becomes unknown at run time; an i64
+  /// that may is dropped.
   void setInteger(Value result, Integer x) {
     if (result.getType().isInteger(32) && !x.range.fitsI32()) {
-      OpBuilder &b = at(x.usesKv || x.ck != 0);
+      OpBuilder &b = at(x.dependsOnKv());
       Bounds r = bounds(x);
-      noteWrap(b, lor(b, compare(b, arith::CmpIPredicate::slt, r.lo, constant(kMinI32)),
-                      compare(b, arith::CmpIPredicate::sgt, r.hi, constant(kMaxI32))));
+      noteWrap(lor(b, compare(b, arith::CmpIPredicate::slt, r.lo, constant(kMinI32)),
+                   compare(b, arith::CmpIPredicate::sgt, r.hi, constant(kMaxI32))));
       x.range = StaticRange::make(std::max(x.range.lo, kMinI32), std::min(x.range.hi, kMaxI32));
-    } else if (result.getType().isInteger(64) &&
-               (x.range.lo <= -kInfinity || x.range.hi >= kInfinity)) {
-      x = unknownInteger(result.getType());
+    } else if (!x.range.isBounded()) {
+      return;
     }
     values[result].integer = x;
   }
@@ -264,14 +280,13 @@ private:
     if (isa<arith::AndIOp>(op))
       return conjunction(getBoolean(op.getOperand(0)), getBoolean(op.getOperand(1)));
     if (isa<arith::OrIOp>(op))
-      return invert(conjunction(invert(getBoolean(op.getOperand(0))),
-                                invert(getBoolean(op.getOperand(1)))));
+      return invert(
+          conjunction(invert(getBoolean(op.getOperand(0))), invert(getBoolean(op.getOperand(1)))));
     if (isa<arith::XOrIOp>(op)) {
       Boolean x = getBoolean(op.getOperand(0)), y = getBoolean(op.getOperand(1));
       OpBuilder &b = at(x.usesKv || y.usesKv);
       return {lor(b, land(b, x.always, y.never), land(b, x.never, y.always)),
-              lor(b, land(b, x.always, y.always), land(b, x.never, y.never)),
-              x.usesKv || y.usesKv};
+              lor(b, land(b, x.always, y.always), land(b, x.never, y.never)), x.usesKv || y.usesKv};
     }
     if (auto selectOp = dyn_cast<arith::SelectOp>(op)) {
       Boolean c = getBoolean(selectOp.getCondition()), x = getBoolean(selectOp.getTrueValue()),
@@ -289,6 +304,9 @@ private:
       if (std::optional<Integer> d = difference(compareOp))
         return compareWithZero(compareOp.getPredicate(), *d);
     }
+    if (auto load = dyn_cast<attn::LoadOp>(op))
+      if (std::optional<Summary> s = summarise(load))
+        return {s->least, negate(at(s->usesKv), s->most), s->usesKv};
     return unknownBoolean();
   }
 
@@ -324,17 +342,18 @@ private:
   Integer subtract(const Integer &x, const Integer &y) {
     bool usesKv = x.usesKv || y.usesKv;
     OpBuilder &b = at(usesKv);
+    Value lo = sub(b, x.lo, y.hi);
     return {x.cq - y.cq,
             x.ck - y.ck,
-            sub(b, x.lo, y.hi),
-            sub(b, x.hi, y.lo),
+            lo,
+            x.isPoint() && y.isPoint() ? lo : sub(b, x.hi, y.lo),
             StaticRange::make(__int128(x.range.lo) - y.range.hi, __int128(x.range.hi) - y.range.lo),
             usesKv};
   }
 
   Boolean compareWithZero(arith::CmpIPredicate predicate, const Integer &d) {
     using P = arith::CmpIPredicate;
-    bool usesKv = d.usesKv || d.ck != 0;
+    bool usesKv = d.dependsOnKv();
     OpBuilder &b = at(usesKv);
     Bounds r = bounds(d);
     Value zero = constant(0);
@@ -366,14 +385,13 @@ private:
     if (op.getNumOperands() >= 2)
       y = getInteger(op.getOperand(1));
 
-    if (isa<arith::AddIOp>(op) && x && y) {
-      Integer minusY = subtract({0, 0, constant(0), constant(0), {0, 0}, false}, *y);
-      return setInteger(result, subtract(*x, minusY));
-    }
+    if (isa<arith::AddIOp>(op) && x && y)
+      return setInteger(result, subtract(*x, subtract(point(0), *y)));
     if (isa<arith::SubIOp>(op) && x && y)
       return setInteger(result, subtract(*x, *y));
     if (isa<arith::MulIOp>(op) && x && y)
-      return setInteger(result, multiply(*x, *y));
+      if (std::optional<Integer> r = multiply(*x, *y))
+        return setInteger(result, *r);
     if (isa<arith::MinSIOp, arith::MaxSIOp>(op) && x && y)
       return setInteger(result, extremum(*x, *y, isa<arith::MinSIOp>(op)));
     if (isa<attn::FloorDivOp>(op) && x && y)
@@ -386,23 +404,29 @@ private:
       Boolean c = getBoolean(op.getOperand(0));
       OpBuilder &b = at(c.usesKv);
       Value zero = constant(0), one = constant(1);
-      return setInteger(result, {0, 0, select(b, c.always, one, zero),
-                                 select(b, c.never, zero, one), {0, 1}, c.usesKv});
+      return setInteger(
+          result,
+          {0, 0, select(b, c.always, one, zero), select(b, c.never, zero, one), {0, 1}, c.usesKv});
     }
-    if (isa<arith::ShLIOp, arith::ShRSIOp, arith::AndIOp>(op) && x && y)
-      if (std::optional<int64_t> c = asConstant(op.getOperand(1)))
-        if (std::optional<Integer> r = bitOperation(op, *x, *c))
-          return setInteger(result, *r);
+    if (isa<arith::AndIOp>(op) && y && asConstant(op.getOperand(0)))
+      if (std::optional<Integer> r = bitOperation(op, *y, *asConstant(op.getOperand(0))))
+        return setInteger(result, *r);
+    if (isa<arith::ShLIOp, arith::ShRSIOp, arith::AndIOp>(op) && x && asConstant(op.getOperand(1)))
+      if (std::optional<Integer> r = bitOperation(op, *x, *asConstant(op.getOperand(1))))
+        return setInteger(result, *r);
     if (auto selectOp = dyn_cast<arith::SelectOp>(op)) {
       std::optional<Integer> t = getInteger(selectOp.getTrueValue()),
                              f = getInteger(selectOp.getFalseValue());
       if (t && f)
         return setInteger(result, choose(getBoolean(selectOp.getCondition()), *t, *f));
     }
-    if (auto load = dyn_cast<attn::LoadOp>(op))
-      if (std::optional<Integer> r = summarise(load))
-        return setInteger(result, *r);
-    setInteger(result, unknownInteger(result.getType()));
+    if (auto load = dyn_cast<attn::LoadOp>(op); load && result.getType().isInteger(32))
+      if (std::optional<Summary> s = summarise(load)) {
+        OpBuilder &b = at(s->usesKv);
+        Value lo = arith::ExtSIOp::create(b, loc(), b.getI64Type(), s->least);
+        Value hi = arith::ExtSIOp::create(b, loc(), b.getI64Type(), s->most);
+        return setInteger(result, {0, 0, lo, hi, {kMinI32, kMaxI32}, s->usesKv});
+      }
   }
 
   static StaticRange productRange(const StaticRange &x, const StaticRange &y) {
@@ -411,31 +435,38 @@ private:
     return StaticRange::make(*std::min_element(p, p + 4), *std::max_element(p, p + 4));
   }
 
-  Integer multiply(Integer x, Integer y) {
+  static std::optional<int64_t> asConstant(const Integer &x) {
+    return x.isPlain() && x.isPoint() ? asConstant(x.lo) : std::nullopt;
+  }
+
+  std::optional<Integer> multiply(Integer x, Integer y) {
     StaticRange range = productRange(x.range, y.range);
-    if (x.isPlain() && asConstant(x.lo) && asConstant(x.lo) == asConstant(x.hi))
+    if (asConstant(x))
       std::swap(x, y);
-    if (y.isPlain() && asConstant(y.lo) && asConstant(y.lo) == asConstant(y.hi)) {
+    if (std::optional<int64_t> c = asConstant(y)) {
       // A constant factor keeps the linear part, as long as the coefficients stay small.
-      int64_t c = *asConstant(y.lo);
       constexpr int64_t limit = int64_t(1) << 20;
-      if (std::abs(c) < limit && std::abs(x.cq * c) < limit && std::abs(x.ck * c) < limit) {
+      if (std::abs(*c) < limit && std::abs(x.cq * *c) < limit && std::abs(x.ck * *c) < limit) {
         OpBuilder &b = at(x.usesKv);
-        Value k = constant(c);
-        return {x.cq * c, x.ck * c, mul(b, k, c >= 0 ? x.lo : x.hi),
-                mul(b, k, c >= 0 ? x.hi : x.lo), range, x.usesKv};
+        Value lo = mul(b, *c >= 0 ? x.lo : x.hi, y.lo);
+        Value hi = x.isPoint() ? lo : mul(b, *c >= 0 ? x.hi : x.lo, y.lo);
+        return Integer{x.cq * *c, x.ck * *c, lo, hi, range, x.usesKv};
       }
     }
+    if (!x.range.fitsI32() || !y.range.fitsI32())
+      return std::nullopt;
     x = plain(x);
     y = plain(y);
-    if (!x.range.fitsI32() || !y.range.fitsI32())
-      return {0, 0, constant(-kInfinity), constant(kInfinity), {-kInfinity, kInfinity}, false};
     bool usesKv = x.usesKv || y.usesKv;
     OpBuilder &b = at(usesKv);
     Value p0 = mul(b, x.lo, y.lo), p1 = mul(b, x.lo, y.hi), p2 = mul(b, x.hi, y.lo),
           p3 = mul(b, x.hi, y.hi);
-    return {0, 0, min(b, min(b, p0, p1), min(b, p2, p3)), max(b, max(b, p0, p1), max(b, p2, p3)),
-            range, usesKv};
+    return Integer{0,
+                   0,
+                   min(b, min(b, p0, p1), min(b, p2, p3)),
+                   max(b, max(b, p0, p1), max(b, p2, p3)),
+                   range,
+                   usesKv};
   }
 
   Integer extremum(Integer x, Integer y, bool isMin) {
@@ -447,10 +478,11 @@ private:
     OpBuilder &b = at(usesKv);
     auto pick = [&](Value u, Value v) { return isMin ? min(b, u, v) : max(b, u, v); };
     auto pickStatic = [&](int64_t u, int64_t v) { return isMin ? std::min(u, v) : std::max(u, v); };
+    Value lo = pick(x.lo, y.lo);
     return {x.cq,
             x.ck,
-            pick(x.lo, y.lo),
-            pick(x.hi, y.hi),
+            lo,
+            x.isPoint() && y.isPoint() ? lo : pick(x.hi, y.hi),
             {pickStatic(x.range.lo, y.range.lo), pickStatic(x.range.hi, y.range.hi)},
             usesKv};
   }
@@ -473,26 +505,32 @@ private:
             usesKv};
   }
 
-  /// Division by something that is one positive number over the whole box; anything where it is not.
+  /// Division by something that is one positive number over the whole box; anything where it is
+  /// not.
   Integer divide(Integer x, const Integer &y) {
     x = plain(x);
-    StaticRange wide = StaticRange::make(-std::max(std::abs(x.range.lo), std::abs(x.range.hi)),
-                                         std::max(std::abs(x.range.lo), std::abs(x.range.hi)));
-    Value divisor = y.isPlain() && y.lo == y.hi ? y.lo : Value();
+    StaticRange wide = {-x.range.magnitude(), x.range.magnitude()};
+    Value divisor = y.isPlain() && y.isPoint() ? y.lo : Value();
     if (!divisor)
       return {0, 0, constant(wide.lo), constant(wide.hi), wide, false};
+    if (std::optional<int64_t> c = asConstant(divisor); c && *c > 0)
+      wide = {std::min<int64_t>(x.range.lo, 0), std::max<int64_t>(x.range.hi, 0)};
     OpBuilder &b = at(x.usesKv);
     Value isPositive = compare(outer, arith::CmpIPredicate::sgt, divisor, constant(0));
     Value safe = select(outer, isPositive, divisor, constant(1));
-    return {0, 0, select(b, isPositive, floorDiv(b, x.lo, safe), constant(wide.lo)),
-            select(b, isPositive, floorDiv(b, x.hi, safe), constant(wide.hi)), wide, x.usesKv};
+    return {0,
+            0,
+            select(b, isPositive, floorDiv(b, x.lo, safe), constant(wide.lo)),
+            select(b, isPositive, floorDiv(b, x.hi, safe), constant(wide.hi)),
+            wide,
+            x.usesKv};
   }
 
   Integer modulo(Integer x, const Integer &y) {
     x = plain(x);
-    StaticRange wide = StaticRange::make(-std::max(std::abs(y.range.lo), std::abs(y.range.hi)),
-                                         std::max(std::abs(y.range.lo), std::abs(y.range.hi)));
-    Value divisor = y.isPlain() && y.lo == y.hi ? y.lo : Value();
+    // The sign of the divisor, and nearer to zero.
+    StaticRange wide = {std::min<int64_t>(y.range.lo + 1, 0), std::max<int64_t>(y.range.hi - 1, 0)};
+    Value divisor = y.isPlain() && y.isPoint() ? y.lo : Value();
     if (!divisor)
       return {0, 0, constant(wide.lo), constant(wide.hi), wide, false};
     if (std::optional<int64_t> c = asConstant(divisor); c && *c > 0)
@@ -501,207 +539,373 @@ private:
     Value isPositive = compare(outer, arith::CmpIPredicate::sgt, divisor, constant(0));
     Value safe = select(outer, isPositive, divisor, constant(1));
     Value first = floorDiv(b, x.lo, safe), last = floorDiv(b, x.hi, safe);
-    Value isOnePeriod =
-        land(b, isPositive, compare(b, arith::CmpIPredicate::eq, first, last));
+    Value isOnePeriod = land(b, isPositive, compare(b, arith::CmpIPredicate::eq, first, last));
     Value base = mul(b, first, safe);
     Value most = select(outer, isPositive, sub(outer, safe, constant(1)), constant(wide.hi));
     Value least = select(outer, isPositive, constant(0), constant(wide.lo));
-    return {0, 0, select(b, isOnePeriod, sub(b, x.lo, base), least),
-            select(b, isOnePeriod, sub(b, x.hi, base), most), wide, x.usesKv};
+    return {0,
+            0,
+            select(b, isOnePeriod, sub(b, x.lo, base), least),
+            select(b, isOnePeriod, sub(b, x.hi, base), most),
+            wide,
+            x.usesKv};
   }
 
   /// Shifts by a constant, and masks of low bits, are products, quotients and remainders.
   std::optional<Integer> bitOperation(Operation &op, const Integer &x, int64_t c) {
-    auto power = [&](int64_t n) {
-      Value v = constant(n);
-      return Integer{0, 0, v, v, {n, n}, false};
-    };
     if (isa<arith::ShLIOp>(op) && c >= 0 && c < 31)
-      return multiply(x, power(int64_t(1) << c));
+      return multiply(x, point(int64_t(1) << c));
     if (isa<arith::ShRSIOp>(op) && c >= 0 && c < 31)
-      return divide(x, power(int64_t(1) << c));
+      return divide(x, point(int64_t(1) << c));
     if (isa<arith::AndIOp>(op) && c >= 0 && c < kMaxI32) {
       if ((c & (c + 1)) == 0)
-        return modulo(x, power(c + 1));
+        return modulo(x, point(c + 1));
       return Integer{0, 0, constant(0), constant(c), {0, c}, false};
     }
     return std::nullopt;
   }
 
-  /// A tensor read at uniform indices but for one, which is q or kv plus something uniform: the least and the largest
-  /// element over the box, found by reading them.
-  std::optional<Integer> summarise(attn::LoadOp load) {
-    if (!load.getResult().getType().isInteger(32))
+  //===-- Summaries of tensors --------------------------------------------===//
+
+  /// The least and the largest element that a load reads over the box, of the type it yields; of
+  /// booleans: all, any.
+  struct Summary {
+    Value least, most;
+    bool usesKv;
+  };
+
+  /// An index of a load that is not the same over the whole box.
+  struct Axis {
+    unsigned position;
+    Type type;
+    Bounds range;
+  };
+
+  /// Finds both by reading: every place between the bounds of each index, unless these are more
+  /// places than the box has rows and columns (where q is used alone: rows), in which case nothing
+  /// is known.
+  std::optional<Summary> summarise(attn::LoadOp load) {
+    Type type = load.getResult().getType();
+    Value tensor = uniformOf(load.getTensor());
+    if (!tensor || !(type.isInteger(32) || type.isInteger(1)))
       return std::nullopt;
-    std::optional<unsigned> moving;
+    SmallVector<Value> indices; // null where they move over the box
+    SmallVector<Axis> axes;
+    bool usesKv = false, isLine = true;
     for (auto [position, index] : llvm::enumerate(load.getIndices())) {
-      if (uniformOf(index))
+      indices.push_back(uniformOf(index));
+      if (indices.back())
         continue;
-      if (moving || !index.getType().isInteger(32))
+      std::optional<Integer> place = getInteger(index);
+      // A constant interval is what is left when nothing is known.
+      if (!place || axes.size() == 2 ||
+          (place->isPlain() && asConstant(place->lo) && asConstant(place->hi)))
         return std::nullopt;
-      moving = position;
+      usesKv |= place->dependsOnKv();
+      isLine &= place->isPoint() && std::abs(place->cq) + std::abs(place->ck) == 1;
+      axes.push_back({unsigned(position), index.getType(), bounds(*place)});
     }
-    Integer place = *getInteger(load.getIndices()[*moving]);
-    bool readsQ = place.cq == 1 && place.ck == 0, readsKv = place.cq == 0 && place.ck == 1;
-    if ((!readsQ && !readsKv) || place.lo != place.hi || place.usesKv)
+    if (usesKv && !readKeys)
       return std::nullopt;
 
-    OpBuilder &b = at(readsKv);
-    Bounds range = bounds(place);
-    Value first = arith::IndexCastOp::create(b, loc(), b.getIndexType(), range.lo);
-    Value last = arith::IndexCastOp::create(b, loc(), b.getIndexType(), range.hi);
+    OpBuilder &b = at(usesKv);
+    Value fits;
+    if (!isLine || axes.size() == 2) {
+      Value one = constant(1);
+      auto sizeOf = [&](const Bounds &r) {
+        return add(b, max(b, min(b, sub(b, r.hi, r.lo), constant(int64_t(1) << 30)), constant(0)),
+                   one);
+      };
+      Value size = sizeOf(axes[0].range);
+      if (axes.size() == 2)
+        size = mul(b, size, sizeOf(axes[1].range));
+      Value limit = usesKv ? add(b, sizeOf(q), sizeOf(kv)) : sizeOf(q);
+      fits = compare(b, arith::CmpIPredicate::sle, size, limit);
+      axes[0].range.hi = select(b, fits, axes[0].range.hi, sub(b, axes[0].range.lo, one));
+    }
+
+    Value extremes[] = {limitOf(b, type, /*largest=*/true), limitOf(b, type, /*largest=*/false)};
+    auto [least, most] = emitReads(b, tensor, type, indices, axes, extremes[0], extremes[1]);
+    if (fits) {
+      least = select(b, fits, least, extremes[1]);
+      most = select(b, fits, most, extremes[0]);
+    }
+    return Summary{least, most, usesKv};
+  }
+
+  /// The largest or the least number of a type; true and false, where booleans are ordered like
+  /// that.
+  Value limitOf(OpBuilder &b, Type type, bool largest) {
+    int64_t value = type.isInteger(1) ? largest : largest ? kMaxI32 : kMinI32;
+    return arith::ConstantIntOp::create(b, loc(), type, value);
+  }
+
+  /// Loops over `axes`, whose indices are still null in `indices`, and folds what is read into
+  /// `least` and `most`.
+  std::pair<Value, Value> emitReads(OpBuilder &b, Value tensor, Type type, ArrayRef<Value> indices,
+                                    ArrayRef<Axis> axes, Value least, Value most) {
+    if (axes.empty()) {
+      Value element = attn::LoadOp::create(b, loc(), tensor, indices);
+      if (type.isInteger(1))
+        return {land(b, least, element), lor(b, most, element)};
+      return {min(b, least, element), max(b, most, element)};
+    }
+    auto toIndex = [&](Value v) {
+      return arith::IndexCastOp::create(b, loc(), b.getIndexType(), v).getResult();
+    };
     Value one = arith::ConstantIndexOp::create(b, loc(), 1);
-    Value end = arith::AddIOp::create(b, loc(), last, one);
-    Value least = arith::ConstantIntOp::create(b, loc(), b.getI32Type(), kMaxI32);
-    Value most = arith::ConstantIntOp::create(b, loc(), b.getI32Type(), kMinI32);
+    Value first = toIndex(axes[0].range.lo);
+    Value end = arith::AddIOp::create(b, loc(), toIndex(axes[0].range.hi), one);
     auto loop = scf::ForOp::create(
         b, loc(), first, end, one, ValueRange{least, most},
         [&](OpBuilder &body, Location l, Value iv, ValueRange carried) {
-          SmallVector<Value> indices;
-          for (auto [position, index] : llvm::enumerate(load.getIndices()))
-            indices.push_back(position == *moving ? arith::IndexCastOp::create(
-                                                        body, l, body.getI32Type(), iv)
-                                                        .getResult()
-                                                  : uniformOf(index));
-          Value element = attn::LoadOp::create(body, l, uniformOf(load.getTensor()), indices);
-          scf::YieldOp::create(
-              body, l,
-              ValueRange{arith::MinSIOp::create(body, l, carried[0], element),
-                         arith::MaxSIOp::create(body, l, carried[1], element)});
+          SmallVector<Value> inside(indices);
+          inside[axes[0].position] = arith::IndexCastOp::create(body, l, axes[0].type, iv);
+          auto [u, v] =
+              emitReads(body, tensor, type, inside, axes.drop_front(), carried[0], carried[1]);
+          scf::YieldOp::create(body, l, ValueRange{u, v});
         });
-    Value lo = arith::ExtSIOp::create(b, loc(), b.getI64Type(), loop.getResult(0));
-    Value hi = arith::ExtSIOp::create(b, loc(), b.getI64Type(), loop.getResult(1));
-    return Integer{0, 0, lo, hi, {kMinI32, kMaxI32}, readsKv};
+    return {loop.getResult(0), loop.getResult(1)};
   }
 
   //===-- Closed form -----------------------------------------------------===//
 
-  /// The hull of { kv : `v` (or its negation) may hold for some q of the box }.
-  std::pair<Value, Value> hull(Value v, bool negated) {
-    Value everywhereLo = constant(-kInfinity), everywhereHi = constant(kInfinity);
+  /// The hull of { kv : `v` (or its negation) may hold for some q of the box }. All keys where the
+  /// form is not known or the mask is large.
+  Bounds hull(Value v, bool negated) {
+    if (hullBudget == 0)
+      return {};
+    --hullBudget;
     if (Operation *op = v.getDefiningOp(); op && !uniformOf(v)) {
       if (isa<arith::AndIOp, arith::OrIOp>(op)) {
-        auto [lo0, hi0] = hull(op->getOperand(0), negated);
-        auto [lo1, hi1] = hull(op->getOperand(1), negated);
-        if (isa<arith::AndIOp>(op) != negated)
-          return {max(inner, lo0, lo1), min(inner, hi0, hi1)};
-        return unite({lo0, hi0}, {lo1, hi1});
+        Bounds x = hull(op->getOperand(0), negated), y = hull(op->getOperand(1), negated);
+        return isa<arith::AndIOp>(op) != negated ? intersect(x, y) : unite(x, y);
       }
-      if (auto x = dyn_cast<arith::XOrIOp>(op))
-        if (std::optional<int64_t> c = asConstant(x.getRhs()))
-          return hull(x.getLhs(), negated != (*c != 0));
+      if (isa<arith::XOrIOp>(op))
+        for (unsigned i : {0, 1})
+          if (std::optional<int64_t> c = asConstant(op->getOperand(i)))
+            return hull(op->getOperand(1 - i), negated != (*c != 0));
+      if (auto x = dyn_cast<arith::SelectOp>(op))
+        return unite(intersect(hull(x.getCondition(), false), hull(x.getTrueValue(), negated)),
+                     intersect(hull(x.getCondition(), true), hull(x.getFalseValue(), negated)));
       if (auto x = dyn_cast<arith::CmpIOp>(op); x && !x.getLhs().getType().isInteger(1))
-        if (std::optional<Integer> d = difference(x); d && d->ck != 0 && !d->usesKv)
-          return halfLine(negated ? arith::invertPredicate(x.getPredicate()) : x.getPredicate(), *d);
+        if (std::optional<Bounds> keys = compareHull(x, negated))
+          return *keys;
     }
-    // Nothing linear in kv: all keys, or none where the whole box is known.
+    // Nothing is known of single keys: all, or none where the whole box is known.
     Boolean b = getBoolean(v);
     Value empty = negated ? b.always : b.never;
-    return {select(inner, empty, everywhereHi, everywhereLo),
-            select(inner, empty, everywhereLo, everywhereHi)};
+    if (asConstant(empty) == 0)
+      return {};
+    return {select(inner, empty, constant(kInfinity), constant(-kInfinity)),
+            select(inner, empty, constant(-kInfinity), constant(kInfinity))};
   }
 
-  /// The hull of two hulls, either of which may be empty.
-  std::pair<Value, Value> unite(std::pair<Value, Value> x, std::pair<Value, Value> y) {
-    auto isEmpty = [&](std::pair<Value, Value> s) {
-      return compare(inner, arith::CmpIPredicate::sgt, s.first, s.second);
+  Bounds intersect(const Bounds &x, const Bounds &y) {
+    return {!x.lo   ? y.lo
+            : !y.lo ? x.lo
+                    : max(inner, x.lo, y.lo),
+            !x.hi   ? y.hi
+            : !y.hi ? x.hi
+                    : min(inner, x.hi, y.hi)};
+  }
+
+  Bounds unite(const Bounds &x, const Bounds &y) {
+    auto isEmpty = [&](const Bounds &s) {
+      return s.lo && s.hi ? compare(inner, arith::CmpIPredicate::sgt, s.lo, s.hi)
+                          : constantBool(false);
     };
     Value xEmpty = isEmpty(x), yEmpty = isEmpty(y);
-    Value lo = min(inner, x.first, y.first), hi = max(inner, x.second, y.second);
-    lo = select(inner, xEmpty, y.first, select(inner, yEmpty, x.first, lo));
-    hi = select(inner, xEmpty, y.second, select(inner, yEmpty, x.second, hi));
-    return {lo, hi};
+    auto join = [&](Value u, Value v, bool isLower) -> Value {
+      if (!u || !v)
+        return {};
+      Value both = isLower ? min(inner, u, v) : max(inner, u, v);
+      return select(inner, xEmpty, v, select(inner, yEmpty, u, both));
+    };
+    return {join(x.lo, y.lo, true), join(x.hi, y.hi, false)};
   }
 
-  /// { kv : ck * kv + p `predicate` 0 for some p }, where p is cq * q + [lo, hi] over the box.
-  std::pair<Value, Value> halfLine(arith::CmpIPredicate predicate, Integer d) {
+  /// The hull of the keys for which a comparison may hold; none where its sides have no form that
+  /// can be solved for kv.
+  std::optional<Bounds> compareHull(arith::CmpIOp op, bool negated) {
     using P = arith::CmpIPredicate;
-    int64_t ck = d.ck;
-    d.ck = 0;
-    Bounds p = bounds(d);
-    Value lo = constant(-kInfinity), hi = constant(kInfinity);
-    // ck * kv <= -(p + strict), for the smallest p.
-    auto atMost = [&](int64_t strict) {
-      Value limit = sub(inner, constant(-strict), p.lo);
-      if (ck > 0)
-        hi = floorDiv(inner, limit, constant(ck));
-      else
-        lo = negatedFloorDiv(limit, -ck);
-    };
-    // ck * kv >= -p + strict, for the largest p.
-    auto atLeast = [&](int64_t strict) {
-      Value limit = sub(inner, constant(strict), p.hi);
-      if (ck > 0)
-        lo = ceilDiv(limit, ck);
-      else
-        hi = floorDiv(inner, sub(inner, constant(0), limit), constant(-ck));
-    };
-    switch (predicate) {
+    std::optional<Integer> x = getInteger(op.getLhs()), y = getInteger(op.getRhs());
+    if (!x || !y)
+      return std::nullopt;
+    Bounds difference; // of lhs - rhs
+    switch (negated ? arith::invertPredicate(op.getPredicate()) : op.getPredicate()) {
     case P::slt:
-      atMost(1);
+      difference = {Value(), constant(-1)};
       break;
     case P::sle:
-      atMost(0);
+      difference = {Value(), constant(0)};
       break;
     case P::sgt:
-      atLeast(1);
+      difference = {constant(1), Value()};
       break;
     case P::sge:
-      atLeast(0);
+      difference = {constant(0), Value()};
       break;
     case P::eq:
-      atMost(0);
-      atLeast(0);
+      difference = {constant(0), constant(0)};
       break;
     default:
-      break;
+      return std::nullopt;
     }
-    return {lo, hi};
+    Integer d = subtract(*x, *y);
+    if (d.ck != 0)
+      return linearHull(d, difference);
+    if (x->dependsOnKv() && !y->dependsOnKv())
+      return hull(op.getLhs(), plus(difference, bounds(*y)));
+    if (y->dependsOnKv() && !x->dependsOnKv())
+      return hull(op.getRhs(), minus(bounds(*x), difference));
+    return std::nullopt;
   }
 
-  /// ceil(x / c) for c > 0.
-  Value ceilDiv(Value x, int64_t c) {
-    return sub(inner, constant(0), floorDiv(inner, sub(inner, constant(0), x), constant(c)));
+  /// { u + v } and { u - v } for all u and v of two sets.
+  Bounds plus(const Bounds &u, const Bounds &v) {
+    return {u.lo && v.lo ? add(inner, u.lo, v.lo) : Value(),
+            u.hi && v.hi ? add(inner, u.hi, v.hi) : Value()};
   }
-  /// ceil(-x / c): the least kv with -c * kv <= x.
-  Value negatedFloorDiv(Value x, int64_t c) {
-    return sub(inner, constant(0), floorDiv(inner, x, constant(c)));
+  Bounds minus(const Bounds &u, const Bounds &v) {
+    return {u.lo && v.hi ? sub(inner, u.lo, v.hi) : Value(),
+            u.hi && v.lo ? sub(inner, u.hi, v.lo) : Value()};
+  }
+
+  /// { kv : ck * kv + p in `range` for some p }, where p is cq * q + [lo, hi] over the box.
+  Bounds linearHull(Integer d, const Bounds &range) {
+    int64_t ck = d.ck;
+    d.ck = 0;
+    return quotients(minus(range, bounds(d)), ck);
+  }
+
+  /// { x : c * x in `range` }.
+  Bounds quotients(Bounds range, int64_t c) {
+    if (c < 0) {
+      Value zero = constant(0);
+      range = {range.hi ? sub(inner, zero, range.hi) : Value(),
+               range.lo ? sub(inner, zero, range.lo) : Value()};
+      c = -c;
+    }
+    Value k = constant(c);
+    // ceil(lo / c) is floor((lo + c - 1) / c).
+    return {range.lo ? floorDiv(inner, add(inner, range.lo, constant(c - 1)), k) : Value(),
+            range.hi ? floorDiv(inner, range.hi, k) : Value()};
+  }
+
+  /// The hull of { kv : `e` may be in `range` for some q of the box }.
+  Bounds hull(Value e, const Bounds &range) {
+    std::optional<Integer> d = getInteger(e);
+    Operation *op = e.getDefiningOp();
+    if (hullBudget == 0 || !d || !d->dependsOnKv())
+      return {};
+    --hullBudget;
+    if (d->ck != 0)
+      return linearHull(*d, range);
+    if (isa<arith::ExtSIOp, arith::TruncIOp>(op))
+      return hull(op->getOperand(0), range);
+    if (auto select = dyn_cast<arith::SelectOp>(op))
+      return unite(
+          intersect(hull(select.getCondition(), false), hull(select.getTrueValue(), range)),
+          intersect(hull(select.getCondition(), true), hull(select.getFalseValue(), range)));
+    if (op->getNumOperands() != 2)
+      return {};
+    Value lhs = op->getOperand(0), rhs = op->getOperand(1);
+    std::optional<Integer> x = getInteger(lhs), y = getInteger(rhs);
+    if (!x || !y)
+      return {};
+    // The smaller and the larger are one of the two, and bound both.
+    if (isa<arith::MinSIOp, arith::MaxSIOp>(op)) {
+      Bounds half = isa<arith::MinSIOp>(op) ? Bounds{range.lo, Value()} : Bounds{Value(), range.hi};
+      Bounds either = unite(hull(lhs, range), hull(rhs, range));
+      return intersect(either, intersect(hull(lhs, half), hull(rhs, half)));
+    }
+    if (isa<arith::AddIOp>(op))
+      return x->dependsOnKv() ? hull(lhs, minus(range, bounds(*y)))
+                              : hull(rhs, minus(range, bounds(*x)));
+    if (isa<arith::SubIOp>(op))
+      return x->dependsOnKv() ? hull(lhs, plus(range, bounds(*y)))
+                              : hull(rhs, minus(bounds(*x), range));
+    if (isa<arith::MulIOp>(op)) {
+      std::optional<int64_t> cx = asConstant(*x), cy = asConstant(*y);
+      if (cx || cy)
+        if (int64_t c = cx ? *cx : *cy)
+          return hull(cx ? rhs : lhs, quotients(range, c));
+    }
+    if (isa<attn::FloorDivOp>(op) && y->isPlain() && y->isPoint() && d->range.fitsI32() &&
+        y->range.fitsI32())
+      return hullOfDividend(lhs, range, y->lo);
+    if (isa<arith::ShRSIOp>(op) && d->range.fitsI32())
+      if (std::optional<int64_t> c = asConstant(rhs); c && *c < 31)
+        return hullOfDividend(lhs, range, constant(int64_t(1) << *c));
+    return {};
+  }
+
+  /// The hull of { kv : `e` // divisor may be in `range` }, where the quotient is an i32.
+  Bounds hullOfDividend(Value e, Bounds range, Value divisor) {
+    Value isPositive = compare(outer, arith::CmpIPredicate::sgt, divisor, constant(0));
+    Value safe = select(outer, isPositive, divisor, constant(1));
+    // Not a number that overflows times the divisor.
+    auto clamp = [&](Value v) {
+      return max(inner, min(inner, v, constant(kMaxI32 + 1)), constant(kMinI32 - 1));
+    };
+    Bounds dividends;
+    if (range.lo)
+      dividends.lo = mul(inner, clamp(range.lo), safe);
+    if (range.hi)
+      dividends.hi = add(inner, mul(inner, clamp(range.hi), safe), sub(outer, safe, constant(1)));
+    Bounds keys = hull(e, dividends);
+    if (keys.lo)
+      keys.lo = select(inner, isPositive, keys.lo, constant(-kInfinity));
+    if (keys.hi)
+      keys.hi = select(inner, isPositive, keys.hi, constant(kInfinity));
+    return keys;
   }
 
   OpBuilder &outer, &inner;
   attn::MaskOp mask;
   const IRMapping &mapping;
+  bool readKeys;
   Bounds q, kv;
   Value wraps;
+  /// How many more values the closed form looks at.
+  unsigned hullBudget = 256;
   llvm::DenseMap<Value, Abstract> values;
+  llvm::DenseMap<int64_t, Value> constants;
+  Value booleans[2];
 };
 
 } // namespace
 
 Value heed::emitBlockClass(OpBuilder &outer, OpBuilder &inner, attn::MaskOp mask,
                            const IRMapping &mapping, const TileBox &box) {
-  Boolean all = Evaluator(outer, inner, mask, mapping, box).result();
+  Boolean all = Evaluator(outer, inner, mask, mapping, box, /*readKeys=*/true).result();
   auto constant = [&](tile::BlockClass c) -> Value {
     return arith::ConstantIntOp::create(inner, mask.getLoc(), inner.getI32Type(),
                                         static_cast<int64_t>(c));
   };
-  Value notFull = arith::SelectOp::create(inner, mask.getLoc(), all.never,
-                                          constant(tile::BlockClass::Skipped),
-                                          constant(tile::BlockClass::Partial));
-  return arith::SelectOp::create(inner, mask.getLoc(), all.always,
-                                 constant(tile::BlockClass::Full), notFull);
+  Value notFull =
+      arith::SelectOp::create(inner, mask.getLoc(), all.never, constant(tile::BlockClass::Skipped),
+                              constant(tile::BlockClass::Partial));
+  return arith::SelectOp::create(inner, mask.getLoc(), all.always, constant(tile::BlockClass::Full),
+                                 notFull);
 }
 
 KvBounds heed::emitKvBounds(OpBuilder &builder, attn::MaskOp mask, const IRMapping &mapping,
                             const TileBox &box) {
   Location loc = mask.getLoc();
-  auto [first, last] = Evaluator(builder, builder, mask, mapping, box).hull();
+  Bounds keys = Evaluator(builder, builder, mask, mapping, box, /*readKeys=*/false).hull();
   Type index = builder.getIndexType();
-  Value lower = arith::IndexCastOp::create(builder, loc, index, first);
-  Value upper = arith::IndexCastOp::create(builder, loc, index, last);
   Value one = arith::ConstantIndexOp::create(builder, loc, 1);
-  upper = arith::AddIOp::create(builder, loc, upper, one);
-  Value end = arith::AddIOp::create(builder, loc, box.lastKv, one);
-  return {arith::MaxSIOp::create(builder, loc, lower, box.firstKv),
-          arith::MinSIOp::create(builder, loc, upper, end)};
+  KvBounds result{box.firstKv, arith::AddIOp::create(builder, loc, box.lastKv, one)};
+  if (keys.lo) {
+    Value lower = arith::IndexCastOp::create(builder, loc, index, keys.lo);
+    result.lower = arith::MaxSIOp::create(builder, loc, lower, result.lower);
+  }
+  if (keys.hi) {
+    Value last = arith::IndexCastOp::create(builder, loc, index, keys.hi);
+    Value upper = arith::AddIOp::create(builder, loc, last, one);
+    result.upper = arith::MinSIOp::create(builder, loc, upper, result.upper);
+  }
+  return result;
 }

@@ -24,6 +24,7 @@ void heed::registerAllDialects(mlir::DialectRegistry &registry) {
   registry.insert<attn::AttnDialect, tile::TileDialect, mlir::arith::ArithDialect,
                   mlir::func::FuncDialect, mlir::LLVM::LLVMDialect, mlir::math::MathDialect,
                   mlir::scf::SCFDialect, mlir::vector::VectorDialect>();
+  registerCPUInterfaces(registry); // without them convert-to-llvm does nothing
 }
 
 void heed::registerAllPasses() {

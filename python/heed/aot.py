@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import operator
 import os
 import pathlib
 from typing import Any
@@ -120,6 +121,8 @@ def from_bf16(x: np.ndarray) -> np.ndarray:
 
 
 def _describe(array: np.ndarray, dtype: str) -> _Tensor:
+    if not isinstance(array, np.ndarray):
+        raise HeedError(f"expected an array of {dtype}, found {type(array).__name__}")
     expected = np.dtype(_NUMPY_DTYPES[dtype])
     if array.dtype != expected:
         raise HeedError(f"expected an array of {expected} for {dtype}, found {array.dtype}")
@@ -130,6 +133,18 @@ def _describe(array: np.ndarray, dtype: str) -> _Tensor:
         tensor.shape[i] = array.shape[i]
         tensor.strides[i] = array.strides[i] // array.itemsize
     return tensor
+
+
+def _scalar(value: Any, dtype: str) -> _Value:
+    try:
+        if dtype in ("f16", "bf16", "f32"):
+            return _Value(f=float(value))
+        number = operator.index(value)
+    except (TypeError, ValueError):
+        raise HeedError(f"expected a number for {dtype}, found {value!r}") from None
+    if not -(1 << 63) <= number < 1 << 63:
+        raise HeedError(f"expected a number that fits {dtype}, found {number}")
+    return _Value(i=number)
 
 
 class Kernel:
@@ -172,7 +187,10 @@ class Kernel:
             except HeedError as error:
                 raise HeedError(f"argument '{name}': {error}") from None
         if lse is not None:
-            call.lse = _describe(lse, "f32")
+            try:
+                call.lse = _describe(lse, "f32")
+            except HeedError as error:
+                raise HeedError(f"argument 'lse': {error}") from None
         call.scale = math.nan if scale is None else scale
         call.num_threads = threads
         unknown = set(params) - set(self.param_names)
@@ -187,17 +205,16 @@ class Kernel:
                 if not param.has_default:
                     raise HeedError(f"kernel '{self.name}': parameter '{name}' is missing")
                 values[i] = param.default_value
-            elif param.rank >= 0:
-                try:
-                    tensor = _describe(params[name], dtype)
-                except HeedError as error:
-                    raise HeedError(f"argument '{name}': {error}") from None
-                keep.append(tensor)
-                values[i].tensor = ctypes.pointer(tensor)
-            elif dtype in ("f16", "bf16", "f32"):
-                values[i].f = params[name]
-            else:
-                values[i].i = params[name]
+                continue
+            try:
+                if param.rank < 0:
+                    values[i] = _scalar(params[name], dtype)
+                    continue
+                tensor = _describe(params[name], dtype)
+            except HeedError as error:
+                raise HeedError(f"argument '{name}': {error}") from None
+            keep.append(tensor)
+            values[i].tensor = ctypes.pointer(tensor)
         call.params = values
         runtime = _Runtime.get()
         if runtime.lib.heed_run(ctypes.byref(self._kernel), ctypes.byref(call)) != 0:

@@ -104,3 +104,15 @@ def classes(program: str | os.PathLike[str], extents: Mapping[str, int], *, bloc
         request.send(program, variant, defines)
         shape = (-(-extents["Sq"] // block_q), -(-extents["Skv"] // block_kv))
         return np.fromfile(request.path("classes"), np.int8).reshape(shape)
+
+
+def pairs(program: str | os.PathLike[str], extents: Mapping[str, int], *, b: int = 0, h: int = 0,
+          params: Mapping[str, Any] = {}, variant: str | None = None, defines: Sequence[str] = ()) -> np.ndarray:
+    """For each query, how many keys it attends to."""
+    with tempfile.TemporaryDirectory(prefix="heed-oracle-") as directory:
+        request = _Request(directory)
+        request.content["extents"] = dict(extents)
+        request.params(params)
+        request.content["pairs"] = {"b": b, "h": h, "output": request.path("pairs")}
+        request.send(program, variant, defines)
+        return np.fromfile(request.path("pairs"), np.int64)

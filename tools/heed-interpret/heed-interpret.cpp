@@ -16,11 +16,13 @@
 //     "scale": 0.125,                   (optional: 1/sqrt(D))
 //     "params": {"slope": {"path": ...}, "window": 128},     (defaults may be left out)
 //     "rows": {"at": [[b, h, q], ...], "output": "o.bin", "lse": "l.bin"},
-//     "classes": {"b": 0, "h": 0, "block_q": 64, "block_kv": 128, "output": "c.bin"} }
+//     "classes": {"b": 0, "h": 0, "block_q": 64, "block_kv": 128, "output": "c.bin"},
+//     "pairs": {"b": 0, "h": 0, "output": "p.bin"} }
 //
-// "rows" and "classes" may be left out. Rows are written as float64, rows x Dv and rows; classes as
-// int8, blocks of queries x blocks of keys: 0 skipped, 1 partial, 2 full. Where only classes are
-// wanted, "extents": {"B": 1, "Hq": 8, ...} may stand for query, key and value.
+// "rows", "classes" and "pairs" may be left out. Rows are written as float64, rows x Dv and rows;
+// classes as int8, blocks of queries x blocks of keys: 0 skipped, 1 partial, 2 full; pairs as int64,
+// for each query how many keys it attends to. Where no rows are wanted, "extents": {"B": 1, "Hq": 8,
+// ...} may stand for query, key and value.
 //
 //===----------------------------------------------------------------------===//
 
@@ -267,6 +269,26 @@ llvm::Error writeClasses(attn::VariantOp variant, ArrayRef<HostValue> captures,
 }
 
 //===----------------------------------------------------------------------===//
+// Pairs
+//===----------------------------------------------------------------------===//
+
+llvm::Error writePairs(attn::VariantOp variant, ArrayRef<HostValue> captures,
+                       const Extents &extents, const json::Object &section) {
+  llvm::Expected<std::string> path = pathIn(section, "output");
+  if (!path)
+    return path.takeError();
+  FailureOr<StageEvaluator> stages = StageEvaluator::create(variant, captures, extents);
+  if (failed(stages))
+    return makeError("the variant cannot be interpreted");
+  int64_t b = section.getInteger("b").value_or(0), h = section.getInteger("h").value_or(0);
+  std::vector<int64_t> pairs(extents.Sq);
+  for (int64_t q = 0; q < extents.Sq; ++q)
+    for (int64_t kv = 0; kv < extents.Skv; ++kv)
+      pairs[q] += stages->evalMask(b, h, q, kv);
+  return writeRaw<int64_t>(*path, pairs);
+}
+
+//===----------------------------------------------------------------------===//
 // Everything
 //===----------------------------------------------------------------------===//
 
@@ -310,6 +332,9 @@ llvm::Error interpret(attn::VariantOp variant, Request &request) {
   }
   if (const json::Object *rows = request.section("rows"))
     if (llvm::Error error = writeRows(variant, problem, *rows))
+      return error;
+  if (const json::Object *pairs = request.section("pairs"))
+    if (llvm::Error error = writePairs(variant, *captures, extents, *pairs))
       return error;
   if (const json::Object *classes = request.section("classes"))
     return writeClasses(variant, *captures, extents, *classes);

@@ -10,6 +10,7 @@
 #include "heed/Language/Format.h"
 
 #include "llvm/ADT/ScopeExit.h"
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/CommandLine.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/Format.h"
@@ -84,32 +85,51 @@ int printTargets() {
   return 0;
 }
 
-/// Writes a file so that it is there whole or not at all.
-llvm::Error writeWhole(StringRef path, llvm::function_ref<llvm::Error(llvm::raw_pwrite_stream &)> write) {
-  llvm::SmallString<128> temporary;
-  int fd;
-  auto cannot = [&](std::error_code code) {
-    return llvm::createStringError("cannot write '" + path.str() + "': " + code.message());
-  };
-  if (std::error_code code = llvm::sys::fs::createUniqueFile(path + ".%%%%%%.tmp", fd, temporary))
-    return cannot(code);
-  llvm::scope_exit cleanUp([&] { llvm::sys::fs::remove(temporary); });
-  {
-    llvm::raw_fd_ostream os(fd, /*shouldClose=*/true);
-    if (llvm::Error error = write(os))
-      return error;
-    os.close();
-    if (os.has_error()) {
-      std::error_code code = os.error();
-      os.clear_error();
-      return cannot(code);
-    }
+/// A file that is there whole or not at all: written under a temporary name beside its own, and renamed by commit().
+class OutputFile {
+public:
+  explicit OutputFile(StringRef path) : path(path) {}
+  OutputFile(const OutputFile &) = delete;
+  ~OutputFile() {
+    if (!temporary.empty())
+      llvm::sys::fs::remove(temporary);
   }
-  if (std::error_code code = llvm::sys::fs::rename(temporary, path))
-    return cannot(code);
-  cleanUp.release();
-  return llvm::Error::success();
-}
+
+  using Writer = llvm::function_ref<llvm::Error(llvm::raw_pwrite_stream &)>;
+  llvm::Error write(Writer write) {
+    int fd;
+    if (std::error_code code =
+            llvm::sys::fs::createUniqueFile(path + ".%%%%%%.tmp", fd, temporary))
+      return cannot(code);
+    llvm::raw_fd_ostream os(fd, /*shouldClose=*/true);
+    llvm::Error error = write(os);
+    os.close();
+    std::error_code code = os.error();
+    os.clear_error();
+    if (error)
+      return error;
+    return code ? cannot(code) : llvm::Error::success();
+  }
+
+  /// For programs that write the file themselves, after write() has made it.
+  StringRef temporaryPath() const { return temporary; }
+
+  llvm::Error commit() {
+    if (std::error_code code = llvm::sys::fs::rename(temporary, path))
+      return cannot(code);
+    temporary.clear();
+    return llvm::Error::success();
+  }
+
+private:
+  llvm::Error cannot(std::error_code code) {
+    return llvm::createStringError("cannot write '" + path + "': " + code.message());
+  }
+  std::string path;
+  llvm::SmallString<128> temporary;
+};
+
+llvm::Error writeNothing(llvm::raw_pwrite_stream &) { return llvm::Error::success(); }
 
 int formatFile() {
   llvm::SourceMgr sources;
@@ -124,10 +144,14 @@ int formatFile() {
     llvm::outs() << *text;
     return 0;
   }
-  if (llvm::Error error = writeWhole(outputPath, [&](llvm::raw_pwrite_stream &os) {
-        os << *text;
-        return llvm::Error::success();
-      }))
+  OutputFile output(outputPath);
+  llvm::Error error = output.write([&](llvm::raw_pwrite_stream &os) {
+    os << *text;
+    return llvm::Error::success();
+  });
+  if (!error)
+    error = output.commit();
+  if (error)
     return fail(llvm::toString(std::move(error)));
   return 0;
 }
@@ -177,6 +201,10 @@ int compileFile() {
   if (!symbol.empty() && variants.size() > 1)
     return fail("--symbol names one kernel, and '" + inputPath + "' has several variants; choose "
                 "one with --variant");
+
+  auto isWord = [](char c) { return llvm::isAlnum(c) || c == '_'; };
+  if (!symbol.empty() && (llvm::isDigit(symbol[0]) || !llvm::all_of(symbol, isWord)))
+    return fail("--symbol expects a C identifier, found '" + symbol + "'");
 
   CompileOptions options;
   options.symbol = symbol;
@@ -232,36 +260,42 @@ int compileFile() {
                       EmitKind::Asm,  EmitKind::Object, EmitKind::Object};
   auto emit = emitTo(kinds[static_cast<int>(action.getValue())]);
 
+  // The output and its header appear together or not at all.
+  bool isToStdout = outputPath.empty() || outputPath == "-";
+  OutputFile output(outputPath), header(headerPath);
+  llvm::SmallString<0> text;
   llvm::Error error = llvm::Error::success();
-  if (action == Action::Shared) {
+  if (isToStdout) {
+    llvm::raw_svector_ostream os(text);
+    error = emit(os);
+  } else if (action == Action::Shared) {
     llvm::SmallString<128> object;
     if (std::error_code code = llvm::sys::fs::createTemporaryFile("heedc", "o", object))
       return fail("cannot write a temporary object: " + code.message());
     llvm::scope_exit cleanUp([&] { llvm::sys::fs::remove(object); });
-    error = writeWhole(object, emit);
-    std::string linked = outputPath + ".tmp" + std::to_string(llvm::sys::Process::getProcessId());
-    llvm::scope_exit cleanUpLinked([&] { llvm::sys::fs::remove(linked); });
+    error = output.write(writeNothing); // says at once if there is no place for it
+    OutputFile objectFile(object);
     if (!error)
-      error = linkShared(object, linked);
+      error = objectFile.write(emit);
     if (!error)
-      if (std::error_code code = llvm::sys::fs::rename(linked, outputPath))
-        error = llvm::createStringError("cannot write '" + outputPath + "': " + code.message());
-  } else if (outputPath.empty() || outputPath == "-") {
-    llvm::SmallString<0> text;
-    llvm::raw_svector_ostream os(text);
-    error = emit(os);
+      error = objectFile.commit();
     if (!error)
-      llvm::outs() << text;
+      error = linkShared(object, output.temporaryPath());
   } else {
-    error = writeWhole(outputPath, emit);
+    error = output.write(emit);
   }
   if (!error && !headerPath.empty())
-    error = writeWhole(headerPath, [&](llvm::raw_pwrite_stream &os) {
+    error = header.write([&](llvm::raw_pwrite_stream &os) {
       writeHeader(variants, options, llvm::sys::path::filename(headerPath), os);
       return llvm::Error::success();
     });
+  if (!error && !isToStdout)
+    error = output.commit();
+  if (!error && !headerPath.empty())
+    error = header.commit();
   if (error)
     return fail(llvm::toString(std::move(error)));
+  llvm::outs() << text;
   if (verbose) {
     double total = 0;
     for (auto &[phase, seconds] : times) {

@@ -16,8 +16,8 @@
 //
 //   cq * q + ck * kv + [lo, hi]          cq, ck: compile-time constants
 //
-// so that `q - kv` stays exact over a box, which two independent intervals
-// would not be. A boolean is kept as two bits: true everywhere in the box, and
+// so that terms cancel (`q - kv + q // 1 - q`), and so that a comparison can be
+// solved for kv, which gives the bounds of a loop in closed form. A boolean is kept as two bits: true everywhere in the box, and
 // false everywhere in it. For q in [64, 127], kv in [0, 127] and the mask
 // `q >= kv && q - kv < w` with w = 200:
 //
@@ -27,10 +27,17 @@
 //   the mask        neither: the block is partial
 //
 // Values that depend on neither q nor kv (scalars, b, h, what is read at them)
-// are computed, not approximated. A tensor read at `q + c` or `kv + c` is
-// summarised by the minimum and maximum of what is read over the box. Integer
-// arithmetic wraps, and intervals do not: where a 32-bit result may leave its
-// range, the box is reported as unknown.
+// are computed, not approximated. A tensor read at places that move with q or kv
+// is summarised by the least and the largest element that is read over the box
+// (of booleans: all and any), as long as these are not more places than the box
+// has rows and columns. Integer arithmetic wraps, and intervals do not: where a
+// 32-bit result may leave its range, the box is reported as unknown, and of a
+// 64-bit result that may be beyond 2^40 nothing is known.
+//
+// The closed form solves each comparison for kv: through sums, products with
+// constants, `//` by something uniform, min, max, and both branches of a select
+// (so abs). The sets of keys are kept as intervals; & intersects them, | takes
+// the hull of both.
 //
 //===----------------------------------------------------------------------===//
 

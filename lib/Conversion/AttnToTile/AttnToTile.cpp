@@ -98,7 +98,8 @@ public:
       Value firstKv = loop.getBlockStart();
       Value max = loop.getIterArgs()[0], sum = loop.getIterArgs()[1], acc = loop.getIterArgs()[2];
       Value k = tile::LoadOp::create(b, loc, keyTile, key, batch, keyHead, firstKv);
-      Value s = tile::DotOp::create(b, loc, scoreTile, q, k, /*acc=*/Value(), /*transpose_rhs=*/true);
+      Value s = tile::DotOp::create(b, loc, scoreTile, q, k, /*acc=*/Value(), /*transpose_lhs=*/false,
+                                      /*transpose_rhs=*/true);
       s = emitScore(s, firstQ, firstKv, scale);
       s = emitMask(s, firstQ, firstKv, skv, loop.getIsPartial());
       auto softmax = tile::OnlineSoftmaxOp::create(
@@ -106,8 +107,8 @@ public:
       Value v = tile::LoadOp::create(b, loc, valueTile, value, batch, keyHead, firstKv);
       Value rescaled = tile::ScaleRowsOp::create(b, loc, accTile, acc, softmax.getRescale());
       Value next = tile::DotOp::create(b, loc, accTile, softmax.getWeights(), v, rescaled,
-                                       /*transpose_rhs=*/false);
-      tile::YieldOp::create(b, loc, ValueRange{softmax.getNewMax(), softmax.getNewSum(), next});
+                                       /*transpose_lhs=*/false, /*transpose_rhs=*/false);
+      tile::YieldOp::create(b, loc, ValueRange{softmax.getNewReference(), softmax.getNewSum(), next});
     }
 
     auto normalized =

@@ -20,19 +20,16 @@ LogicalResult KernelLowering::lowerDot(tile::DotOp op) {
   if (!tiles.count(op.getLhs()) || !tiles.count(op.getRhs()))
     return op.emitError("expects operands that were loaded or computed before");
   const TileStorage lhs = storage(op.getLhs()), rhs = storage(op.getRhs());
-  if (lhs.kind != TileStorage::Panel)
+  if (op.getTransposeLhs() || lhs.kind != TileStorage::Panel)
     return op.emitError("expects a panel of queries or weights as its first operand");
   bool isAMX = schedule.getDot() == tile::DotKind::AMX;
 
   if (op.getTransposeRhs()) {
     if (op.getAcc() || rhs.kind != TileStorage::KvRows)
       return op.emitError("expects rows of keys and no accumulator with transpose_rhs");
-    Value &scores = panelOf[op.getResult()];
-    if (!scores) // the last group of rows may be ragged
-      scores = allocate((blockKv + schedule.getRows()) * blockQ * 4);
     TileStorage s;
     s.kind = TileStorage::Panel;
-    s.base = scores;
+    s.base = allocate((blockKv + schedule.getRows()) * blockQ * 4); // the last group of rows may be ragged
     tiles[op.getResult()] = s;
     Epilogue epilogue = collectEpilogue(op);
     int64_t headDim = op.getLhs().getType().getNumColumns();
@@ -77,7 +74,7 @@ KernelLowering::Epilogue KernelLowering::collectEpilogue(tile::DotOp op) {
     } else {
       if (auto softmax = dyn_cast<tile::OnlineSoftmaxOp>(user);
           softmax && softmax.getScores() == current) {
-        epilogue.oldMax = storage(softmax.getMax()).base;
+        epilogue.oldMax = storage(softmax.getReference()).base;
         epilogue.newMax = allocate(blockQ * 4);
         blockMax[current] = epilogue.newMax;
       }

@@ -70,10 +70,11 @@ Value Emitter::fmin(Value x, Value y) {
 }
 
 Value Emitter::exp2(Value x, int64_t degree) {
-  // Relative minimax polynomials of 2^f on [-1/2, 1/2], lowest degree first.
-  static constexpr float degree3[] = {0.999928074f, 0.693260985f, 0.242611122f, 0.0551716691f};
-  static constexpr float degree5[] = {1.00000007f,   0.693146967f,  0.240221197f,
-                                      0.0555071327f, 0.00967554133f, 0.00132764722f};
+  // Minimax polynomials of 2^f on [-1/2, 1/2] for the relative error, lowest degree first, among those that are exactly 1 at
+  // 0: a maximum that did not move must rescale by 1, and a row of one key have the sum 1.
+  static constexpr float degree3[] = {1.0f, 0.693282902f, 0.242210999f, 0.0550089329f};
+  static constexpr float degree5[] = {1.0f,          0.693147004f,  0.240222424f,
+                                      0.0555073358f, 0.00967151299f, 0.00132647285f};
   ArrayRef<float> c = degree == 3 ? ArrayRef<float>(degree3) : ArrayRef<float>(degree5);
   auto polynomial = [&](Value f) {
     Value p = splatF32(c.back());

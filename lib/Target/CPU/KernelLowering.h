@@ -158,7 +158,6 @@ private:
   llvm::DenseMap<Value, CapturedTensor> captured;
   llvm::DenseMap<mlir::Operation *, std::unique_ptr<StageVectorizer>> stages;
   llvm::DenseMap<Value, Value> blockMax;         // final scores -> the new running maximum
-  llvm::DenseMap<Value, Value> panelOf;          // reused scratch of tiles inside the loop
   SmallVector<tile::LoadOp> blockLoads;          // keys and values of the loop, for prefetching
   Value blockRows, blockStart;                   // i64, of the current block of keys
   int64_t packedBytes = 0;                       // a block of packed values

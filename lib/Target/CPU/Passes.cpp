@@ -12,13 +12,14 @@
 
 #include "mlir/Conversion/ArithToLLVM/ArithToLLVM.h"
 #include "mlir/Conversion/ControlFlowToLLVM/ControlFlowToLLVM.h"
-#include "mlir/Conversion/FuncToLLVM/ConvertFuncToLLVMPass.h"
+#include "mlir/Conversion/ConvertToLLVM/ToLLVMPass.h"
+#include "mlir/Conversion/FuncToLLVM/ConvertFuncToLLVM.h"
 #include "mlir/Conversion/IndexToLLVM/IndexToLLVM.h"
 #include "mlir/Conversion/MathToLLVM/MathToLLVM.h"
 #include "mlir/Conversion/ReconcileUnrealizedCasts/ReconcileUnrealizedCasts.h"
 #include "mlir/Conversion/SCFToControlFlow/SCFToControlFlow.h"
 #include "mlir/Conversion/UBToLLVM/UBToLLVM.h"
-#include "mlir/Conversion/VectorToLLVM/ConvertVectorToLLVMPass.h"
+#include "mlir/Conversion/VectorToLLVM/ConvertVectorToLLVM.h"
 #include "mlir/Dialect/Math/Transforms/Passes.h"
 #include "mlir/Pass/PassManager.h"
 #include "mlir/Pass/PassRegistry.h"
@@ -36,6 +37,9 @@ using namespace mlir;
 using namespace heed;
 
 namespace {
+
+/// On a module whose target cannot multiply and add in one instruction.
+constexpr llvm::StringLiteral kNoFMAAttr = "heed.no_fma";
 
 struct TileSelectCPUSchedule : heed::impl::TileSelectCPUSchedulePassBase<TileSelectCPUSchedule> {
   using TileSelectCPUSchedulePassBase::TileSelectCPUSchedulePassBase;
@@ -73,6 +77,8 @@ struct TileToCPU : heed::impl::TileToCPUPassBase<TileToCPU> {
         kernel.emitError(llvm::toString(target.takeError()));
         return signalPassFailure();
       }
+      if (!target->hasFMA)
+        getOperation()->setAttr(kNoFMAAttr, UnitAttr::get(&getContext()));
       if (failed(cpu::KernelLowering(kernel, *target, schedule).run()))
         return signalPassFailure();
       kernel.erase();
@@ -92,26 +98,38 @@ struct ExpandMath : heed::impl::ExpandMathPassBase<ExpandMath> {
     populateMathPolynomialApproximationPatterns(approximations);
     if (failed(applyPatternsGreedily(getOperation(), std::move(approximations))))
       return signalPassFailure();
+    if (!getOperation()->hasAttr(kNoFMAAttr))
+      return;
+    // Approximations use fma, which is a library call where there is no instruction for it.
+    getOperation().walk([](math::FmaOp fma) {
+      OpBuilder b(fma);
+      Value product = arith::MulFOp::create(b, fma.getLoc(), fma.getA(), fma.getB());
+      fma.replaceAllUsesWith(
+          arith::AddFOp::create(b, fma.getLoc(), product, fma.getC()).getResult());
+      fma.erase();
+    });
   }
 };
 
 } // namespace
 
 void heed::buildCPUToLLVMPipeline(OpPassManager &pm) {
-  pm.addPass(createCSEPass());
+  // LLVM simplifies what is left better than a canonicalizer run here would, and in the same time.
   pm.addPass(createExpandMathPass());
-  pm.addPass(createCanonicalizerPass());
   pm.addPass(createCSEPass());
-  pm.addPass(createLoopInvariantCodeMotionPass());
   pm.addPass(createSCFToControlFlowPass());
-  pm.addPass(createConvertVectorToLLVMPass());
-  pm.addPass(createConvertMathToLLVMPass());
-  pm.addPass(createArithToLLVMConversionPass());
-  pm.addPass(createConvertIndexToLLVMPass());
-  pm.addPass(createUBToLLVMConversionPass());
-  pm.addPass(createConvertControlFlowToLLVMPass());
-  pm.addPass(createConvertFuncToLLVMPass());
+  pm.addPass(createConvertToLLVMPass());
   pm.addPass(createReconcileUnrealizedCastsPass());
+}
+
+void heed::registerCPUInterfaces(DialectRegistry &registry) {
+  arith::registerConvertArithToLLVMInterface(registry);
+  cf::registerConvertControlFlowToLLVMInterface(registry);
+  index::registerConvertIndexToLLVMInterface(registry);
+  registerConvertFuncToLLVMInterface(registry);
+  registerConvertMathToLLVMInterface(registry);
+  ub::registerConvertUBToLLVMInterface(registry);
+  vector::registerConvertVectorToLLVMInterface(registry);
 }
 
 void heed::registerCPUPipelines() {

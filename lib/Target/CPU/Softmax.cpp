@@ -22,17 +22,10 @@ LogicalResult KernelLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
   if (!newMaxOfBlock)
     return op.emitError("expects scores that come from a tile.dot through maps and masks");
   Value scores = storage(op.getScores()).base;
-  Value max = storage(op.getMax()).base, sum = storage(op.getSum()).base;
-  auto scratchFor = [&](Value key, int64_t bytes) {
-    Value &address = panelOf[key];
-    if (!address)
-      address = allocate(bytes);
-    return address;
-  };
-  Value rescale = scratchFor(op.getRescale(), blockQ * 4);
-  Value minusMax = scratchFor(op.getNewMax(), blockQ * 4);
+  Value max = storage(op.getReference()).base, sum = storage(op.getSum()).base;
+  Value rescale = allocate(blockQ * 4), minusMax = allocate(blockQ * 4);
   bool isPairs = op.getWeights().getType().getElementType().isBF16();
-  Value weights = isPairs ? scratchFor(op.getWeights(), blockKv / 2 * blockQ * 4) : scores;
+  Value weights = isPairs ? allocate(blockKv / 2 * blockQ * 4) : scores;
   Value factor = e->broadcast(scalar(op.getFactor()));
 
   // m' is known; 2^(factor (m - m')) rescales what earlier blocks left.
@@ -113,7 +106,7 @@ LogicalResult KernelLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
   w.isPairs = isPairs;
   w.count = blockRows;
   tiles[op.getWeights()] = w;
-  tiles[op.getNewMax()] = storage(op.getMax());
+  tiles[op.getNewReference()] = storage(op.getReference());
   tiles[op.getNewSum()] = storage(op.getSum());
   TileStorage r;
   r.kind = TileStorage::Stats;
@@ -151,7 +144,7 @@ void KernelLowering::lowerScaleRows(tile::ScaleRowsOp op) {
 
 void KernelLowering::lowerNormalize(tile::NormalizeOp op) {
   Value acc = storage(op.getAcc()).base;
-  Value max = storage(op.getMax()).base, sum = storage(op.getSum()).base;
+  Value max = storage(op.getReference()).base, sum = storage(op.getSum()).base;
   int64_t columns = op.getAcc().getType().getNumColumns();
   Value factor = e->broadcast(scalar(op.getFactor()));
   e->loop(e->cst(0), e->cst(blockQ), lanes, [&](Value lane) {
@@ -173,5 +166,5 @@ void KernelLowering::lowerNormalize(tile::NormalizeOp op) {
     e->store(lse, at(max));
   });
   tiles[op.getOutput()] = storage(op.getAcc());
-  tiles[op.getLse()] = storage(op.getMax());
+  tiles[op.getLse()] = storage(op.getReference());
 }

@@ -80,9 +80,7 @@ LogicalResult KernelLowering::lowerLoad(tile::LoadOp op) {
   s.base = rows;
   if (!isPairs && !element.isF32()) {
     // Widened once a block: a broadcast of 16-bit elements would convert each of them for every group of queries.
-    Value &widened = panelOf[op.getResult()];
-    if (!widened)
-      widened = allocate(blockKv * columns * 4);
+    Value widened = allocate(blockKv * columns * 4);
     int64_t main = columns / lanes * lanes;
     e->loop(e->cst(0), blockRows, 1, [&](Value i) {
       Value from = e->at(rows, e->mul(i, s.stride), element);
@@ -99,24 +97,21 @@ LogicalResult KernelLowering::lowerLoad(tile::LoadOp op) {
     s.element = e->f32();
   } else if (schedule.getDot() == tile::DotKind::AMX) {
     // Tile loads read 32 keys at a time; near the end of the tensor they read a padded copy.
-    Value &padded = panelOf[op.getResult()];
-    if (!padded)
-      padded = allocate(blockKv * columns * 2);
+    Value padded = allocate(blockKv * columns * 2);
     Value needed = e->mul(e->div(e->add(blockRows, 31), 32), 32);
     Value fits = e->lt(e->add(row, needed), e->add(argWord(HEED_ARG_SKV), 1));
-    Value copy = padded;
     Value stride = s.stride;
     e->ifThen(e->eq(fits, e->cstBool(false)), [&] {
       e->loop(e->cst(0), needed, 1, [&](Value i) {
         Value from = e->select(e->lt(i, blockRows), e->at(rows, e->mul(i, stride), element), zeros());
-        Value to = e->at(copy, e->mul(i, columns), element);
+        Value to = e->at(padded, e->mul(i, columns), element);
         e->loop(e->cst(0), e->cst(columns), 32, [&](Value d) {
           Type sixteenPairs = e->vecI32();
           e->store(e->load(sixteenPairs, e->at(from, d, element), 2), e->at(to, d, element), 2);
         });
       });
     });
-    s.base = e->select(fits, rows, copy);
+    s.base = e->select(fits, rows, padded);
     s.stride = e->select(fits, stride, e->cst(columns));
   }
   tiles[op.getResult()] = s;

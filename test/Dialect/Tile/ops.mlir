@@ -102,3 +102,21 @@ func.func private @schedules() attributes {
   a = #tile.cpu_schedule<target = "sapphirerapids", lanes = 16, block_q = 64, block_kv = 32, rows = 1, vectors = 1, dot = amx, exp_degree = 3>,
   b = #tile.cpu_schedule<target = "cooperlake", lanes = 16, block_q = 16, block_kv = 64, rows = 1, vectors = 1, dot = dpbf16, exp_degree = 5>
 }
+
+// What backward and scans need of the ops: the first operand of a product transposed, a loop in ascending order.
+// CHECK-LABEL: tile.kernel @orders(
+tile.kernel @orders("query" %query: !q, "key" %key: !k, "value" %value: !v, "output" %output: !o, "lse" %lse: !lse,
+                    "scale" %scale: f32) parallel (%b, %h, %qt) {
+  %c0 = arith.constant 0 : index
+  %skv = arith.constant 1000 : index
+  %p = tile.fill 1.0 -> !tile.tile<64x128xf32>
+  %do = tile.fill 1.0 -> !tile.tile<64x32xf32>
+  %dv0 = tile.fill 0.0 -> !tile.tile<128x32xf32>
+  // CHECK: tile.for_kv %{{.+}}, %{{.+}} = %{{.+}} to %{{.+}} step 128 ordered iter_args(
+  %dv = tile.for_kv %kv, %partial = %c0 to %skv step 128 ordered iter_args(%acc = %dv0) : (!tile.tile<128x32xf32>) {
+    // CHECK: tile.dot %{{.+}} transpose_lhs, %{{.+}} acc %{{.+}} : !tile.tile<128x32xf32> : !tile.tile<64x128xf32>, !tile.tile<64x32xf32> -> !tile.tile<128x32xf32>
+    %next = tile.dot %p transpose_lhs, %do acc %acc : !tile.tile<128x32xf32> : !tile.tile<64x128xf32>, !tile.tile<64x32xf32> -> !tile.tile<128x32xf32>
+    tile.yield %next : !tile.tile<128x32xf32>
+  }
+  tile.return
+}

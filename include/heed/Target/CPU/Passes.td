@@ -43,7 +43,8 @@ def ExpandMathPass : Pass<"heed-expand-math", "::mlir::ModuleOp"> {
   let summary = "replaces transcendental functions by polynomials";
   let description = [{
     No call into a math library may be left in a kernel: objects link against nothing but libheed_runtime, and a library
-    call would undo vectorisation. Uses MLIR's polynomial approximations (relative errors of a few ulp).
+    call would undo vectorisation. Uses MLIR's polynomial approximations (relative errors of a few ulp). In a module that
+    tile-to-cpu marked `heed.no_fma`, fused multiply-adds become two ops for the same reason.
   }];
   let dependentDialects = ["::mlir::arith::ArithDialect", "::mlir::math::MathDialect", "::mlir::vector::VectorDialect"];
 }

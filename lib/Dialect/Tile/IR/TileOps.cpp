@@ -143,6 +143,8 @@ ParseResult ForKVOp::parse(OpAsmParser &parser, OperationState &result) {
       parser.parseOperand(upper) || parser.parseKeyword("step") || parser.parseInteger(step))
     return failure();
   result.addAttribute(getStepAttrName(result.name), builder.getI64IntegerAttr(step));
+  if (succeeded(parser.parseOptionalKeyword("ordered")))
+    result.addAttribute(getOrderedAttrName(result.name), builder.getUnitAttr());
   if (parser.resolveOperands({lower, upper}, builder.getIndexType(), parser.getCurrentLocation(),
                              result.operands))
     return failure();
@@ -183,6 +185,8 @@ ParseResult ForKVOp::parse(OpAsmParser &parser, OperationState &result) {
 void ForKVOp::print(OpAsmPrinter &printer) {
   printer << ' ' << getBlockStart() << ", " << getIsPartial() << " = " << getLower() << " to "
           << getUpper() << " step " << getStep();
+  if (getOrdered())
+    printer << " ordered";
   if (!getClassify().empty()) {
     printer << " classify (";
     llvm::interleaveComma(getClassify().getArguments(), printer,
@@ -197,7 +201,7 @@ void ForKVOp::print(OpAsmPrinter &printer) {
     });
     printer << ") : (" << getInits().getTypes() << ")";
   }
-  printer.printOptionalAttrDictWithKeyword((*this)->getAttrs(), {getStepAttrName()});
+  printer.printOptionalAttrDictWithKeyword((*this)->getAttrs(), {getStepAttrName(), getOrderedAttrName()});
   printer << ' ';
   printer.printRegion(getBody(), /*printEntryBlockArgs=*/false);
 }
@@ -268,13 +272,15 @@ LogicalResult DotOp::verify() {
     return emitOpError("expects tiles of rank 2");
   int64_t k = getTransposeRhs() ? rhs.getNumColumns() : rhs.getNumRows();
   int64_t n = getTransposeRhs() ? rhs.getNumRows() : rhs.getNumColumns();
-  if (lhs.getNumColumns() != k)
+  int64_t m = getTransposeLhs() ? lhs.getNumColumns() : lhs.getNumRows();
+  int64_t lhsK = getTransposeLhs() ? lhs.getNumRows() : lhs.getNumColumns();
+  if (lhsK != k)
     return emitOpError("expects lhs and rhs to share the contracted extent, found ")
-           << lhs.getNumColumns() << " and " << k;
-  if (result.getNumRows() != lhs.getNumRows() || result.getNumColumns() != n ||
+           << lhsK << " and " << k;
+  if (result.getNumRows() != m || result.getNumColumns() != n ||
       !result.getElementType().isF32())
     return emitOpError("expects a result of ")
-           << lhs.getNumRows() << " x " << n << " f32, found " << result;
+           << m << " x " << n << " f32, found " << result;
   if (getAcc() && getAcc().getType() != result)
     return emitOpError("expects acc of type ") << result << ", found " << getAcc().getType();
   return success();
@@ -389,7 +395,7 @@ LogicalResult MaskOp::verifyRegions() {
 }
 
 LogicalResult OnlineSoftmaxOp::verify() {
-  TileType scores = getScores().getType(), stats = getMax().getType();
+  TileType scores = getScores().getType(), stats = getReference().getType();
   if (scores.getRank() != 2 || getWeights().getType().getShape() != scores.getShape())
     return emitOpError("expects weights of the shape of the scores ")
            << scores << ", found " << getWeights().getType();
@@ -399,7 +405,7 @@ LogicalResult OnlineSoftmaxOp::verify() {
 }
 
 LogicalResult NormalizeOp::verify() {
-  TileType acc = getAcc().getType(), stats = getMax().getType();
+  TileType acc = getAcc().getType(), stats = getReference().getType();
   if (acc.getRank() != 2 || stats.getRank() != 1 || stats.getNumRows() != acc.getNumRows())
     return emitOpError("expects statistics for the rows of ") << acc << ", found " << stats;
   return success();

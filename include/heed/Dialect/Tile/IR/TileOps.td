@@ -57,7 +57,8 @@ def Tile_YieldOp : Tile_Op<"yield", [Pure, Terminator, ReturnLike, ParentOneOf<[
 def Tile_ForKVOp : Tile_Op<"for_kv", [RecursiveMemoryEffects]> {
   let summary = "a loop over blocks of keys that leaves out skipped ones";
   let description = [{
-    Walks the blocks [kv, kv + step) with kv from `lower` below `upper`, in order; `lower` is a multiple of `step`. The
+    Walks the blocks [kv, min(kv + step, upper)) with kv from `lower` below `upper`; `lower` is a multiple of `step`. Blocks
+    may be visited in any order that is the same in every run; with `ordered`, in ascending order. The
     `classify` region gets the bounds [kv, end) of a block and yields its class as `i32`: 0 skipped (the body does not
     run), 1 partial, 2 full. Without a `classify` region every block is full. The body gets the block's first key,
     whether the block is partial (`i1`), and the loop-carried values.
@@ -72,7 +73,7 @@ def Tile_ForKVOp : Tile_Op<"for_kv", [RecursiveMemoryEffects]> {
     }
     ```
   }];
-  let arguments = (ins Index:$lower, Index:$upper, I64Attr:$step, Variadic<Tile_TileType>:$inits);
+  let arguments = (ins Index:$lower, Index:$upper, I64Attr:$step, UnitAttr:$ordered, Variadic<Tile_TileType>:$inits);
   let results = (outs Variadic<Tile_TileType>:$results);
   let regions = (region AnyRegion:$classify, SizedRegion<1>:$body);
   let hasCustomAssemblyFormat = 1;
@@ -145,13 +146,14 @@ def Tile_ScaleRowsOp : Tile_Op<"scale_rows", [Pure, AllTypesMatch<["tile", "resu
 def Tile_DotOp : Tile_Op<"dot", [Pure]> {
   let summary = "a matrix product with f32 accumulation";
   let description = [{
-    `lhs` (M x K) times `rhs` (K x N, or N x K with `transpose_rhs`), plus `acc` where given. With a bf16 or f16 `lhs` and
+    `lhs` (M x K, or K x M with `transpose_lhs`) times `rhs` (K x N, or N x K with `transpose_rhs`), plus `acc` where given. With a bf16 or f16 `lhs` and
     `rhs` products are exact and sums are f32.
   }];
-  let arguments = (ins Tile_TileType:$lhs, Tile_TileType:$rhs, Optional<Tile_TileType>:$acc, UnitAttr:$transpose_rhs);
+  let arguments = (ins Tile_TileType:$lhs, Tile_TileType:$rhs, Optional<Tile_TileType>:$acc,
+                       UnitAttr:$transpose_lhs, UnitAttr:$transpose_rhs);
   let results = (outs Tile_TileType:$result);
   let assemblyFormat = [{
-    $lhs `,` $rhs (`transpose_rhs` $transpose_rhs^)? (`acc` $acc^ `:` qualified(type($acc)))? attr-dict `:` qualified(type($lhs)) `,` qualified(type($rhs)) `->` qualified(type($result))
+    $lhs (`transpose_lhs` $transpose_lhs^)? `,` $rhs (`transpose_rhs` $transpose_rhs^)? (`acc` $acc^ `:` qualified(type($acc)))? attr-dict `:` qualified(type($lhs)) `,` qualified(type($rhs)) `->` qualified(type($result))
   }];
   let hasVerifier = 1;
 }
@@ -185,34 +187,38 @@ def Tile_MaskOp : Tile_Op<"mask", [Pure, AllTypesMatch<["tile", "result"]>]> {
   let extraClassDeclaration = "::mlir::Block *getBodyBlock() { return getBody().empty() ? nullptr : &getBody().front(); }";
 }
 
-def Tile_OnlineSoftmaxOp : Tile_Op<"online_softmax", [Pure, AllTypesMatch<["max", "sum", "new_max", "new_sum", "rescale"]>]> {
+def Tile_OnlineSoftmaxOp : Tile_Op<"online_softmax", [Pure, AllTypesMatch<["reference", "sum", "new_reference", "new_sum", "rescale"]>]> {
   let summary = "one step of the rescaled softmax over a block of keys";
   let description = [{
-    With m the running row maximum of raw scores and l the running row sum (Milakov and Gimelshein, 2018, in the base-2
-    form of FlashAttention-2):
+    The rescaled softmax of Milakov and Gimelshein (2018) in the base-2 form of FlashAttention-2. r is the row's reference,
+    which stands for the maximum of its raw scores so far, and l the running row sum:
 
-        m' = max(m, rowmax(s))        p = 2^(factor (s - m'))
-        alpha = 2^(factor (m - m'))   l' = alpha l + rowsum(p)
+        r' = max(r, rowmax(s))        p = 2^(factor (s - r'))
+        rescale = 2^(factor (r - r')) l' = rescale l + rowsum(p)
 
-    `factor` is positive and finite. A score of -inf gives p = 0 also where m' is still at its start, so rows without any
-    key keep l = 0. Steps over disjoint blocks may be taken in any order.
+    A schedule may allow a reference that lags behind the maximum by a bounded amount (lazy rescaling): only the
+    reference, the sum and the accumulators that are scaled along have a meaning, and only together. A kernel that wants
+    the maximum itself computes it apart.
+
+    `factor` is positive and finite. A score of -inf gives p = 0 also where the reference is still at its start, so rows
+    without any key keep l = 0. Steps over disjoint blocks may be taken in any order.
   }];
-  let arguments = (ins Tile_TileType:$scores, Tile_TileType:$max, Tile_TileType:$sum, F32:$factor);
-  let results = (outs Tile_TileType:$weights, Tile_TileType:$new_max, Tile_TileType:$new_sum, Tile_TileType:$rescale);
+  let arguments = (ins Tile_TileType:$scores, Tile_TileType:$reference, Tile_TileType:$sum, F32:$factor);
+  let results = (outs Tile_TileType:$weights, Tile_TileType:$new_reference, Tile_TileType:$new_sum, Tile_TileType:$rescale);
   let assemblyFormat = [{
-    $scores `,` $max `,` $sum `factor` $factor attr-dict `:` qualified(type($scores)) `,` qualified(type($max)) `->` qualified(type($weights))
+    $scores `,` $reference `,` $sum `factor` $factor attr-dict `:` qualified(type($scores)) `,` qualified(type($reference)) `->` qualified(type($weights))
   }];
   let hasVerifier = 1;
 }
 
-def Tile_NormalizeOp : Tile_Op<"normalize", [Pure, AllTypesMatch<["acc", "output"]>, AllTypesMatch<["max", "sum", "lse"]>]> {
+def Tile_NormalizeOp : Tile_Op<"normalize", [Pure, AllTypesMatch<["acc", "output"]>, AllTypesMatch<["reference", "sum", "lse"]>]> {
   let summary = "ends an online softmax: output rows and their log-sum-exp";
   let description = [{
-    output = acc / sum by rows, and lse = ln(2) (factor max + log2(sum)). Rows whose sum is 0 get output 0 and lse -inf.
+    output = acc / sum by rows, and lse = ln(2) (factor reference + log2(sum)). Rows whose sum is 0 get output 0 and lse -inf.
   }];
-  let arguments = (ins Tile_TileType:$acc, Tile_TileType:$max, Tile_TileType:$sum, F32:$factor);
+  let arguments = (ins Tile_TileType:$acc, Tile_TileType:$reference, Tile_TileType:$sum, F32:$factor);
   let results = (outs Tile_TileType:$output, Tile_TileType:$lse);
-  let assemblyFormat = "$acc `,` $max `,` $sum `factor` $factor attr-dict `:` qualified(type($acc)) `,` qualified(type($max))";
+  let assemblyFormat = "$acc `,` $reference `,` $sum `factor` $factor attr-dict `:` qualified(type($acc)) `,` qualified(type($reference))";
   let hasVerifier = 1;
 }
 

@@ -1,0 +1,93 @@
+// The algorithm's ops in their order, with and without stages.
+// RUN: heed-opt %s --attn-to-tile | FileCheck %s
+// RUN: heed-opt %s --attn-to-tile="block-q=32 block-kv=16 bf16-weights=true" | FileCheck %s --check-prefix=OPTIONS
+
+!q = !attn.tensor<[B, Hq, Sq, 128], bf16>
+!k = !attn.tensor<[B, Hkv, Skv, 128], bf16>
+!v = !attn.tensor<[B, Hkv, Skv, 64], bf16>
+!o = !attn.tensor<[B, Hq, Sq, 64], bf16>
+!lse = !attn.tensor<[B, Hq, Sq], f32>
+
+// The variants are gone.
+// CHECK-NOT: attn.variant
+// CHECK-NOT: attn.forward
+
+attn.variant @plain() {}
+
+// CHECK-LABEL: tile.kernel @dense(
+// CHECK-SAME:    "query" %[[Q:.+]]: !attn.tensor<[B, Hq, Sq, 128], bf16>, "key" %[[K:.+]]: {{.*}}, "value" %[[V:.+]]: {{.*}}, "output" %[[O:.+]]: {{.*}}, "lse" %[[LSE:.+]]: {{.*}}, "scale" %[[SCALE:.+]]: f32) parallel (%[[B:.+]], %[[H:.+]], %[[T:.+]]) {
+// CHECK:       %[[ROW:.+]] = arith.muli %[[T]], %{{.+}} : index
+// A query head's key head is head // (Hq // Hkv).
+// CHECK:       %[[GROUP:.+]] = arith.divui
+// CHECK:       %[[HKV:.+]] = arith.divui %[[H]], %[[GROUP]]
+// CHECK:       %[[SKV32:.+]] = attn.extent "Skv"
+// CHECK:       %[[SKV:.+]] = arith.index_cast %[[SKV32]]
+// CHECK:       %[[QT:.+]] = tile.load %[[Q]][%[[B]], %[[H]], %[[ROW]]] {{.*}} -> !tile.tile<64x128xbf16>
+// Without a score stage the scale's sign goes into the query, its size into the softmax.
+// CHECK:       %[[SIGN:.+]] = math.copysign %{{.+}}, %[[SCALE]]
+// CHECK:       %[[QS:.+]] = tile.scale %[[QT]] by %[[SIGN]]
+// CHECK:       math.absf %[[SCALE]]
+// CHECK:       arith.maximumf
+// CHECK:       %[[FACTOR:.+]] = arith.mulf
+// CHECK-DAG:   %[[ZERO:.+]] = tile.fill 0.000000e+00 -> !tile.tile<64xf32>
+// CHECK-DAG:   %[[START:.+]] = tile.fill 0xFF800000 -> !tile.tile<64xf32>
+// CHECK-DAG:   %[[ACC0:.+]] = tile.fill 0.000000e+00 -> !tile.tile<64x64xf32>
+// No mask: no classes.
+// CHECK:       %[[R:.+]]:3 = tile.for_kv %[[KV:.+]], %{{.+}} = %{{.+}} to %{{.+}} step 128 iter_args(%[[M:.+]] = %[[START]], %[[L:.+]] = %[[ZERO]], %[[ACC:.+]] = %[[ACC0]])
+// CHECK-NEXT:    %[[KT:.+]] = tile.load %[[K]][%[[B]], %[[HKV]], %[[KV]]] {{.*}} -> !tile.tile<128x128xbf16>
+// CHECK-NEXT:    %[[S:.+]] = tile.dot %[[QS]], %[[KT]] transpose_rhs {{.*}} -> !tile.tile<64x128xf32>
+// The mask of keys beyond the end, and no other.
+// CHECK-NEXT:    %[[U:.+]] = tile.mask %[[S]] at (%[[ROW]], %[[KV]]) limit %[[SKV]] : !tile.tile<64x128xf32>{{$}}
+// CHECK-NEXT:    %[[P:.+]], %[[M1:.+]], %[[L1:.+]], %[[ALPHA:.+]] = tile.online_softmax %[[U]], %[[M]], %[[L]] factor %[[FACTOR]] {{.*}} -> !tile.tile<64x128xf32>
+// CHECK-NEXT:    %[[VT:.+]] = tile.load %[[V]][%[[B]], %[[HKV]], %[[KV]]] {{.*}} -> !tile.tile<128x64xbf16>
+// CHECK-NEXT:    %[[SCALED:.+]] = tile.scale_rows %[[ACC]] by %[[ALPHA]]
+// CHECK-NEXT:    %[[NEXT:.+]] = tile.dot %[[P]], %[[VT]] acc %[[SCALED]]
+// CHECK-NEXT:    tile.yield %[[M1]], %[[L1]], %[[NEXT]]
+// CHECK:       %[[OUT:.+]], %[[LOG:.+]] = tile.normalize %[[R]]#2, %[[R]]#0, %[[R]]#1 factor %[[FACTOR]]
+// CHECK-NEXT:  tile.store %[[OUT]], %[[O]][%[[B]], %[[H]], %[[ROW]]]
+// CHECK-NEXT:  tile.store %[[LOG]], %[[LSE]][%[[B]], %[[H]], %[[ROW]]]
+// CHECK-NEXT:  tile.return
+
+// OPTIONS-LABEL: tile.kernel @dense
+// OPTIONS:       tile.load {{.*}} -> !tile.tile<32x128xbf16>
+// OPTIONS:       tile.for_kv {{.*}} step 16
+// OPTIONS:       tile.online_softmax {{.*}} -> !tile.tile<32x16xbf16>
+// OPTIONS:       tile.dot {{.*}} acc {{.*}} : !tile.tile<32x16xbf16>, !tile.tile<16x64xbf16> -> !tile.tile<32x64xf32>
+func.func @dense(%q: !q, %k: !k, %v: !v, %scale: f32) -> (!o, !lse) {
+  %o, %l = attn.forward @plain(%q, %k, %v) scale(%scale) : (!q, !k, !v) -> (!o, !lse)
+  return %o, %l : !o, !lse
+}
+
+attn.variant @alibi(%slope: !attn.tensor<[Hq], f32> {attn.name = "slope"}) {
+  attn.score(%s, %b, %h, %q, %kv) {
+    %m = attn.load %slope[%h] : !attn.tensor<[Hq], f32>
+    %d = arith.subi %kv, %q : i32
+    %f = arith.sitofp %d : i32 to f32
+    %t = arith.mulf %m, %f : f32
+    %r = arith.addf %s, %t : f32
+    attn.yield %r : f32
+  }
+}
+
+// With a score stage the scale comes before it, and the factor is log2(e).
+// CHECK-LABEL: tile.kernel @biased
+// CHECK-SAME:    "scale" %[[SCALE:.+]]: f32, "slope" %[[SLOPE:.+]]: !attn.tensor<[Hq], f32>) parallel (%{{.+}}, %[[H:.+]], %{{.+}})
+// CHECK:       %[[H32:.+]] = arith.index_cast %[[H]] : index to i32
+// CHECK-NOT:   tile.scale %
+// CHECK:       %[[LOG2E:.+]] = arith.constant 1.44269502 : f32
+// CHECK-NOT:   tile.scale %
+// CHECK:       tile.for_kv %[[KV:[^,]+]],
+// CHECK:         %[[S:.+]] = tile.dot
+// CHECK-NEXT:    %[[MAP:.+]] = tile.map %[[S]] at (%{{.+}}, %[[KV]]) : !tile.tile<64x128xf32> (%[[X:.+]], %[[QI:.+]], %[[KI:.+]]) {
+// CHECK-NEXT:      %[[XS:.+]] = arith.mulf %[[X]], %[[SCALE]]
+// CHECK-NEXT:      attn.load %[[SLOPE]][%[[H32]]]
+// CHECK-NEXT:      arith.subi %[[KI]], %[[QI]]
+// CHECK:           arith.addf %[[XS]]
+// CHECK-NEXT:      tile.yield
+// CHECK:         tile.mask %[[MAP]]
+// CHECK-NEXT:    tile.online_softmax {{.*}} factor %[[LOG2E]]
+func.func @biased(%q: !q, %k: !k, %v: !v, %scale: f32, %slope: !attn.tensor<[Hq], f32>) -> (!o, !lse) {
+  %o, %l = attn.forward @alibi(%q, %k, %v) scale(%scale) captures(%slope)
+    : (!q, !k, !v, !attn.tensor<[Hq], f32>) -> (!o, !lse)
+  return %o, %l : !o, !lse
+}

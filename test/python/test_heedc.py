@@ -1,0 +1,236 @@
+# Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""The command line of heedc: what it refuses, how it says so, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import subprocess
+
+import pytest
+from conftest import HEEDC, ROOT, run_heedc
+
+CAUSAL = ROOT / "examples" / "causal.heed"
+
+
+def _refused(result: subprocess.CompletedProcess[str], message: str) -> None:
+    """Status 1, nothing on stdout, and one diagnostic on stderr."""
+    assert result.returncode == 1, (result.returncode, result.stderr)
+    assert result.stdout == ""
+    assert re.search(message, result.stderr), result.stderr
+    assert len(re.findall(r"\berror:", result.stderr)) == 1, result.stderr
+    assert "Stack dump" not in result.stderr and "LLVM ERROR" not in result.stderr
+
+
+def _nothing_in(directory: pathlib.Path, *but: str) -> None:
+    assert sorted(path.name for path in directory.iterdir()) == sorted(but)
+
+
+def _compile(directory: pathlib.Path, *arguments: object, emit: str = "obj",
+             output: str = "out.o") -> subprocess.CompletedProcess[str]:
+    return run_heedc(*arguments, f"--emit={emit}", "-o", directory / output, cwd=directory)
+
+
+EMITS = pytest.mark.parametrize("emit", ("obj", "shared"))
+
+
+# -- The program -----------------------------------------------------------------------------------
+
+BAD_PROGRAMS = {
+    "unknown name": ("variant v { mask_mod(b, h, q, kv) { return q >= kw } }", r"kw.*\n(?:.*\n)*?.*(kv|\^)"),
+    "type mismatch": ("variant v { mask_mod(b, h, q, kv) { return q && kv } }", r"bool"),
+    "mask returns a number": ("variant v { mask_mod(b, h, q, kv) { return q - kv } }", r"bool"),
+    "rank of a capture": ("variant v(t: f32[B, Hq]) { score_mod(s, b, h, q, kv) { return s + t[b, h, q] } }", r"t|ind|axis|axes"),
+    "empty": ("", r"no variant"),
+    "unclosed": ("variant v { mask_mod(b, h, q, kv) { return q >= kv ", r"expected"),
+    "a word": ("attention", r"expected"),
+}
+
+
+@EMITS
+@pytest.mark.parametrize("name", BAD_PROGRAMS)
+def test_bad_program(tmp_path: pathlib.Path, name: str, emit: str) -> None:
+    text, message = BAD_PROGRAMS[name]
+    (tmp_path / "bad.heed").write_text(text)
+    result = _compile(tmp_path, "bad.heed", "--head-dim=64", emit=emit)
+    _refused(result, message)
+    if text:
+        assert re.search(r"bad\.heed:\d+:\d+", result.stderr), "no place is named"
+    _nothing_in(tmp_path, "bad.heed")
+
+
+def test_missing_file(tmp_path: pathlib.Path) -> None:
+    _refused(_compile(tmp_path, "nowhere.heed", "--head-dim=64"), r"nowhere\.heed")
+    _nothing_in(tmp_path)
+
+
+def test_directory_as_file(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "d.heed").mkdir()
+    _refused(_compile(tmp_path, "d.heed", "--head-dim=64"), r"d\.heed")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_unreadable_file(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "secret.heed").write_text("variant v {}")
+    (tmp_path / "secret.heed").chmod(0)
+    _refused(_compile(tmp_path, "secret.heed", "--head-dim=64"), r"secret\.heed")
+
+
+@pytest.mark.parametrize("data", (b"variant v\xff {}", b"// \xc3\x28\nvariant v {}", b"variant \xed\xa0\x80 {}", b"\x00\x01\x02"))
+def test_not_utf8(tmp_path: pathlib.Path, data: bytes) -> None:
+    (tmp_path / "bad.heed").write_bytes(data)
+    _refused(_compile(tmp_path, "bad.heed", "--head-dim=64"), r"bad\.heed")
+    _nothing_in(tmp_path, "bad.heed")
+
+
+# -- Options ---------------------------------------------------------------------------------------
+
+@EMITS
+@pytest.mark.parametrize("arguments, message", [
+    (["--head-dim=0"], r"--head-dim.*1 to 512.*'0'"),
+    (["--head-dim=513"], r"--head-dim.*1 to 512.*'513'"),
+    (["--head-dim=abc"], r"--head-dim.*'abc'"),
+    (["--head-dim=-1"], r"--head-dim.*'-1'"),
+    (["--head-dim=64x"], r"--head-dim.*'64x'"),
+    (["--head-dim=99999999999999999999"], r"--head-dim"),
+    (["--head-dim="], r"--head-dim"),
+    ([], r"--head-dim"),
+    (["--head-dim=64", "--value-head-dim=0"], r"--value-head-dim.*'0'"),
+    (["--head-dim=64", "--value-head-dim=513"], r"--value-head-dim.*'513'"),
+    (["--head-dim=64", "--target=x86-64-v9"], r"x86-64-v9"),
+    (["--head-dim=64", "--target="], r"target"),
+    (["--head-dim=64", "--dtype=f8"], r"--dtype.*f32, bf16 or f16.*'f8'"),
+    (["--head-dim=64", "--variant=casual"], r"no variant 'casual'.*causal"),
+    (["--head-dim=64", "--target=x86-64-v3,aarch64"], r"aarch64|architecture"),
+    (["--head-dim=64", "-Dnothing=1"], r"nothing"),
+    (["--head-dim=64", "-Dx"], r"NAME=VALUE"),
+    (["--head-dim=64", "--symbol=1 + 1"], r"--symbol"),
+])
+def test_bad_option(tmp_path: pathlib.Path, arguments: list[str], message: str, emit: str) -> None:
+    _refused(_compile(tmp_path, CAUSAL, *arguments, emit=emit), message)
+    _nothing_in(tmp_path)
+
+
+@pytest.mark.parametrize("arguments", [["--emit=nothing"], ["--no-such-option"], ["--head-dim"]])
+def test_unknown_option(tmp_path: pathlib.Path, arguments: list[str]) -> None:
+    result = run_heedc(CAUSAL, *arguments, cwd=tmp_path)
+    assert result.returncode == 1 and result.stdout == "" and arguments[0].split("=")[0].lstrip("-") in result.stderr
+    _nothing_in(tmp_path)
+
+
+def test_no_input() -> None:
+    _refused(run_heedc(), r"no input file")
+
+
+def test_symbol_for_several_variants(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "two.heed").write_text("variant a {}\nvariant b {}\n")
+    _refused(_compile(tmp_path, "two.heed", "--head-dim=64", "--symbol=k"), r"--symbol.*several")
+    _nothing_in(tmp_path, "two.heed")
+
+
+def test_object_needs_a_file(tmp_path: pathlib.Path) -> None:
+    _refused(run_heedc(CAUSAL, "--head-dim=64", cwd=tmp_path), r"-o is missing")
+    _nothing_in(tmp_path)
+
+
+# -- Output ----------------------------------------------------------------------------------------
+
+@EMITS
+def test_output_in_missing_directory(tmp_path: pathlib.Path, emit: str) -> None:
+    _refused(_compile(tmp_path, CAUSAL, "--head-dim=64", emit=emit, output="nowhere/out"), r"nowhere/out")
+    _nothing_in(tmp_path)
+
+
+@EMITS
+def test_output_is_a_directory(tmp_path: pathlib.Path, emit: str) -> None:
+    (tmp_path / "out").mkdir()
+    _refused(_compile(tmp_path, CAUSAL, "--head-dim=64", emit=emit, output="out"), r"/out")
+    _nothing_in(tmp_path, "out")
+
+
+@EMITS
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_output_in_unwritable_directory(tmp_path: pathlib.Path, emit: str) -> None:
+    tmp_path.chmod(0o500)
+    _refused(_compile(tmp_path, CAUSAL, "--head-dim=64", emit=emit), r"out\.o")
+    tmp_path.chmod(0o700)
+    _nothing_in(tmp_path)
+
+
+@EMITS
+def test_output_in_a_directory_that_cannot_hold_files(emit: str) -> None:
+    """/proc takes no files, not even from root."""
+    _refused(_compile(pathlib.Path("/proc/self/fdinfo"), CAUSAL, "--head-dim=64", emit=emit), r"out\.o")
+
+
+def test_failure_keeps_the_old_file(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "out.o").write_text("old")
+    _refused(_compile(tmp_path, CAUSAL, "--head-dim=0"), r"--head-dim")
+    assert (tmp_path / "out.o").read_text() == "old"
+    _nothing_in(tmp_path, "out.o")
+
+
+def test_header_in_missing_directory(tmp_path: pathlib.Path) -> None:
+    """The object and its header come together or not at all."""
+    _refused(_compile(tmp_path, CAUSAL, "--head-dim=64", "--header=nowhere/x.h"), r"nowhere/x\.h")
+    _nothing_in(tmp_path)
+
+
+# -- What works ------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("emit", ("attn", "tile", "llvm", "asm"))
+def test_text_goes_to_stdout(tmp_path: pathlib.Path, emit: str) -> None:
+    to_stdout = run_heedc(CAUSAL, "--head-dim=64", f"--emit={emit}", cwd=tmp_path)
+    assert to_stdout.returncode == 0 and to_stdout.stderr == "" and "causal" in to_stdout.stdout
+    assert _compile(tmp_path, CAUSAL, "--head-dim=64", emit=emit, output="text").returncode == 0
+    assert (tmp_path / "text").read_text() == to_stdout.stdout
+
+
+@pytest.mark.parametrize("emit", ("obj", "shared"))
+def test_output_is_reproducible(tmp_path: pathlib.Path, emit: str) -> None:
+    for output in ("a", "b"):
+        assert _compile(tmp_path, CAUSAL, "--head-dim=64", "--symbol=k", emit=emit, output=output).returncode == 0
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_target_order_does_not_matter(tmp_path: pathlib.Path) -> None:
+    for output, targets in (("a", "x86-64-v2,x86-64-v3"), ("b", "x86-64-v3,x86-64-v2,x86-64-v3")):
+        assert _compile(tmp_path, CAUSAL, "--head-dim=8", f"--target={targets}", output=output).returncode == 0
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_symbol_may_be_the_name_of_the_variant(tmp_path: pathlib.Path) -> None:
+    result = _compile(tmp_path, CAUSAL, "--head-dim=8", "--symbol=causal")
+    assert result.returncode == 0, result.stderr
+
+
+def test_several_variants_in_one_object(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "two.heed").write_text("variant a {}\nvariant b { mask_mod(b, h, q, kv) { return q >= kv } }\n")
+    result = _compile(tmp_path, "two.heed", "--head-dim=8", "--header=two.h")
+    assert result.returncode == 0, result.stderr
+    header = (tmp_path / "two.h").read_text()
+    assert "a_f32_d8_kernel" in header and "b_f32_d8_kernel" in header
+
+
+def test_check_and_targets(tmp_path: pathlib.Path) -> None:
+    result = run_heedc(CAUSAL, "--check", cwd=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    _nothing_in(tmp_path)
+    listed = run_heedc("--list-targets").stdout
+    assert listed.count("(native)") == 1 and "aarch64" in listed
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.heed")), ids=lambda path: path.stem)
+def test_examples_are_formatted(path: pathlib.Path) -> None:
+    assert run_heedc("--format", path).stdout == path.read_text()
+
+
+def test_a_closed_pipe_is_no_crash() -> None:
+    process = subprocess.Popen([str(HEEDC), str(CAUSAL), "--head-dim=64", "--emit=asm"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    error = process.stderr.read()
+    process.wait(60)
+    assert b"Stack dump" not in error

@@ -1,0 +1,58 @@
+# Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""The C and C++ programs of examples/, built as their comments say."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+from conftest import BUILD, ROOT, run_heedc
+
+LINK = ("-L", BUILD / "lib", "-lheed_runtime", f"-Wl,-rpath,{BUILD / 'lib'}", "-lm", "-pthread")
+WARNINGS = ("-Wall", "-Wextra", "-Werror", "-pedantic")
+
+
+def _kernel(directory: pathlib.Path, example: str, symbol: str, dtype: str, head_dim: int) -> pathlib.Path:
+    output = directory / f"{symbol}.o"
+    result = run_heedc(ROOT / "examples" / f"{example}.heed", f"--dtype={dtype}", f"--head-dim={head_dim}",
+                       f"--symbol={symbol}", "-o", output, f"--header={directory / symbol}.h")
+    assert result.returncode == 0, result.stderr
+    return output
+
+
+def _run(*command: object) -> str:
+    result = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("compiler", ("cc", "gcc", "clang-22"))
+@pytest.mark.parametrize("standard", ("c99", "c17"))
+def test_c(tmp_path: pathlib.Path, compiler: str, standard: str) -> None:
+    if not shutil.which(compiler):
+        pytest.skip(f"no {compiler}")
+    _run(compiler, f"-std={standard}", *WARNINGS, "-O1", "-I", tmp_path, "-I", ROOT / "include", ROOT / "examples/c/main.c",
+         _kernel(tmp_path, "alibi", "alibi", "f32", 64), *LINK, "-o", tmp_path / "main")
+    output, error = _run(tmp_path / "main").splitlines()
+    numbers = [float(x) for x in re.findall(r"-?[\d.]+(?:e-?\d+)?", output)]
+    assert numbers[:3] == pytest.approx(numbers[3:], abs=1e-5)
+    assert error.startswith("HEED_INVALID_ARGUMENT: ") and "query" in error and "64" in error and "32" in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ("c++", "clang++-22"))
+def test_server(tmp_path: pathlib.Path, compiler: str) -> None:
+    if not shutil.which(compiler):
+        pytest.skip(f"no {compiler}")
+    objects = [_kernel(tmp_path, "causal", "llama", "bf16", 128), _kernel(tmp_path, "gemma2_softcap", "gemma2", "bf16", 256)]
+    _run(compiler, "-std=c++17", *WARNINGS, "-O2", "-I", tmp_path, "-I", ROOT / "include",
+         ROOT / "examples/server/server.cpp", *objects, *LINK, "-o", tmp_path / "server")
+    for workers in (1, 3):
+        output = _run(tmp_path / "server", 16, workers)
+        assert "16 requests" in output and "tokens/s" in output
+    needed = _run("ldd", tmp_path / "server")
+    assert "libheed_runtime" in needed and "LLVM" not in needed and "python" not in needed
