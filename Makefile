@@ -45,8 +45,9 @@ lint: setup ## check the Python code with ruff and mypy
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m mypy
 
-docs: setup ## regenerate docs/dialects and docs/passes.md from the .td files
+docs: build ## regenerate what docs/ quotes from the .td files and from the tools
 	$(PYTHON) scripts/gen_docs.py
+	$(PYTHON) scripts/update_docs.py
 
 clean: ## remove build directories; .venv stays
 	rm -rf build build-*/ demo-out bench-out
