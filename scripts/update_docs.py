@@ -5,7 +5,7 @@
 
 A block is a comment with a command, and the fenced block right after it:
 
-    <!-- run: heedc examples/alibi.heed --emit=attn --head-dim=64 | excerpt attn.score '^    }' -->
+    <!-- run: heedc examples/alibi.heed --emit=attn --head-dim=64 | excerpt attn.score '^ +}$' -->
     ```mlir
     ...replaced by what the command prints...
     ```
