@@ -360,14 +360,14 @@ void KernelLowering::emitScoresAMX(const TileStorage &queries, const TileStorage
   e->loop(e->cst(0), keys.count, 32, [&](Value key) {
     AMX amx{*e};
     e->loop(key, e->add(key, 32), 1, [&](Value row) { emitPrefetch(row); });
-    for (int64_t lane = 0; lane < blockQ; lane += 32) {
+    e->loop(e->cst(0), e->cst(blockQ), 32, [&](Value lane) {
       Value acc[2][2] = {{amx.zero(), amx.zero()}, {amx.zero(), amx.zero()}};
       for (int64_t d = 0; d < headDim; d += 32) {
         Value a[2], b[2];
         for (int64_t i : {0, 1}) {
           Value row = e->mul(e->add(key, i * 16), keys.stride);
           a[i] = amx.load(e->at(keys.base, e->add(row, d), keys.element), keyStride);
-          b[i] = amx.load(e->at(queries.base, e->cst(d / 2 * blockQ + lane + i * 16), e->i32()),
+          b[i] = amx.load(e->at(queries.base, e->add(lane, d / 2 * blockQ + i * 16), e->i32()),
                           panelStride);
         }
         for (int64_t i : {0, 1})
@@ -376,10 +376,10 @@ void KernelLowering::emitScoresAMX(const TileStorage &queries, const TileStorage
       }
       for (int64_t i : {0, 1})
         for (int64_t j : {0, 1}) {
-          Value place = e->add(e->mul(e->add(key, i * 16), blockQ), lane + j * 16);
+          Value place = e->add(e->add(e->mul(e->add(key, i * 16), blockQ), lane), j * 16);
           amx.store(acc[i][j], e->at(scores, place, e->f32()), panelStride);
         }
-    }
+    });
   });
 }
 
@@ -388,9 +388,9 @@ void KernelLowering::emitAccumulateAMX(const TileStorage &weights, const TileSto
   Value panelStride = e->cst(blockQ * 4), lineStride = e->cst(64);
   e->loop(e->cst(0), e->cst(valueDim), 32, [&](Value dim) {
     AMX amx{*e};
-    for (int64_t lane = 0; lane < blockQ; lane += 32) {
+    e->loop(e->cst(0), e->cst(blockQ), 32, [&](Value lane) {
       auto place = [&](int64_t i, int64_t j) {
-        Value offset = e->add(e->mul(e->add(dim, i * 16), blockQ), lane + j * 16);
+        Value offset = e->add(e->add(e->mul(e->add(dim, i * 16), blockQ), lane), j * 16);
         return e->at(acc, offset, e->f32());
       };
       Value sums[2][2];
@@ -402,7 +402,7 @@ void KernelLowering::emitAccumulateAMX(const TileStorage &weights, const TileSto
         for (int64_t i : {0, 1}) {
           Value line = e->add(dim, chunk * valueDim + i * 16);
           a[i] = amx.load(e->at(values.base, e->mul(line, 16), e->i32()), lineStride);
-          b[i] = amx.load(e->at(weights.base, e->cst(chunk * 16 * blockQ + lane + i * 16), e->i32()),
+          b[i] = amx.load(e->at(weights.base, e->add(lane, chunk * 16 * blockQ + i * 16), e->i32()),
                           panelStride);
         }
         for (int64_t i : {0, 1})
@@ -412,6 +412,6 @@ void KernelLowering::emitAccumulateAMX(const TileStorage &weights, const TileSto
       for (int64_t i : {0, 1})
         for (int64_t j : {0, 1})
           amx.store(sums[i][j], place(i, j), panelStride);
-    }
+    });
   });
 }
