@@ -48,7 +48,8 @@ typedef enum heed_status {
 } heed_status;
 
 /* What went wrong in this thread's last call that did not return HEED_OK, as one line that names
- * the argument, what was expected and what was found. Never NULL; valid until the thread's next call. */
+ * the argument, what was expected and what was found. Never NULL; valid until the thread's next
+ * call. */
 HEED_EXPORT const char *heed_last_error(void);
 
 /* "HEED_OK", "HEED_INVALID_ARGUMENT", ... */
@@ -68,7 +69,8 @@ typedef enum heed_dtype {
 
 #define HEED_MAX_RANK 6
 
-/* A dense array somewhere in memory. Strides count elements, not bytes, and may be 0 (broadcast) or negative. */
+/* A dense array somewhere in memory. Strides count elements, not bytes, and may be 0 (broadcast) or
+ * negative. */
 typedef struct heed_tensor {
   void *data;
   heed_dtype dtype;
@@ -81,7 +83,8 @@ typedef struct heed_tensor {
 HEED_EXPORT heed_tensor heed_dense_tensor(void *data, heed_dtype dtype, int32_t rank,
                                           const int64_t *shape);
 
-/* The value of one parameter of a variant: which member counts is said by the kernel's heed_param. */
+/* The value of one parameter of a variant: which member counts is said by the kernel's heed_param.
+ */
 typedef union heed_value {
   double f;                  /* f16, bf16, f32 scalars               */
   int64_t i;                 /* bool, i8, i32, i64 scalars           */
@@ -121,35 +124,38 @@ enum {
   HEED_CPU_AARCH64 = 1u << 5
 };
 
-/* The argument block that compiled code reads: 64-bit words, at these offsets. A float scalar is stored
- * as the bits of an f32 in the low half of its word. Strides count elements. */
+/* The argument block that compiled code reads: 64-bit words, at these offsets. A float scalar is
+ * stored as the bits of an f32 in the low half of its word. Strides count elements. */
 enum {
   HEED_ARG_QUERY = 0,
   HEED_ARG_KEY = 1,
   HEED_ARG_VALUE = 2,
   HEED_ARG_OUTPUT = 3,
-  HEED_ARG_LSE = 4,    /* 0: not wanted */
-  HEED_ARG_PACKED = 5, /* the workspace that prepare tasks fill, shared by all threads; 64-byte aligned */
+  HEED_ARG_LSE = 4, /* 0: not wanted */
+  HEED_ARG_PACKED =
+      5, /* the workspace that prepare tasks fill, shared by all threads; 64-byte aligned */
   HEED_ARG_B = 6,
   HEED_ARG_HQ = 7,
   HEED_ARG_HKV = 8,
   HEED_ARG_SQ = 9,
   HEED_ARG_SKV = 10,
-  HEED_ARG_QUERY_STRIDES = 11, /* batch, head, sequence; a batch stride is 0 where a batch of 1 is broadcast */
+  HEED_ARG_QUERY_STRIDES =
+      11, /* batch, head, sequence; a batch stride is 0 where a batch of 1 is broadcast */
   HEED_ARG_KEY_STRIDES = 14,
   HEED_ARG_VALUE_STRIDES = 17,
   HEED_ARG_OUTPUT_STRIDES = 20,
   HEED_ARG_LSE_STRIDES = 23,
   HEED_ARG_SCALE = 26,
-  HEED_ARG_PARAMS = 27 /* then the parameters in order: a scalar takes one word (f32 bits or a sign-extended
-                          integer); a tensor of rank r takes 1 + 2r words: pointer, r extents, r strides */
+  HEED_ARG_PARAMS =
+      27 /* then the parameters in order: a scalar takes one word (f32 bits or a sign-extended
+            integer); a tensor of rank r takes 1 + 2r words: pointer, r extents, r strides */
 };
 
 /* Fills the part of the packed workspace that belongs to one (batch, key-value head). */
 typedef void (*heed_prepare_fn)(const int64_t *args, int64_t batch, int64_t kv_head);
 
-/* Computes one tile of `block_q` queries of one (batch, query head). `scratch` is the calling thread's own,
- * `scratch_bytes` large, 64-byte aligned. */
+/* Computes one tile of `block_q` queries of one (batch, query head). `scratch` is the calling
+ * thread's own, `scratch_bytes` large, 64-byte aligned. */
 typedef void (*heed_tile_fn)(const int64_t *args, int64_t batch, int64_t head, int64_t q_tile,
                              void *scratch);
 
@@ -163,8 +169,8 @@ typedef struct heed_code {
   int32_t block_q;
   int32_t block_kv;
   int64_t scratch_bytes; /* per thread */
-  /* The packed workspace takes packed_bytes_per_block bytes for every started block of block_kv keys of every
-   * (batch, kv head); 0 with prepare == NULL. */
+  /* The packed workspace takes packed_bytes_per_block bytes for every started block of block_kv
+   * keys of every (batch, kv head); 0 with prepare == NULL. */
   int64_t packed_bytes_per_block;
   heed_prepare_fn prepare; /* or NULL */
   heed_tile_fn tile;
@@ -186,12 +192,12 @@ typedef struct heed_kernel {
 /*===-- Calling -----------------------------------------------------------===*/
 
 /* Everything a call passes. Tensors:
- *   query  (B, Hq, Sq, D)      key (Bkv, Hkv, Skv, D)     value (Bkv, Hkv, Skv, Dv)    output (B, Hq, Sq, Dv)
- *   lse    (B, Hq, Sq), f32, natural logarithm; data == NULL: not computed
- * Bkv is B or 1 (broadcast), Hq a multiple of Hkv. The last stride of query, key, value and output is 1.
- * scale multiplies query x key before score_mod; NaN stands for 1/sqrt(D).
- * params holds the kernel's num_params values in order; NULL: every default.
- * num_threads: 0 stands for heed_get_num_threads(). */
+ *   query  (B, Hq, Sq, D)      key (Bkv, Hkv, Skv, D)     value (Bkv, Hkv, Skv, Dv)    output (B,
+ * Hq, Sq, Dv) lse    (B, Hq, Sq), f32, natural logarithm; data == NULL: not computed Bkv is B or 1
+ * (broadcast), Hq a multiple of Hkv. The last stride of query, key, value and output is 1. scale
+ * multiplies query x key before score_mod; NaN stands for 1/sqrt(D). params holds the kernel's
+ * num_params values in order; NULL: every default. num_threads: 0 stands for
+ * heed_get_num_threads(). */
 typedef struct heed_call {
   heed_tensor query, key, value, output, lse;
   double scale;
@@ -199,24 +205,27 @@ typedef struct heed_call {
   int32_t num_threads;
 } heed_call;
 
-/* Runs `kernel`. Output and LSE are written completely or, on an error, not at all. Safe from several threads at
- * once and after fork. A fully masked row gets output 0 and LSE -inf. */
+/* Runs `kernel`. Output and LSE are written completely or, on an error, not at all. Safe from
+ * several threads at once and after fork. A fully masked row gets output 0 and LSE -inf. */
 HEED_EXPORT heed_status heed_run(const heed_kernel *kernel, const heed_call *call);
 
 /*===-- The machine -------------------------------------------------------===*/
 
-/* HEED_CPU_* bits of this machine (masked by the environment variable HEED_CPU, for example "x86-64-v3"). */
+/* HEED_CPU_* bits of this machine (masked by the environment variable HEED_CPU, for example
+ * "x86-64-v3"). */
 HEED_EXPORT uint64_t heed_cpu_features(void);
 
 /* The code that heed_run would choose, or NULL. */
 HEED_EXPORT const heed_code *heed_select_code(const heed_kernel *kernel);
 
-/* Threads used by calls that ask for 0: HEED_NUM_THREADS, else the CPUs this process may run on. n < 1: that default again. */
+/* Threads used by calls that ask for 0: HEED_NUM_THREADS, else the CPUs this process may run on. n
+ * < 1: that default again. */
 HEED_EXPORT void heed_set_num_threads(int32_t n);
 HEED_EXPORT int32_t heed_get_num_threads(void);
 
-/* Runs fn(context, task, thread) for every task in [0, num_tasks), handed out in order, on up to num_threads threads;
- * the caller is thread 0. Returns when all are done. Runs inline when nested or when the pool is busy. */
+/* Runs fn(context, task, thread) for every task in [0, num_tasks), handed out in order, on up to
+ * num_threads threads; the caller is thread 0. Returns when all are done. Runs inline when nested
+ * or when the pool is busy. */
 typedef void (*heed_task_fn)(void *context, int64_t task, int32_t thread);
 HEED_EXPORT void heed_parallel_for(int64_t num_tasks, int32_t num_threads, heed_task_fn fn,
                                    void *context);

@@ -150,9 +150,8 @@ static llvm::Error runPasses(ModuleOp module, llvm::function_ref<void(OpPassMana
 static llvm::Error lowerToTile(ModuleOp module, const CompileOptions &options,
                                const CPUTarget &target) {
   MLIRContext *context = module.getContext();
-  tile::CPUScheduleAttr schedule =
-      selectCPUSchedule(context, target, mlirType(*context, options.dtype), options.headDim,
-                        valueHeadDim(options));
+  tile::CPUScheduleAttr schedule = selectCPUSchedule(
+      context, target, mlirType(*context, options.dtype), options.headDim, valueHeadDim(options));
   return runPasses(module, [&](OpPassManager &pm) {
     AttnToTilePassOptions tileOptions;
     tileOptions.blockQ = schedule.getBlockQ();
@@ -185,14 +184,15 @@ makeTargetMachine(const CPUTarget &target) {
   llvm::Triple triple(target.triple);
   const llvm::Target *llvmTarget = llvm::TargetRegistry::lookupTarget(triple, error);
   if (!llvmTarget)
-    return llvm::createStringError("LLVM has no code generator for " + target.triple + ": " + error);
-  return std::unique_ptr<llvm::TargetMachine>(
-      llvmTarget->createTargetMachine(triple, target.cpu, target.features, llvm::TargetOptions(),
-                                      llvm::Reloc::PIC_, std::nullopt,
-                                      llvm::CodeGenOptLevel::Default));
+    return llvm::createStringError("LLVM has no code generator for " + target.triple + ": " +
+                                   error);
+  return std::unique_ptr<llvm::TargetMachine>(llvmTarget->createTargetMachine(
+      triple, target.cpu, target.features, llvm::TargetOptions(), llvm::Reloc::PIC_, std::nullopt,
+      llvm::CodeGenOptLevel::Default));
 }
 
-/// Marks every function for a CPU level and gives it the level's name, so that levels can share an object.
+/// Marks every function for a CPU level and gives it the level's name, so that levels can share an
+/// object.
 static void specialise(llvm::Module &module, const CPUTarget &target) {
   std::string suffix = "." + target.name;
   for (llvm::Function &function : module) {
@@ -206,8 +206,9 @@ static void specialise(llvm::Module &module, const CPUTarget &target) {
   }
 }
 
-/// The loops are vectorised and unrolled as they should be: what LLVM has to do is to simplify addresses and to move what
-/// does not change out of the loops. A pipeline of just that takes half the time of -O1.
+/// The loops are vectorised and unrolled as they should be: what LLVM has to do is to simplify
+/// addresses and to move what does not change out of the loops. A pipeline of just that takes half
+/// the time of -O1.
 static void optimize(llvm::Module &module, llvm::TargetMachine &machine) {
   llvm::LoopAnalysisManager lam;
   llvm::FunctionAnalysisManager fam;
@@ -238,13 +239,14 @@ static void optimize(llvm::Module &module, llvm::TargetMachine &machine) {
 }
 
 llvm::Error heed::compile(MLIRContext &context, ArrayRef<const lang::Variant *> variants,
-                          const CompileOptions &options, EmitKind kind,
-                          llvm::raw_pwrite_stream &os, PhaseTimes *times) {
+                          const CompileOptions &options, EmitKind kind, llvm::raw_pwrite_stream &os,
+                          PhaseTimes *times) {
   Stopwatch watch(times);
   for (const CPUTarget &target : options.targets)
     if (target.triple != options.targets.front().triple)
       return llvm::createStringError("targets '" + options.targets.front().name + "' and '" +
-                                     target.name + "' are of different architectures: compile "
+                                     target.name +
+                                     "' are of different architectures: compile "
                                      "an object for each");
 
   OwningOpRef<ModuleOp> attnModule = buildAttnModule(context, variants, options);
@@ -304,8 +306,8 @@ llvm::Error heed::compile(MLIRContext &context, ArrayRef<const lang::Variant *> 
     return machine.takeError();
   linked->setTargetTriple(llvm::Triple(options.targets.front().triple));
   linked->setDataLayout((*machine)->createDataLayout());
-  // Only the table of a kernel is visible. (Before linking, private functions would have been dropped: nothing refers
-  // to them yet.)
+  // Only the table of a kernel is visible. (Before linking, private functions would have been
+  // dropped: nothing refers to them yet.)
   for (llvm::Function &function : *linked)
     if (!function.isDeclaration())
       function.setLinkage(llvm::GlobalValue::InternalLinkage);

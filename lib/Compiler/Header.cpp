@@ -55,7 +55,7 @@ static std::string literal(const lang::ScalarConstant &value) {
   std::string text;
   llvm::raw_string_ostream(text) << llvm::format("%.9g", value.real);
   return StringRef(text).contains_insensitive('e') || StringRef(text).contains('.') ? text
-                                                                                   : text + ".0";
+                                                                                    : text + ".0";
 }
 
 static void writeKernel(const lang::Variant &variant, const CompileOptions &options,
@@ -88,7 +88,9 @@ static void writeKernel(const lang::Variant &variant, const CompileOptions &opti
        << "_params params;\n";
     for (const lang::Parameter *parameter : params)
       os << "  params." << parameter->name << " = "
-         << (parameter->value ? literal(*parameter->value) : parameter->isTensor() ? "NULL" : "0")
+         << (parameter->value        ? literal(*parameter->value)
+             : parameter->isTensor() ? "NULL"
+                                     : "0")
          << ";\n";
     os << "  return params;\n}\n\n";
   }
@@ -98,12 +100,15 @@ static void writeKernel(const lang::Variant &variant, const CompileOptions &opti
      << "; Bkv is B or 1, Hq a multiple of Hkv\n"
      << " *   value   (Bkv, Hkv, Skv, " << valueDim << ")  " << type << "\n"
      << " *   output  (B, Hq, Sq, " << valueDim << ")     " << type << ", written\n"
-     << " *   lse     (B, Hq, Sq)          f32, written: log-sum-exp of each row; NULL: not wanted\n"
+     << " *   lse     (B, Hq, Sq)          f32, written: log-sum-exp of each row; NULL: not "
+        "wanted\n"
      << " *   scale   factor of query x key; NAN: 1/sqrt(" << options.headDim << ")\n"
      << " *   threads number of threads; 0: heed_get_num_threads()\n"
-     << " * The last stride of query, key, value and output is 1, all others are free. Returns HEED_OK, or a status\n"
+     << " * The last stride of query, key, value and output is 1, all others are free. Returns "
+        "HEED_OK, or a status\n"
      << " * with heed_last_error() saying which argument is wrong; then nothing was written. */\n"
-     << "static inline heed_status " << name << "(const heed_tensor *query, const heed_tensor *key,\n"
+     << "static inline heed_status " << name
+     << "(const heed_tensor *query, const heed_tensor *key,\n"
      << "    const heed_tensor *value, heed_tensor *output, heed_tensor *lse, double scale,\n"
      << "    ";
   if (!params.empty())
@@ -114,11 +119,14 @@ static void writeKernel(const lang::Variant &variant, const CompileOptions &opti
     os << "  heed_value values[" << params.size() << "];\n";
     for (auto [i, parameter] : llvm::enumerate(params))
       os << "  values[" << i << "]."
-         << (parameter->isTensor() ? "tensor" : isFloat(*parameter) ? "f" : "i") << " = params->"
-         << parameter->name << ";\n";
+         << (parameter->isTensor() ? "tensor"
+             : isFloat(*parameter) ? "f"
+                                   : "i")
+         << " = params->" << parameter->name << ";\n";
   }
   os << "  memset(&call, 0, sizeof call);\n"
-     << "  call.query = *query;\n  call.key = *key;\n  call.value = *value;\n  call.output = *output;\n"
+     << "  call.query = *query;\n  call.key = *key;\n  call.value = *value;\n  call.output = "
+        "*output;\n"
      << "  if (lse)\n    call.lse = *lse;\n"
      << "  call.scale = scale;\n"
      << "  call.params = " << (params.empty() ? "NULL" : "values") << ";\n"
@@ -126,8 +134,8 @@ static void writeKernel(const lang::Variant &variant, const CompileOptions &opti
      << "  return heed_run(&" << name << "_kernel, &call);\n}\n\n";
 }
 
-void heed::writeHeader(llvm::ArrayRef<const lang::Variant *> variants, const CompileOptions &options,
-                       StringRef fileName, llvm::raw_ostream &os) {
+void heed::writeHeader(llvm::ArrayRef<const lang::Variant *> variants,
+                       const CompileOptions &options, StringRef fileName, llvm::raw_ostream &os) {
   std::string guard = "HEED_GENERATED_";
   for (char c : fileName)
     guard += llvm::isAlnum(c) ? llvm::toUpper(c) : '_';

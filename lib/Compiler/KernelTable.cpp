@@ -121,17 +121,19 @@ void KernelTable::emit(llvm::Module &module, const lang::Variant &variant, Strin
       value = parameter.value->type == lang::ValueType::F32
                   ? llvm::bit_cast<int64_t>(parameter.value->real)
                   : parameter.value->integer;
-    params.push_back(b.structure({b.string(parameter.name), b.i32(dtypeOf(parameter.elementType)),
-                                  b.i32(parameter.isTensor() ? parameter.rank() : -1),
-                                  b.array(extents), b.i32(parameter.value.has_value()),
-                                  b.i64(value)}));
+    params.push_back(
+        b.structure({b.string(parameter.name), b.i32(dtypeOf(parameter.elementType)),
+                     b.i32(parameter.isTensor() ? parameter.rank() : -1), b.array(extents),
+                     b.i32(parameter.value.has_value()), b.i64(value)}));
   }
   for (const Code &code : codes) {
-    auto function = [&](StringRef kind) { return b.function(name + kind + "." + code.target.name); };
-    entries.push_back(b.structure(
-        {b.string(code.target.name), b.i64(code.target.cpuBits), b.i32(code.blockQ),
-         b.i32(code.blockKv), b.i64(code.scratchBytes), b.i64(code.packedBytesPerBlock),
-         function("_prepare"), function("_tile"), function("_cost")}));
+    auto function = [&](StringRef kind) {
+      return b.function(name + kind + "." + code.target.name);
+    };
+    entries.push_back(
+        b.structure({b.string(code.target.name), b.i64(code.target.cpuBits), b.i32(code.blockQ),
+                     b.i32(code.blockKv), b.i64(code.scratchBytes), b.i64(code.packedBytesPerBlock),
+                     function("_prepare"), function("_tile"), function("_cost")}));
   }
   int64_t valueDim = options.valueHeadDim ? options.valueHeadDim : options.headDim;
   Constant *kernel = b.structure({b.i32(HEED_ABI_VERSION), b.i32(params.size()), b.string(name),

@@ -17,14 +17,15 @@ class Module;
 
 namespace heed {
 
-/// Collects the code of a kernel for each CPU level and writes the `heed_kernel` that an object exports
-/// (heed-c/Runtime.h).
+/// Collects the code of a kernel for each CPU level and writes the `heed_kernel` that an object
+/// exports (heed-c/Runtime.h).
 class KernelTable {
 public:
   /// Notes the functions that tile-to-cpu made for kernel `name`, before they are lowered further.
   void addCode(mlir::ModuleOp module, llvm::StringRef name, const CPUTarget &target);
 
-  /// Adds the global `NAME_kernel`, whose entry points are the functions NAME_tile.TARGET and so on.
+  /// Adds the global `NAME_kernel`, whose entry points are the functions NAME_tile.TARGET and so
+  /// on.
   void emit(llvm::Module &module, const lang::Variant &variant, llvm::StringRef name,
             const CompileOptions &options) const;
 

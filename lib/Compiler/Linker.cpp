@@ -17,7 +17,8 @@ using namespace heed;
 using llvm::StringRef;
 
 llvm::Error heed::linkShared(StringRef objectPath, StringRef outputPath) {
-  // Kernels call nothing but memcpy and memset, so any linker will do, and none needs to be told of libraries.
+  // Kernels call nothing but memcpy and memset, so any linker will do, and none needs to be told of
+  // libraries.
   static constexpr llvm::StringLiteral linkers[] = {"ld.lld-22", "ld.lld", "ld", "cc"};
   for (StringRef name : linkers) {
     llvm::ErrorOr<std::string> program = llvm::sys::findProgramByName(name);

@@ -12,16 +12,16 @@
 //   heed-interpret alibi.heed --variant=alibi request.json
 //
 //   { "query": {"path": "q.bin", "dtype": "bf16", "shape": [1, 8, 512, 64]},
-//     "key": ..., "value": ...,         arrays are dense, row-major; "offset": bytes before the first
-//     "scale": 0.125,                   (optional: 1/sqrt(D))
-//     "params": {"slope": {"path": ...}, "window": 128},     (defaults may be left out)
-//     "rows": {"at": [[b, h, q], ...], "output": "o.bin", "lse": "l.bin"},
-//     "classes": {"b": 0, "h": 0, "block_q": 64, "block_kv": 128, "output": "c.bin"},
-//     "pairs": {"b": 0, "h": 0, "output": "p.bin"} }
+//     "key": ..., "value": ...,         arrays are dense, row-major; "offset": bytes before the
+//     first "scale": 0.125,                   (optional: 1/sqrt(D)) "params": {"slope": {"path":
+//     ...}, "window": 128},     (defaults may be left out) "rows": {"at": [[b, h, q], ...],
+//     "output": "o.bin", "lse": "l.bin"}, "classes": {"b": 0, "h": 0, "block_q": 64, "block_kv":
+//     128, "output": "c.bin"}, "pairs": {"b": 0, "h": 0, "output": "p.bin"} }
 //
 // "rows", "classes" and "pairs" may be left out. Rows are written as float64, rows x Dv and rows;
-// classes as int8, blocks of queries x blocks of keys: 0 skipped, 1 partial, 2 full; pairs as int64,
-// for each query how many keys it attends to. Where no rows are wanted, "extents": {"B": 1, "Hq": 8,
+// classes as int8, blocks of queries x blocks of keys: 0 skipped, 1 partial, 2 full; pairs as
+// int64, for each query how many keys it attends to. Where no rows are wanted, "extents": {"B": 1,
+// "Hq": 8,
 // ...} may stand for query, key and value.
 //
 //===----------------------------------------------------------------------===//
@@ -99,8 +99,10 @@ public:
     static const std::pair<StringRef, DType> types[] = {
         {"bool", DType::Bool}, {"i8", DType::I8},     {"i32", DType::I32}, {"i64", DType::I64},
         {"f16", DType::F16},   {"bf16", DType::BF16}, {"f32", DType::F32}, {"f64", DType::F64}};
-    std::optional<StringRef> typeName = object->getString("dtype"), path = object->getString("path");
-    const auto *type = llvm::find_if(types, [&](auto &t) { return typeName && t.first == *typeName; });
+    std::optional<StringRef> typeName = object->getString("dtype"),
+                             path = object->getString("path");
+    const auto *type =
+        llvm::find_if(types, [&](auto &t) { return typeName && t.first == *typeName; });
     const json::Array *extents = object->getArray("shape");
     if (type == std::end(types) || !path || !extents)
       return makeError("array '", name, "' needs 'path', a known 'dtype' and 'shape'");
@@ -227,7 +229,8 @@ func::FuncOp emitClassifier(attn::VariantOp variant, int64_t batch, int64_t head
   mapping.map(variant.getCaptures(), block->getArguments().drop_front(4));
   int64_t uniforms[] = {batch, head};
   for (auto [coordinate, value] : llvm::zip(mask.getCoordinates(), uniforms))
-    mapping.map(coordinate, arith::ConstantIntOp::create(builder, loc, builder.getI32Type(), value));
+    mapping.map(coordinate,
+                arith::ConstantIntOp::create(builder, loc, builder.getI32Type(), value));
   // `outer` emits before the separator, `inner` before the return.
   Operation *separator = arith::ConstantIndexOp::create(builder, loc, 0);
   auto end = func::ReturnOp::create(builder, loc);
@@ -247,7 +250,8 @@ llvm::Error writeClasses(attn::VariantOp variant, ArrayRef<HostValue> captures,
   llvm::Expected<std::string> path = pathIn(section, "output");
   if (!path)
     return path.takeError();
-  int64_t rows = llvm::divideCeil(extents.Sq, blockQ), columns = llvm::divideCeil(extents.Skv, blockKv);
+  int64_t rows = llvm::divideCeil(extents.Sq, blockQ),
+          columns = llvm::divideCeil(extents.Skv, blockKv);
   std::vector<int8_t> classes(rows * columns, int8_t(tile::BlockClass::Full));
   if (variant.getStage<attn::MaskOp>()) {
     func::FuncOp func = emitClassifier(variant, number("b"), number("h"));

@@ -46,14 +46,14 @@ cl::opt<std::string> headDimText("head-dim", cl::cat(category), cl::value_desc("
                                  cl::desc("Head dim of query and key, 1 to 512"));
 cl::opt<std::string> valueHeadDimText("value-head-dim", cl::cat(category), cl::value_desc("N"),
                                       cl::desc("Head dim of value (default: --head-dim)"));
-cl::opt<Action> action(
-    "emit", cl::cat(category), cl::init(Action::Object), cl::desc("What to write:"),
-    cl::values(clEnumValN(Action::Attn, "attn", "the variant in the attn dialect"),
-               clEnumValN(Action::Tile, "tile", "the algorithm in the tile dialect"),
-               clEnumValN(Action::LLVM, "llvm", "optimized LLVM IR"),
-               clEnumValN(Action::Asm, "asm", "assembly"),
-               clEnumValN(Action::Object, "obj", "an object file (default)"),
-               clEnumValN(Action::Shared, "shared", "a shared library")));
+cl::opt<Action>
+    action("emit", cl::cat(category), cl::init(Action::Object), cl::desc("What to write:"),
+           cl::values(clEnumValN(Action::Attn, "attn", "the variant in the attn dialect"),
+                      clEnumValN(Action::Tile, "tile", "the algorithm in the tile dialect"),
+                      clEnumValN(Action::LLVM, "llvm", "optimized LLVM IR"),
+                      clEnumValN(Action::Asm, "asm", "assembly"),
+                      clEnumValN(Action::Object, "obj", "an object file (default)"),
+                      clEnumValN(Action::Shared, "shared", "a shared library")));
 cl::opt<std::string> outputPath("o", cl::cat(category), cl::value_desc("file"),
                                 cl::desc("Output file; '-' or none: stdout, for text"));
 cl::opt<std::string> headerPath("header", cl::cat(category), cl::value_desc("file"),
@@ -85,7 +85,8 @@ int printTargets() {
   return 0;
 }
 
-/// A file that is there whole or not at all: written under a temporary name beside its own, and renamed by commit().
+/// A file that is there whole or not at all: written under a temporary name beside its own, and
+/// renamed by commit().
 class OutputFile {
 public:
   explicit OutputFile(StringRef path) : path(path) {}
@@ -98,8 +99,7 @@ public:
   using Writer = llvm::function_ref<llvm::Error(llvm::raw_pwrite_stream &)>;
   llvm::Error write(Writer write) {
     int fd;
-    if (std::error_code code =
-            llvm::sys::fs::createUniqueFile(path + ".%%%%%%.tmp", fd, temporary))
+    if (std::error_code code = llvm::sys::fs::createUniqueFile(path + ".%%%%%%.tmp", fd, temporary))
       return cannot(code);
     llvm::raw_fd_ostream os(fd, /*shouldClose=*/true);
     llvm::Error error = write(os);
@@ -136,8 +136,7 @@ int formatFile() {
   auto buffer = llvm::MemoryBuffer::getFileOrSTDIN(inputPath, /*IsText=*/true);
   if (!buffer)
     return fail("cannot read '" + inputPath + "': " + buffer.getError().message());
-  std::optional<std::string> text =
-      lang::formatProgram((*buffer)->getBuffer(), inputPath, sources);
+  std::optional<std::string> text = lang::formatProgram((*buffer)->getBuffer(), inputPath, sources);
   if (!text)
     return 1;
   if (outputPath.empty() || outputPath == "-") {
@@ -175,8 +174,7 @@ int compileFile() {
       return fail("-D expects NAME=VALUE, found '" + define + "'");
     checkOptions.defines.emplace_back(name.str(), value.str());
   }
-  std::unique_ptr<lang::CheckedProgram> program =
-      lang::checkFile(inputPath, sources, checkOptions);
+  std::unique_ptr<lang::CheckedProgram> program = lang::checkFile(inputPath, sources, checkOptions);
   if (!program)
     return 1;
   if (checkOnly)
@@ -199,7 +197,8 @@ int compileFile() {
   if (variants.empty())
     return fail("no variant in '" + inputPath + "': there is nothing to compile");
   if (!symbol.empty() && variants.size() > 1)
-    return fail("--symbol names one kernel, and '" + inputPath + "' has several variants; choose "
+    return fail("--symbol names one kernel, and '" + inputPath +
+                "' has several variants; choose "
                 "one with --variant");
 
   auto isWord = [](char c) { return llvm::isAlnum(c) || c == '_'; };
@@ -230,16 +229,16 @@ int compileFile() {
   }
   // Weakest first, each once, whatever the order on the command line.
   auto rank = [](const CPUTarget &target) {
-    return llvm::find_if(allCPUTargets(), [&](const CPUTarget &t) { return t.name == target.name; }) -
+    return llvm::find_if(allCPUTargets(),
+                         [&](const CPUTarget &t) { return t.name == target.name; }) -
            allCPUTargets().begin();
   };
   llvm::sort(options.targets,
              [&](const CPUTarget &x, const CPUTarget &y) { return rank(x) < rank(y); });
-  options.targets.erase(std::unique(options.targets.begin(), options.targets.end(),
-                                    [&](const CPUTarget &x, const CPUTarget &y) {
-                                      return x.name == y.name;
-                                    }),
-                        options.targets.end());
+  options.targets.erase(
+      std::unique(options.targets.begin(), options.targets.end(),
+                  [&](const CPUTarget &x, const CPUTarget &y) { return x.name == y.name; }),
+      options.targets.end());
 
   bool isBinary = action == Action::Object || action == Action::Shared;
   if (isBinary && (outputPath.empty() || outputPath == "-"))
@@ -314,7 +313,8 @@ int main(int argc, char **argv) {
   cl::HideUnrelatedOptions(category);
   cl::ParseCommandLineOptions(argc, argv,
                               "heedc: compiles attention variants ahead of time\n\n"
-                              "  heedc alibi.heed --target=native --dtype=bf16 --head-dim=128 -o alibi.o --header=alibi.h\n");
+                              "  heedc alibi.heed --target=native --dtype=bf16 --head-dim=128 -o "
+                              "alibi.o --header=alibi.h\n");
   if (listTargets)
     return printTargets();
   if (inputPath.empty())

@@ -17,9 +17,9 @@
 //   cq * q + ck * kv + [lo, hi]          cq, ck: compile-time constants
 //
 // so that terms cancel (`q - kv + q // 1 - q`), and so that a comparison can be
-// solved for kv, which gives the bounds of a loop in closed form. A boolean is kept as two bits: true everywhere in the box, and
-// false everywhere in it. For q in [64, 127], kv in [0, 127] and the mask
-// `q >= kv && q - kv < w` with w = 200:
+// solved for kv, which gives the bounds of a loop in closed form. A boolean is kept as two bits:
+// true everywhere in the box, and false everywhere in it. For q in [64, 127], kv in [0, 127] and
+// the mask `q >= kv && q - kv < w` with w = 200:
 //
 //   q - kv          is 1*q - 1*kv + [0, 0], thus within [-63, 127]
 //   q >= kv         neither everywhere true nor everywhere false
@@ -51,7 +51,8 @@
 
 namespace heed {
 
-/// A box of queries and keys: `index` values, first and last of each (inclusive). An empty box has last < first.
+/// A box of queries and keys: `index` values, first and last of each (inclusive). An empty box has
+/// last < first.
 struct TileBox {
   mlir::Value firstQ, lastQ, firstKv, lastKv;
 };
@@ -61,13 +62,15 @@ struct KvBounds {
   mlir::Value lower, upper;
 };
 
-/// Emits at `inner` the class of `box` under `mask`: an i32 of tile::BlockClass, Skipped or Full where that is proved.
-/// `mapping` holds the values of the variant's captures and of the mask's first two arguments (batch and head, i32).
-/// What does not depend on the keys is emitted at `outer`, which must dominate `inner`.
+/// Emits at `inner` the class of `box` under `mask`: an i32 of tile::BlockClass, Skipped or Full
+/// where that is proved. `mapping` holds the values of the variant's captures and of the mask's
+/// first two arguments (batch and head, i32). What does not depend on the keys is emitted at
+/// `outer`, which must dominate `inner`.
 mlir::Value emitBlockClass(mlir::OpBuilder &outer, mlir::OpBuilder &inner, attn::MaskOp mask,
                            const mlir::IRMapping &mapping, const TileBox &box);
 
-/// Emits the hull of the keys that any query of the box may attend to, in closed form, within the keys of the box.
+/// Emits the hull of the keys that any query of the box may attend to, in closed form, within the
+/// keys of the box.
 KvBounds emitKvBounds(mlir::OpBuilder &builder, attn::MaskOp mask, const mlir::IRMapping &mapping,
                       const TileBox &box);
 

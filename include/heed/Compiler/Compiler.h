@@ -52,7 +52,8 @@ using PhaseTimes = std::vector<std::pair<std::string, double>>;
 std::optional<heed_dtype> parseDType(llvm::StringRef word);
 llvm::StringRef spelling(heed_dtype dtype);
 
-/// The C name of a variant's kernel: variant_dtype_dN, or variant_dtype_dNxM where the value head dim differs.
+/// The C name of a variant's kernel: variant_dtype_dN, or variant_dtype_dNxM where the value head
+/// dim differs.
 std::string defaultSymbol(const lang::Variant &variant, const CompileOptions &options);
 
 /// Makes a context with all dialects of Heed's levels. Its diagnostics go to stderr.
@@ -63,7 +64,8 @@ mlir::OwningOpRef<mlir::ModuleOp> buildAttnModule(mlir::MLIRContext &context,
                                                   llvm::ArrayRef<const lang::Variant *> variants,
                                                   const CompileOptions &options);
 
-/// Compiles variants and writes what `kind` asks for. Errors are reported as diagnostics of the context or returned.
+/// Compiles variants and writes what `kind` asks for. Errors are reported as diagnostics of the
+/// context or returned.
 llvm::Error compile(mlir::MLIRContext &context, llvm::ArrayRef<const lang::Variant *> variants,
                     const CompileOptions &options, EmitKind kind, llvm::raw_pwrite_stream &os,
                     PhaseTimes *times = nullptr);

@@ -85,8 +85,8 @@ public:
     TileBox all = emitBox(firstQ, skv);
     KvBounds bounds = emitBounds(all);
     Value zero = tile::FillOp::create(b, loc, stats, b.getF32FloatAttr(0.0f));
-    Value start = tile::FillOp::create(
-        b, loc, stats, b.getF32FloatAttr(-std::numeric_limits<float>::infinity()));
+    Value start = tile::FillOp::create(b, loc, stats,
+                                       b.getF32FloatAttr(-std::numeric_limits<float>::infinity()));
     Value empty = tile::FillOp::create(b, loc, accTile, b.getF32FloatAttr(0.0f));
     auto loop = tile::ForKVOp::create(b, loc, bounds.lower, bounds.upper, options.blockKv,
                                       ValueRange{start, zero, empty});
@@ -98,8 +98,9 @@ public:
       Value firstKv = loop.getBlockStart();
       Value max = loop.getIterArgs()[0], sum = loop.getIterArgs()[1], acc = loop.getIterArgs()[2];
       Value k = tile::LoadOp::create(b, loc, keyTile, key, batch, keyHead, firstKv);
-      Value s = tile::DotOp::create(b, loc, scoreTile, q, k, /*acc=*/Value(), /*transpose_lhs=*/false,
-                                      /*transpose_rhs=*/true);
+      Value s =
+          tile::DotOp::create(b, loc, scoreTile, q, k, /*acc=*/Value(), /*transpose_lhs=*/false,
+                              /*transpose_rhs=*/true);
       s = emitScore(s, firstQ, firstKv, scale);
       s = emitMask(s, firstQ, firstKv, skv, loop.getIsPartial());
       auto softmax = tile::OnlineSoftmaxOp::create(
@@ -108,7 +109,8 @@ public:
       Value rescaled = tile::ScaleRowsOp::create(b, loc, accTile, acc, softmax.getRescale());
       Value next = tile::DotOp::create(b, loc, accTile, softmax.getWeights(), v, rescaled,
                                        /*transpose_lhs=*/false, /*transpose_rhs=*/false);
-      tile::YieldOp::create(b, loc, ValueRange{softmax.getNewReference(), softmax.getNewSum(), next});
+      tile::YieldOp::create(b, loc,
+                            ValueRange{softmax.getNewReference(), softmax.getNewSum(), next});
     }
 
     auto normalized =
@@ -139,24 +141,26 @@ private:
   Value f32(float v) { return arith::ConstantOp::create(b, loc, b.getF32FloatAttr(v)); }
   Value toI32(Value v) { return arith::IndexCastOp::create(b, loc, b.getI32Type(), v); }
   Value extent(StringRef symbol) {
-    return arith::IndexCastOp::create(
-        b, loc, b.getIndexType(), attn::ExtentOp::create(b, loc, b.getI32Type(), symbol));
+    return arith::IndexCastOp::create(b, loc, b.getIndexType(),
+                                      attn::ExtentOp::create(b, loc, b.getI32Type(), symbol));
   }
   tile::TileType tileType(int64_t rows, int64_t columns, Type element) {
     return tile::TileType::get(b.getContext(), {rows, columns}, element);
   }
 
-  /// The key head that a query head reads: head // (Hq // Hkv). The launch has checked that Hkv divides Hq.
+  /// The key head that a query head reads: head // (Hq // Hkv). The launch has checked that Hkv
+  /// divides Hq.
   Value emitKeyHead(Value head) {
     Value group = arith::DivUIOp::create(b, loc, extent("Hq"), extent("Hkv"));
     return arith::DivUIOp::create(b, loc, head, group);
   }
 
-  /// |scale| log2(e), and at least the smallest normal number: a factor of 0 would make NaN of masked scores.
+  /// |scale| log2(e), and at least the smallest normal number: a factor of 0 would make NaN of
+  /// masked scores.
   Value emitPositiveFactor(Value scale) {
     Value magnitude = math::AbsFOp::create(b, loc, scale);
-    Value positive = arith::MaximumFOp::create(b, loc, magnitude,
-                                               f32(std::numeric_limits<float>::min()));
+    Value positive =
+        arith::MaximumFOp::create(b, loc, magnitude, f32(std::numeric_limits<float>::min()));
     return arith::MulFOp::create(b, loc, positive, f32(kLog2E));
   }
 
@@ -185,8 +189,8 @@ private:
       Value end = arith::AddIOp::create(b, loc, all.lastKv, index(1));
       return {index(0), end};
     }
-    KvBounds bounds = emitKvBounds(
-        b, mask, uniformsFor(mask.getCoordinates()[0], mask.getCoordinates()[1]), all);
+    KvBounds bounds =
+        emitKvBounds(b, mask, uniformsFor(mask.getCoordinates()[0], mask.getCoordinates()[1]), all);
     Value step = index(options.blockKv);
     Value block = arith::DivUIOp::create(b, loc, bounds.lower, step);
     bounds.lower = arith::MulIOp::create(b, loc, block, step);
@@ -204,8 +208,8 @@ private:
     Value end = arith::MinSIOp::create(inner, loc, block->getArgument(1), skv);
     TileBox box = {all.firstQ, all.lastQ, block->getArgument(0),
                    arith::SubIOp::create(inner, loc, end, one)};
-    Value cls = emitBlockClass(outer, inner, mask,
-                               uniformsFor(mask.getCoordinates()[0], mask.getCoordinates()[1]), box);
+    Value cls = emitBlockClass(
+        outer, inner, mask, uniformsFor(mask.getCoordinates()[0], mask.getCoordinates()[1]), box);
     tile::YieldOp::create(inner, loc, cls);
   }
 

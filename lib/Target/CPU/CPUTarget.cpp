@@ -41,8 +41,14 @@ static std::vector<CPUTarget> makeTargets() {
   t[4].features += ",+avx512bf16,+amx-tile,+amx-bf16";
   t[4].cpuBits |= HEED_CPU_AVX512_BF16 | HEED_CPU_AMX_BF16;
   t[4].hasAMX = true;
-  t[5] = {"aarch64", "Armv8.0 NEON, 4 lanes", "aarch64-unknown-linux-gnu", "generic", "+neon",
-          HEED_CPU_AARCH64, 4, 32};
+  t[5] = {"aarch64",
+          "Armv8.0 NEON, 4 lanes",
+          "aarch64-unknown-linux-gnu",
+          "generic",
+          "+neon",
+          HEED_CPU_AARCH64,
+          4,
+          32};
   t[5].hasFMA = t[5].hasF16Conversion = true;
   return targets;
 }
@@ -52,8 +58,8 @@ const std::vector<CPUTarget> &heed::allCPUTargets() {
   return targets;
 }
 
-/// HEED_CPU_* bits of this machine as LLVM sees it. Unlike the runtime it asks nobody for AMX: code may be
-/// compiled where it is not allowed to run.
+/// HEED_CPU_* bits of this machine as LLVM sees it. Unlike the runtime it asks nobody for AMX: code
+/// may be compiled where it is not allowed to run.
 static uint64_t hostBits() {
   llvm::Triple host(llvm::sys::getProcessTriple());
   if (host.isAArch64())
@@ -69,7 +75,8 @@ static uint64_t hostBits() {
     bits |= HEED_CPU_X86_64_V2;
   if (bits && has({"avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe"}))
     bits |= HEED_CPU_X86_64_V3;
-  if ((bits & HEED_CPU_X86_64_V3) && has({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}))
+  if ((bits & HEED_CPU_X86_64_V3) &&
+      has({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}))
     bits |= HEED_CPU_X86_64_V4;
   if ((bits & HEED_CPU_X86_64_V4) && has({"avx512bf16"}))
     bits |= HEED_CPU_AVX512_BF16;
@@ -100,8 +107,8 @@ llvm::Expected<CPUTarget> heed::lookupCPUTarget(StringRef name) {
       nearest = &target;
   }
   std::string hint = nearest ? "; did you mean '" + nearest->name + "'?" : "";
-  return llvm::createStringError("unknown target '" + name.str() + "'" + hint + " (known: " + known +
-                                 ")");
+  return llvm::createStringError("unknown target '" + name.str() + "'" + hint +
+                                 " (known: " + known + ")");
 }
 
 tile::CPUScheduleAttr heed::selectCPUSchedule(MLIRContext *context, const CPUTarget &target,
@@ -114,19 +121,20 @@ tile::CPUScheduleAttr heed::selectCPUSchedule(MLIRContext *context, const CPUTar
   else if (isBF16 && target.hasDotBF16 && headDim % 2 == 0)
     dot = tile::DotKind::DPBF16;
 
-  // Six rows of four vectors leave eight of 32 registers for a row of vectors and a broadcast, and keep loads below one for
-  // two multiplications; with 16 registers, six rows of two vectors are the same.
+  // Six rows of four vectors leave eight of 32 registers for a row of vectors and a broadcast, and
+  // keep loads below one for two multiplications; with 16 registers, six rows of two vectors are
+  // the same.
   int64_t rows = 6, vectors = target.numVectorRegisters < 32 ? 2 : 4;
   if (!target.hasFMA || dot == tile::DotKind::DPBF16)
     rows = 4;
-  // 64 queries x 128 keys is within 2% of the best everywhere (cpu.md 2.2). AMX products are so fast that reading keys and
-  // values counts: larger tiles read them less often.
+  // 64 queries x 128 keys is within 2% of the best everywhere (cpu.md 2.2). AMX products are so
+  // fast that reading keys and values counts: larger tiles read them less often.
   int64_t blockQ = 64, blockKv = 128;
   if (dot == tile::DotKind::AMX) {
     blockQ = 128;
     blockKv = 256;
   }
   int64_t expDegree = elementType.isF32() ? 5 : 3;
-  return tile::CPUScheduleAttr::get(context, target.name, target.lanes, blockQ, blockKv,
-                                    rows, vectors, dot, expDegree);
+  return tile::CPUScheduleAttr::get(context, target.name, target.lanes, blockQ, blockKv, rows,
+                                    vectors, dot, expDegree);
 }

@@ -29,7 +29,8 @@ LogicalResult KernelLowering::lowerDot(tile::DotOp op) {
       return op.emitError("expects rows of keys and no accumulator with transpose_rhs");
     TileStorage s;
     s.kind = TileStorage::Panel;
-    s.base = allocate((blockKv + schedule.getRows()) * blockQ * 4); // the last group of rows may be ragged
+    s.base = allocate((blockKv + schedule.getRows()) * blockQ *
+                      4); // the last group of rows may be ragged
     tiles[op.getResult()] = s;
     Epilogue epilogue = collectEpilogue(op);
     int64_t headDim = op.getLhs().getType().getNumColumns();
@@ -86,9 +87,11 @@ KernelLowering::Epilogue KernelLowering::collectEpilogue(tile::DotOp op) {
   return epilogue;
 }
 
-/// Applies stages to all scores of a block and takes their maximum, in a pass of its own: a stage unrolled into each
-/// register tile would be compiled sixteen times over and save one load and store in a hundred multiplications.
-void KernelLowering::emitEpilogue(const Epilogue &epilogue, Value count, Value scores, bool hasMax) {
+/// Applies stages to all scores of a block and takes their maximum, in a pass of its own: a stage
+/// unrolled into each register tile would be compiled sixteen times over and save one load and
+/// store in a hundred multiplications.
+void KernelLowering::emitEpilogue(const Epilogue &epilogue, Value count, Value scores,
+                                  bool hasMax) {
   auto pass = [&](bool withMask) {
     SmallVector<StageVectorizer *> applied(epilogue.maps);
     if (withMask)
@@ -111,8 +114,7 @@ void KernelLowering::emitEpilogue(const Epilogue &epilogue, Value count, Value s
           for (auto [stage, stageRow] : llvm::zip(applied, rows)) {
             Value result = stage->evaluate(stageRow, lane(j), s);
             s = stage == epilogue.mask
-                    ? e->select(result, s,
-                                e->splatF32(-std::numeric_limits<float>::infinity()))
+                    ? e->select(result, s, e->splatF32(-std::numeric_limits<float>::infinity()))
                     : result;
           }
           if (!applied.empty())
@@ -153,10 +155,11 @@ static std::optional<int64_t> constantOf(Value v) {
   return std::nullopt;
 }
 
-SmallVector<Value> KernelLowering::emitMicroKernel(
-    int64_t rows, int64_t vectors, Value steps, int64_t unroll, ArrayRef<Value> inits, bool isPairs,
-    llvm::function_ref<Value(Value, int64_t)> scalarAt,
-    llvm::function_ref<Value(Value, int64_t)> vectorAt) {
+SmallVector<Value>
+KernelLowering::emitMicroKernel(int64_t rows, int64_t vectors, Value steps, int64_t unroll,
+                                ArrayRef<Value> inits, bool isPairs,
+                                llvm::function_ref<Value(Value, int64_t)> scalarAt,
+                                llvm::function_ref<Value(Value, int64_t)> vectorAt) {
   VectorType pairs = VectorType::get({2 * lanes}, builder.getBF16Type());
   auto multiply = [&](Value a, Value b, Value acc) -> Value {
     if (!isPairs)
@@ -192,13 +195,15 @@ SmallVector<Value> KernelLowering::emitMicroKernel(
                  [&](Value k, ValueRange carried) { return step(k, SmallVector<Value>(carried)); });
 }
 
-/// Asks for the rows of the next block that lie where this row does: long sequences stream from memory (cpu.md 2.3).
+/// Asks for the rows of the next block that lie where this row does: long sequences stream from
+/// memory (cpu.md 2.3).
 void KernelLowering::emitPrefetch(Value row) {
   for (tile::LoadOp load : blockLoads) {
     const TileStorage &s = storage(load.getResult());
     int64_t columns = load.getResult().getType().getNumColumns();
     if (s.kind == TileStorage::KvPacked) {
-      Value next = e->at(s.base, e->add(e->mul(row, columns * 2), packedBytes), builder.getI8Type());
+      Value next =
+          e->at(s.base, e->add(e->mul(row, columns * 2), packedBytes), builder.getI8Type());
       for (int64_t byte = 0; byte < columns * 2; byte += 64)
         e->prefetch(e->at(next, e->cst(byte), builder.getI8Type()));
       continue;
@@ -212,8 +217,9 @@ void KernelLowering::emitPrefetch(Value row) {
   }
 }
 
-/// Steps of the contraction between queries and keys that are taken at a time: the part of the query panel that they read
-/// (64 steps x 64 queries x 4 bytes) stays in the first-level cache while all rows of a block pass by.
+/// Steps of the contraction between queries and keys that are taken at a time: the part of the
+/// query panel that they read (64 steps x 64 queries x 4 bytes) stays in the first-level cache
+/// while all rows of a block pass by.
 static constexpr int64_t kStepsPerChunk = 64;
 
 bool KernelLowering::takesMaxInDot(const Epilogue &epilogue, int64_t headDim) {
@@ -242,7 +248,8 @@ void KernelLowering::emitScoresFMA(const TileStorage &queries, const TileStorage
         };
         SmallVector<Value> rowBase, inits, next(carried);
         for (int64_t i = 0; i < rows; ++i) {
-          // A ragged last group computes the last key again: nobody reads it, and the maximum is the same.
+          // A ragged last group computes the last key again: nobody reads it, and the maximum is
+          // the same.
           Value row = e->min(e->add(first, i), lastRow);
           if (isFirst)
             emitPrefetch(row);
@@ -276,9 +283,8 @@ void KernelLowering::emitScoresFMA(const TileStorage &queries, const TileStorage
     int64_t chunk = std::min(steps, kStepsPerChunk), whole = steps / chunk * chunk;
     max = emitChunk(e->cst(0), chunk, /*isFirst=*/true, max);
     if (chunk < whole)
-      e->loop(e->cst(chunk), e->cst(whole), chunk, [&](Value firstStep) {
-        emitChunk(firstStep, chunk, /*isFirst=*/false, {});
-      });
+      e->loop(e->cst(chunk), e->cst(whole), chunk,
+              [&](Value firstStep) { emitChunk(firstStep, chunk, /*isFirst=*/false, {}); });
     if (whole < steps)
       emitChunk(e->cst(whole), steps - whole, /*isFirst=*/false, {});
     for (auto [j, m] : llvm::enumerate(max))
@@ -335,9 +341,7 @@ struct AMX {
   Type type = LLVM::LLVMX86AMXType::get(e.b.getContext());
   Value rows = cst16(16), bytes = cst16(64);
 
-  Value cst16(int64_t v) {
-    return arith::ConstantIntOp::create(e.b, e.loc, e.b.getI16Type(), v);
-  }
+  Value cst16(int64_t v) { return arith::ConstantIntOp::create(e.b, e.loc, e.b.getI16Type(), v); }
   Value zero() { return e.intrinsic("llvm.x86.tilezero.internal", type, {rows, bytes}); }
   Value load(Value address, Value strideBytes) {
     return e.intrinsic("llvm.x86.tileloadd64.internal", type, {rows, bytes, address, strideBytes});

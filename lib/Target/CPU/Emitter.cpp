@@ -70,10 +70,11 @@ Value Emitter::fmin(Value x, Value y) {
 }
 
 Value Emitter::exp2(Value x, int64_t degree) {
-  // Minimax polynomials of 2^f on [-1/2, 1/2] for the relative error, lowest degree first, among those that are exactly 1 at
-  // 0: a maximum that did not move must rescale by 1, and a row of one key have the sum 1.
+  // Minimax polynomials of 2^f on [-1/2, 1/2] for the relative error, lowest degree first, among
+  // those that are exactly 1 at 0: a maximum that did not move must rescale by 1, and a row of one
+  // key have the sum 1.
   static constexpr float degree3[] = {1.0f, 0.693282902f, 0.242210999f, 0.0550089329f};
-  static constexpr float degree5[] = {1.0f,          0.693147004f,  0.240222424f,
+  static constexpr float degree5[] = {1.0f,          0.693147004f,   0.240222424f,
                                       0.0555073358f, 0.00967151299f, 0.00132647285f};
   ArrayRef<float> c = degree == 3 ? ArrayRef<float>(degree3) : ArrayRef<float>(degree5);
   auto polynomial = [&](Value f) {
@@ -89,7 +90,8 @@ Value Emitter::exp2(Value x, int64_t degree) {
     Value all = arith::ConstantIntOp::create(b, loc, b.getI16Type(), -1);
     return intrinsic("llvm.x86.avx512.mask.scalef.ps.512", vecF32(), {p, n, p, all, cstI32(4)});
   }
-  // Adding 1.5 * 2^23 leaves the nearest integer in the low bits; shifted into the exponent it scales by 2^n.
+  // Adding 1.5 * 2^23 leaves the nearest integer in the low bits; shifted into the exponent it
+  // scales by 2^n.
   Value magic = splatF32(12582912.0f);
   Value shifted = fadd(x, magic);
   Value n = fsub(shifted, magic);
@@ -97,11 +99,10 @@ Value Emitter::exp2(Value x, int64_t degree) {
   Value bits = arith::BitcastOp::create(b, loc, vecI32(), p);
   Value exponent = arith::ShLIOp::create(
       b, loc, arith::BitcastOp::create(b, loc, vecI32(), shifted), splatI32(23));
-  Value scaled = arith::BitcastOp::create(b, loc, vecF32(),
-                                          arith::AddIOp::create(b, loc, bits, exponent));
+  Value scaled =
+      arith::BitcastOp::create(b, loc, vecF32(), arith::AddIOp::create(b, loc, bits, exponent));
   // Unordered comparisons let NaN through.
-  Value isNormal =
-      arith::CmpFOp::create(b, loc, arith::CmpFPredicate::UGE, x, splatF32(-126.0f));
+  Value isNormal = arith::CmpFOp::create(b, loc, arith::CmpFPredicate::UGE, x, splatF32(-126.0f));
   Value isFinite = arith::CmpFOp::create(b, loc, arith::CmpFPredicate::ULT, x, splatF32(128.0f));
   Value large = select(isFinite, scaled, splatF32(std::numeric_limits<float>::infinity()));
   return select(isNormal, large, splatF32(0.0f));
@@ -142,25 +143,25 @@ static Type withElement(Type type, Type element) {
   return element;
 }
 
-/// f16 bits in an integer to f32 by integer arithmetic, for CPUs without the instruction: the exponent is rebased by a
-/// multiplication, which also makes subnormals right.
+/// f16 bits in an integer to f32 by integer arithmetic, for CPUs without the instruction: the
+/// exponent is rebased by a multiplication, which also makes subnormals right.
 static Value widenF16Bits(Emitter &e, Value bits) {
   OpBuilder &b = e.b;
   Type i32 = withElement(bits.getType(), e.i32()), f32 = withElement(bits.getType(), e.f32());
   auto cst = [&](int64_t v) -> Value {
-    return arith::ConstantOp::create(b, e.loc, isa<VectorType>(i32)
-                                                   ? TypedAttr(DenseElementsAttr::get(
-                                                         cast<ShapedType>(i32), int32_t(v)))
-                                                   : TypedAttr(b.getI32IntegerAttr(v)));
+    return arith::ConstantOp::create(
+        b, e.loc,
+        isa<VectorType>(i32) ? TypedAttr(DenseElementsAttr::get(cast<ShapedType>(i32), int32_t(v)))
+                             : TypedAttr(b.getI32IntegerAttr(v)));
   };
   Value wide = arith::ExtUIOp::create(b, e.loc, i32, bits);
-  Value sign = arith::ShLIOp::create(b, e.loc, arith::AndIOp::create(b, e.loc, wide, cst(0x8000)),
-                                     cst(16));
+  Value sign =
+      arith::ShLIOp::create(b, e.loc, arith::AndIOp::create(b, e.loc, wide, cst(0x8000)), cst(16));
   Value magnitude = arith::AndIOp::create(b, e.loc, wide, cst(0x7fff));
   Value shifted = arith::ShLIOp::create(b, e.loc, magnitude, cst(13));
   Value rebase = arith::BitcastOp::create(b, e.loc, f32, cst((254 - 15) << 23)); // 2^112
-  Value scaled = arith::MulFOp::create(
-      b, e.loc, arith::BitcastOp::create(b, e.loc, f32, shifted), rebase);
+  Value scaled =
+      arith::MulFOp::create(b, e.loc, arith::BitcastOp::create(b, e.loc, f32, shifted), rebase);
   Value scaledBits = arith::BitcastOp::create(b, e.loc, i32, scaled);
   Value isSpecial = arith::CmpIOp::create(b, e.loc, arith::CmpIPredicate::uge, magnitude,
                                           cst(0x7c00)); // infinity and NaN
@@ -199,10 +200,12 @@ Value Emitter::roundToBF16Bits(Value value) {
   Type i32Type = withElement(value.getType(), i32());
   auto cst = [&](int64_t v) { return isa<VectorType>(i32Type) ? splatI32(v) : cstI32(v); };
   Value bits = arith::BitcastOp::create(b, loc, i32Type, value);
-  // To nearest even: add 0x7fff and the lowest bit that stays. A NaN keeps its upper half, made quiet.
-  Value lowest = arith::AndIOp::create(b, loc, arith::ShRUIOp::create(b, loc, bits, cst(16)), cst(1));
-  Value rounded = arith::AddIOp::create(b, loc, bits,
-                                        arith::AddIOp::create(b, loc, lowest, cst(0x7fff)));
+  // To nearest even: add 0x7fff and the lowest bit that stays. A NaN keeps its upper half, made
+  // quiet.
+  Value lowest =
+      arith::AndIOp::create(b, loc, arith::ShRUIOp::create(b, loc, bits, cst(16)), cst(1));
+  Value rounded =
+      arith::AddIOp::create(b, loc, bits, arith::AddIOp::create(b, loc, lowest, cst(0x7fff)));
   Value quiet = arith::OrIOp::create(b, loc, bits, cst(0x400000));
   Value isNaN = arith::CmpFOp::create(b, loc, arith::CmpFPredicate::UNO, value, value);
   Value upper = arith::ShRUIOp::create(b, loc, select(isNaN, quiet, rounded), cst(16));
@@ -221,10 +224,13 @@ static Value roundToF16Bits(Emitter &e, Value value) {
   Value bits = asBits(value);
   Value sign = arith::AndIOp::create(b, loc, bits, cst(int32_t(0x80000000)));
   Value magnitude = arith::XOrIOp::create(b, loc, bits, sign);
-  // Normal results: rebase the exponent, round at bit 13. Subnormal ones: adding 0.5 aligns the bits to keep.
-  Value odd = arith::AndIOp::create(b, loc, arith::ShRUIOp::create(b, loc, magnitude, cst(13)), cst(1));
+  // Normal results: rebase the exponent, round at bit 13. Subnormal ones: adding 0.5 aligns the
+  // bits to keep.
+  Value odd =
+      arith::AndIOp::create(b, loc, arith::ShRUIOp::create(b, loc, magnitude, cst(13)), cst(1));
   Value normal = arith::AddIOp::create(
-      b, loc, magnitude, arith::AddIOp::create(b, loc, odd, cst(int32_t(((15u - 127u) << 23) + 0xfff))));
+      b, loc, magnitude,
+      arith::AddIOp::create(b, loc, odd, cst(int32_t(((15u - 127u) << 23) + 0xfff))));
   normal = arith::ShRUIOp::create(b, loc, normal, cst(13));
   Value half = asFloat(cst(126 << 23));
   Value subnormal = arith::SubIOp::create(
@@ -271,7 +277,8 @@ Value Emitter::packPairs(Value low, Value high) {
 }
 
 void Emitter::transpose(SmallVector<Value> &rows) {
-  // Butterfly: in the step of distance n, rows i and i + n exchange the n x n blocks beside the diagonal.
+  // Butterfly: in the step of distance n, rows i and i + n exchange the n x n blocks beside the
+  // diagonal.
   for (int64_t n = 1; n < lanes; n *= 2) {
     SmallVector<int64_t> low(lanes), high(lanes);
     for (int64_t lane = 0; lane < lanes; ++lane) {
@@ -334,7 +341,8 @@ Value Emitter::ifElse(Value condition, Type type, llvm::function_ref<Value()> th
 }
 
 Value Emitter::intrinsic(StringRef name, Type result, ValueRange operands) {
-  return LLVM::CallIntrinsicOp::create(b, loc, result, b.getStringAttr(name), operands).getResult(0);
+  return LLVM::CallIntrinsicOp::create(b, loc, result, b.getStringAttr(name), operands)
+      .getResult(0);
 }
 
 void Emitter::intrinsicNoResult(StringRef name, ValueRange operands) {

@@ -38,8 +38,8 @@ public:
   Emitter(mlir::OpBuilder &b, mlir::Location loc, tile::CPUScheduleAttr schedule, bool hasAVX512,
           bool hasFMA, bool hasF16Conversion, bool hasBF16Conversion)
       : b(b), loc(loc), lanes(schedule.getLanes()), hasAVX512(hasAVX512), hasFMA(hasFMA),
-        hasF16Conversion(hasF16Conversion),
-        hasBF16Conversion(hasBF16Conversion), expDegree(schedule.getExpDegree()) {}
+        hasF16Conversion(hasF16Conversion), hasBF16Conversion(hasBF16Conversion),
+        expDegree(schedule.getExpDegree()) {}
 
   mlir::OpBuilder &b;
   mlir::Location loc;
@@ -101,7 +101,8 @@ public:
   /// The larger one; y where either is NaN.
   Value fmax(Value x, Value y);
   Value fmin(Value x, Value y);
-  /// 2^x with the schedule's degree: 0 for -inf, NaN for NaN. Clears results below the normal range.
+  /// 2^x with the schedule's degree: 0 for -inf, NaN for NaN. Clears results below the normal
+  /// range.
   Value exp2(Value x) { return exp2(x, expDegree); }
   Value exp2(Value x, int64_t degree);
 
@@ -122,12 +123,14 @@ public:
   Value loadScalarWidened(Type element, Value address);
   /// Rounds f32 to `element` and stores; for vectors and scalars.
   void storeNarrowed(Value value, Type element, Value address);
-  /// Rounds f32 to bf16, to nearest even; vectors and scalars; the result is an i16 of the same shape.
+  /// Rounds f32 to bf16, to nearest even; vectors and scalars; the result is an i16 of the same
+  /// shape.
   Value roundToBF16Bits(Value value);
 
   //===-- Lanes -----------------------------------------------------------===//
 
-  /// Rounds two vectors of f32 to bf16 and interleaves them: each i32 lane holds `low` and, in its upper half, `high`.
+  /// Rounds two vectors of f32 to bf16 and interleaves them: each i32 lane holds `low` and, in its
+  /// upper half, `high`.
   Value packPairs(Value low, Value high);
   /// Transposes `lanes` vectors of f32 or i32.
   void transpose(SmallVector<Value> &rows);

@@ -37,10 +37,10 @@ LogicalResult KernelLowering::run() {
   auto module = kernel->getParentOfType<ModuleOp>();
   if (!module.lookupSymbol(kZeros)) {
     Type type = LLVM::LLVMArrayType::get(builder.getI8Type(), kZeroBytes);
-    LLVM::GlobalOp::create(builder, kernel.getLoc(), type, /*isConstant=*/true,
-                           LLVM::Linkage::Internal, kZeros, builder.getZeroAttr(
-                               RankedTensorType::get({kZeroBytes}, builder.getI8Type())),
-                           kScratchAlignment);
+    LLVM::GlobalOp::create(
+        builder, kernel.getLoc(), type, /*isConstant=*/true, LLVM::Linkage::Internal, kZeros,
+        builder.getZeroAttr(RankedTensorType::get({kZeroBytes}, builder.getI8Type())),
+        kScratchAlignment);
   }
   return failure(failed(emitTileFunction()) || failed(emitCostFunction()));
 }
@@ -48,9 +48,9 @@ LogicalResult KernelLowering::run() {
 func::FuncOp KernelLowering::createFunction(StringRef suffix, ArrayRef<Type> arguments,
                                             Type result) {
   OpBuilder b(kernel);
-  auto function = func::FuncOp::create(
-      b, kernel.getLoc(), (kernel.getSymName() + suffix).str(),
-      b.getFunctionType(arguments, result ? TypeRange(result) : TypeRange()));
+  auto function =
+      func::FuncOp::create(b, kernel.getLoc(), (kernel.getSymName() + suffix).str(),
+                           b.getFunctionType(arguments, result ? TypeRange(result) : TypeRange()));
   entry = function.addEntryBlock();
   builder.setInsertionPointToStart(entry);
   scalars.clear();
@@ -113,8 +113,10 @@ void KernelLowering::cloneScalar(Operation &op, IRMapping &mapping) {
   Location loc = op.getLoc();
   auto lookup = [&](Value v) { return mapping.lookupOrDefault(v); };
   if (auto extent = dyn_cast<attn::ExtentOp>(op)) {
-    static const llvm::StringMap<int64_t> words = {{"B", HEED_ARG_B},     {"Hq", HEED_ARG_HQ},
-                                                   {"Hkv", HEED_ARG_HKV}, {"Sq", HEED_ARG_SQ},
+    static const llvm::StringMap<int64_t> words = {{"B", HEED_ARG_B},
+                                                   {"Hq", HEED_ARG_HQ},
+                                                   {"Hkv", HEED_ARG_HKV},
+                                                   {"Sq", HEED_ARG_SQ},
                                                    {"Skv", HEED_ARG_SKV}};
     auto it = words.find(extent.getSymbol());
     // D and Dv are compiled in.
@@ -132,8 +134,7 @@ void KernelLowering::cloneScalar(Operation &op, IRMapping &mapping) {
   }
   if (isa<attn::FloorDivOp, attn::ModOp>(op)) {
     Value x = lookup(op.getOperand(0)), y = lookup(op.getOperand(1));
-    mapping.map(op.getResult(0),
-                isa<attn::ModOp>(op) ? emitMod(*e, x, y) : emitFloorDiv(*e, x, y));
+    mapping.map(op.getResult(0), isa<attn::ModOp>(op) ? emitMod(*e, x, y) : emitFloorDiv(*e, x, y));
     return;
   }
   if (op.getNumRegions() == 0) {
@@ -212,9 +213,8 @@ void KernelLowering::emitPrepareFunction(tile::LoadOp valueLoad) {
   Value outerArgs = args;
   Type i64 = builder.getI64Type(), ptr = LLVM::LLVMPointerType::get(builder.getContext());
   OpBuilder b(kernel);
-  auto function =
-      func::FuncOp::create(b, kernel.getLoc(), (kernel.getSymName() + "_prepare").str(),
-                           b.getFunctionType({ptr, i64, i64}, TypeRange()));
+  auto function = func::FuncOp::create(b, kernel.getLoc(), (kernel.getSymName() + "_prepare").str(),
+                                       b.getFunctionType({ptr, i64, i64}, TypeRange()));
   entry = function.addEntryBlock();
   builder.setInsertionPointToStart(entry);
   args = entry->getArgument(0);
@@ -273,7 +273,8 @@ LogicalResult KernelLowering::lowerOp(Operation &op) {
       // Maps and masks were applied by the product whose scores they change.
       .Case<tile::MapOp, tile::MaskOp>([&](auto stage) -> LogicalResult {
         if (!tiles.count(stage.getResult()))
-          return stage.emitError("expects to change the result of a tile.dot that has no other use");
+          return stage.emitError(
+              "expects to change the result of a tile.dot that has no other use");
         return success();
       })
       .Case([&](tile::OnlineSoftmaxOp softmax) { return lowerOnlineSoftmax(softmax); })
@@ -342,7 +343,8 @@ LogicalResult KernelLowering::lowerForKV(tile::ForKVOp op) {
     Value cls = scalar(classify.getTerminator()->getOperand(0));
     auto is = [&](tile::BlockClass c) { return e->eq(cls, e->cstI32(static_cast<int64_t>(c))); };
     Value isPartial = is(tile::BlockClass::Partial);
-    Value isNeeded = arith::OrIOp::create(builder, op.getLoc(), isPartial, is(tile::BlockClass::Full));
+    Value isNeeded =
+        arith::OrIOp::create(builder, op.getLoc(), isPartial, is(tile::BlockClass::Full));
     e->ifThen(isNeeded, [&] { lowerBody(isPartial); });
   });
   if (failed(result))

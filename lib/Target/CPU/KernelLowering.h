@@ -51,16 +51,17 @@ struct TileStorage {
   Value base;
   bool isPairs = false;
   // KvRows and KvPacked:
-  Value stride;  // i64, elements from row to row
-  Value count;   // i64, rows that exist
-  Type element;  // in memory
+  Value stride; // i64, elements from row to row
+  Value count;  // i64, rows that exist
+  Type element; // in memory
 };
 
 class KernelLowering {
 public:
   KernelLowering(tile::KernelOp kernel, const CPUTarget &target, tile::CPUScheduleAttr schedule);
 
-  /// Emits the functions of the kernel before it. Fails with a diagnostic on a form that it cannot lower.
+  /// Emits the functions of the kernel before it. Fails with a diagnostic on a form that it cannot
+  /// lower.
   mlir::LogicalResult run();
 
 private:
@@ -112,7 +113,7 @@ private:
     SmallVector<StageVectorizer *> maps;
     StageVectorizer *mask = nullptr; // after all maps
     Value isPartial;                 // whether the mask is needed
-    Value oldMax, newMax;            // statistics: before and after this block; null without a softmax
+    Value oldMax, newMax; // statistics: before and after this block; null without a softmax
   };
 
   mlir::LogicalResult lowerDot(tile::DotOp op);
@@ -157,10 +158,10 @@ private:
   llvm::DenseMap<Value, TileStorage> tiles;
   llvm::DenseMap<Value, CapturedTensor> captured;
   llvm::DenseMap<mlir::Operation *, std::unique_ptr<StageVectorizer>> stages;
-  llvm::DenseMap<Value, Value> blockMax;         // final scores -> the new running maximum
-  SmallVector<tile::LoadOp> blockLoads;          // keys and values of the loop, for prefetching
-  Value blockRows, blockStart;                   // i64, of the current block of keys
-  int64_t packedBytes = 0;                       // a block of packed values
+  llvm::DenseMap<Value, Value> blockMax; // final scores -> the new running maximum
+  SmallVector<tile::LoadOp> blockLoads;  // keys and values of the loop, for prefetching
+  Value blockRows, blockStart;           // i64, of the current block of keys
+  int64_t packedBytes = 0;               // a block of packed values
 };
 
 } // namespace heed::cpu

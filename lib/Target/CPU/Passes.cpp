@@ -67,7 +67,8 @@ struct TileToCPU : heed::impl::TileToCPUPassBase<TileToCPU> {
 
   void runOnOperation() override {
     for (auto kernel : llvm::make_early_inc_range(getOperation().getOps<tile::KernelOp>())) {
-      auto schedule = kernel->getAttrOfType<tile::CPUScheduleAttr>(tile::TileDialect::kScheduleAttr);
+      auto schedule =
+          kernel->getAttrOfType<tile::CPUScheduleAttr>(tile::TileDialect::kScheduleAttr);
       if (!schedule) {
         kernel.emitError("has no CPU schedule; run 'tile-select-cpu-schedule' first");
         return signalPassFailure();

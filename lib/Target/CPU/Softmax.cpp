@@ -14,7 +14,8 @@ using namespace mlir;
 using namespace heed;
 using namespace heed::cpu;
 
-/// The largest finite number: bounds the maximum of rows that have no key yet, whose -inf would make NaN.
+/// The largest finite number: bounds the maximum of rows that have no key yet, whose -inf would
+/// make NaN.
 static constexpr float kMaxFloat = std::numeric_limits<float>::max();
 
 LogicalResult KernelLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
@@ -160,8 +161,8 @@ void KernelLowering::lowerNormalize(tile::NormalizeOp op) {
       e->store(e->select(isEmpty, e->splatF32(0.0f), o), address);
     });
     Value log2 = math::Log2Op::create(builder, e->loc, l);
-    Value lse = e->fmul(e->fma(e->load(e->vecF32(), at(max)), factor, log2),
-                        e->splatF32(0.69314718056f));
+    Value lse =
+        e->fmul(e->fma(e->load(e->vecF32(), at(max)), factor, log2), e->splatF32(0.69314718056f));
     lse = e->select(isEmpty, e->splatF32(-std::numeric_limits<float>::infinity()), lse);
     e->store(lse, at(max));
   });

@@ -44,7 +44,8 @@ struct QuotientAndRemainder {
 };
 } // namespace
 
-/// Floor division for any operands; nothing traps (x86 traps on x / 0 and on the smallest number / -1).
+/// Floor division for any operands; nothing traps (x86 traps on x / 0 and on the smallest number /
+/// -1).
 static QuotientAndRemainder emitDivision(Emitter &e, Value x, Value y) {
   OpBuilder &b = e.b;
   Location loc = e.loc;
@@ -83,7 +84,9 @@ static QuotientAndRemainder emitDivision(Emitter &e, Value x, Value y) {
   return {q, r};
 }
 
-Value heed::cpu::emitFloorDiv(Emitter &e, Value x, Value y) { return emitDivision(e, x, y).quotient; }
+Value heed::cpu::emitFloorDiv(Emitter &e, Value x, Value y) {
+  return emitDivision(e, x, y).quotient;
+}
 Value heed::cpu::emitMod(Emitter &e, Value x, Value y) { return emitDivision(e, x, y).remainder; }
 
 //===----------------------------------------------------------------------===//
@@ -175,16 +178,18 @@ void StageVectorizer::emitScalar(Operation &op, IRMapping &mapping) {
     return;
   }
   if (isa<attn::FloorDivOp, attn::ModOp>(op)) {
-    Value x = mapping.lookupOrDefault(op.getOperand(0)), y = mapping.lookupOrDefault(op.getOperand(1));
-    mapping.map(op.getResult(0),
-                isa<attn::ModOp>(op) ? emitMod(e, x, y) : emitFloorDiv(e, x, y));
+    Value x = mapping.lookupOrDefault(op.getOperand(0)),
+          y = mapping.lookupOrDefault(op.getOperand(1));
+    mapping.map(op.getResult(0), isa<attn::ModOp>(op) ? emitMod(e, x, y) : emitFloorDiv(e, x, y));
     return;
   }
   e.b.clone(op, mapping);
 }
 
-void StageVectorizer::hoist(Value firstQ, int64_t blockQ, llvm::function_ref<Value(int64_t)> allocate) {
-  // Uniform values, and the rows that vectors will read: values that depend on q alone and have a user that does not.
+void StageVectorizer::hoist(Value firstQ, int64_t blockQ,
+                            llvm::function_ref<Value(int64_t)> allocate) {
+  // Uniform values, and the rows that vectors will read: values that depend on q alone and have a
+  // user that does not.
   auto isRowUse = [&](OpOperand &use) {
     return use.getOwner() == block.getTerminator() ||
            dependence(use.getOwner()->getResult(0)) != OnQ;
@@ -297,11 +302,11 @@ Value StageVectorizer::emitGather(attn::LoadOp load, IRMapping &mapping) {
   VectorType storageVector = e.vec(storage);
 
   // Offsets and bounds of all lanes; indices that are the same in all lanes stay scalar.
-  Value inside = arith::ConstantOp::create(
-      b, e.loc, DenseElementsAttr::get(e.vec(b.getI1Type()), true));
+  Value inside =
+      arith::ConstantOp::create(b, e.loc, DenseElementsAttr::get(e.vec(b.getI1Type()), true));
   Value offsets = arith::ConstantOp::create(b, e.loc, b.getZeroAttr(vecI64));
   Value scalarInside = e.cstBool(true), scalarOffset = e.cst(0);
-  std::optional<int64_t> slope = 0;     // of the one index that moves by a constant a lane
+  std::optional<int64_t> slope = 0; // of the one index that moves by a constant a lane
   Value movingIndex, movingExtent, movingStride;
   for (auto [index, extent, stride] :
        llvm::zip(load.getIndices(), tensor.extents, tensor.strides)) {
@@ -339,8 +344,8 @@ Value StageVectorizer::emitGather(attn::LoadOp load, IRMapping &mapping) {
 
   // Lanes that are neighbours in memory are one vector load, where all of them are inside.
   bool isForward = *slope == 1;
-  Value firstLane = e.toI64(
-      vector::ExtractOp::create(b, e.loc, movingIndex, isForward ? 0 : e.lanes - 1));
+  Value firstLane =
+      e.toI64(vector::ExtractOp::create(b, e.loc, movingIndex, isForward ? 0 : e.lanes - 1));
   Value lastLane = e.add(firstLane, e.lanes - 1);
   Value fits = arith::AndIOp::create(b, e.loc, isInside(e, firstLane, movingExtent),
                                      isInside(e, lastLane, movingExtent));

@@ -45,20 +45,22 @@ Value emitMod(Emitter &e, Value x, Value y);
 
 class StageVectorizer {
 public:
-  /// `block` is the region's block; `element` its score argument or null. `scalars` maps what the region uses from outside
-  /// to lowered scalars.
+  /// `block` is the region's block; `element` its score argument or null. `scalars` maps what the
+  /// region uses from outside to lowered scalars.
   StageVectorizer(Emitter &e, mlir::Block &block, Value element, Value q, Value kv,
                   const mlir::IRMapping &scalars, TensorLookup tensors);
 
-  /// Emits what does not depend on the key: at the builder's insertion point, which must dominate all evaluations.
-  /// `firstQ` is the tile's first query (i64); `allocate` returns scratch memory for so many bytes a query.
+  /// Emits what does not depend on the key: at the builder's insertion point, which must dominate
+  /// all evaluations. `firstQ` is the tile's first query (i64); `allocate` returns scratch memory
+  /// for so many bytes a query.
   void hoist(Value firstQ, int64_t blockQ, llvm::function_ref<Value(int64_t)> allocate);
 
   /// Values that are shared by all vectors of a row.
   using Row = mlir::IRMapping;
   /// Emits what depends on the key only. `kv` is i32.
   Row beginRow(Value kv);
-  /// The region's result for the queries of lanes [lane, lane + lanes); `lane` is i64 and counts from the tile's first query.
+  /// The region's result for the queries of lanes [lane, lane + lanes); `lane` is i64 and counts
+  /// from the tile's first query.
   Value evaluate(const Row &row, Value lane, Value element);
 
 private:

@@ -79,7 +79,8 @@ LogicalResult KernelLowering::lowerLoad(tile::LoadOp op) {
   Value rows = e->at(tensorBase(op.getTensor(), batch, head), e->mul(row, s.stride), element);
   s.base = rows;
   if (!isPairs && !element.isF32()) {
-    // Widened once a block: a broadcast of 16-bit elements would convert each of them for every group of queries.
+    // Widened once a block: a broadcast of 16-bit elements would convert each of them for every
+    // group of queries.
     Value widened = allocate(blockKv * columns * 4);
     int64_t main = columns / lanes * lanes;
     e->loop(e->cst(0), blockRows, 1, [&](Value i) {
@@ -103,7 +104,8 @@ LogicalResult KernelLowering::lowerLoad(tile::LoadOp op) {
     Value stride = s.stride;
     e->ifThen(e->eq(fits, e->cstBool(false)), [&] {
       e->loop(e->cst(0), needed, 1, [&](Value i) {
-        Value from = e->select(e->lt(i, blockRows), e->at(rows, e->mul(i, stride), element), zeros());
+        Value from =
+            e->select(e->lt(i, blockRows), e->at(rows, e->mul(i, stride), element), zeros());
         Value to = e->at(padded, e->mul(i, columns), element);
         e->loop(e->cst(0), e->cst(columns), 32, [&](Value d) {
           Type sixteenPairs = e->vecI32();
@@ -205,21 +207,22 @@ void KernelLowering::emitPackPairs(Value rows, Value stride, Value count, Value 
     Value low = rowAt(0), high = rowAt(1);
     Value to = e->at(out, e->mul(pair, columns), e->i32());
     auto pack = [&](Type half, Type full, Value d, Value sixteen) {
-      Value l = arith::ExtUIOp::create(builder, e->loc, full, e->load(half, e->at(low, d, element)));
-      Value h = arith::ExtUIOp::create(builder, e->loc, full, e->load(half, e->at(high, d, element)));
+      Value l =
+          arith::ExtUIOp::create(builder, e->loc, full, e->load(half, e->at(low, d, element)));
+      Value h =
+          arith::ExtUIOp::create(builder, e->loc, full, e->load(half, e->at(high, d, element)));
       h = arith::ShLIOp::create(builder, e->loc, h, sixteen);
       e->store(arith::OrIOp::create(builder, e->loc, l, h), e->at(to, d, e->i32()));
     };
-    e->loop(e->cst(0), e->cst(main), lanes, [&](Value d) {
-      pack(e->vec(builder.getI16Type()), e->vecI32(), d, e->splatI32(16));
-    });
+    e->loop(e->cst(0), e->cst(main), lanes,
+            [&](Value d) { pack(e->vec(builder.getI16Type()), e->vecI32(), d, e->splatI32(16)); });
     e->loop(e->cst(main), e->cst(columns), 1,
             [&](Value d) { pack(builder.getI16Type(), e->i32(), d, e->cstI32(16)); });
   });
 }
 
-/// The transpose of a block in chunks of 32 keys: out[chunk][d][32], so that 16 dims x 32 keys are one AMX tile of
-/// consecutive cache lines. Keys beyond `count` are zero.
+/// The transpose of a block in chunks of 32 keys: out[chunk][d][32], so that 16 dims x 32 keys are
+/// one AMX tile of consecutive cache lines. Keys beyond `count` are zero.
 void KernelLowering::emitPackAMX(Value rows, Value stride, Value count, Value out) {
   Type element = valueElement();
   int64_t columns = kernelTensorType(2).getExtents()[3];

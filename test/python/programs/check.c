@@ -1,8 +1,9 @@
 /* Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
  * SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
  *
- * Runs the kernel `k` of k.h (alibi's parameters if ALIBI is defined, causal in any case) and compares it with
- * plain loops. ELEMENT is f32, f16 or bf16; D and DV are the head dims. Prints the largest error. */
+ * Runs the kernel `k` of k.h (alibi's parameters if ALIBI is defined, causal in any case) and
+ * compares it with plain loops. ELEMENT is f32, f16 or bf16; D and DV are the head dims. Prints the
+ * largest error. */
 
 #include "k.h"
 
@@ -17,7 +18,9 @@
 
 typedef float f32;
 typedef _Float16 f16;
-typedef struct { uint16_t bits; } bf16;
+typedef struct {
+  uint16_t bits;
+} bf16;
 
 static f32 get_f32(f32 x) { return x; }
 static f32 put_f32(f32 x) { return x; }
@@ -86,7 +89,8 @@ static double largest_error(int b, int hq, int hkv, int sq, int skv) {
     for (int kv = 0; kv < skv && kv <= q; ++kv) {
       double dot = 0;
       for (int d = 0; d < D; ++d)
-        dot += (double)GET(data[0][(int64_t)row * D + d]) * GET(data[1][((int64_t)kvh * skv + kv) * D + d]);
+        dot += (double)GET(data[0][(int64_t)row * D + d]) *
+               GET(data[1][((int64_t)kvh * skv + kv) * D + d]);
       score[kv] = dot * scale + slope[h] * (kv - q);
       top = fmax(top, score[kv]);
     }
@@ -112,7 +116,8 @@ static double largest_error(int b, int hq, int hkv, int sq, int skv) {
 }
 
 int main(void) {
-  static const int shapes[][5] = {{1, 1, 1, 1, 1}, {1, 2, 1, 64, 64}, {2, 4, 2, 65, 129}, {1, 3, 3, 130, 70}, {1, 2, 1, 5, 0}};
+  static const int shapes[][5] = {
+      {1, 1, 1, 1, 1}, {1, 2, 1, 64, 64}, {2, 4, 2, 65, 129}, {1, 3, 3, 130, 70}, {1, 2, 1, 5, 0}};
   double worst = 0;
   for (unsigned i = 0; i < sizeof shapes / sizeof *shapes; ++i) {
     const int *s = shapes[i];

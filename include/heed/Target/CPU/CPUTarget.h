@@ -18,7 +18,8 @@
 
 namespace heed {
 
-/// A CPU level: what LLVM is told, what a machine must have to run the code, and what schedules depend on.
+/// A CPU level: what LLVM is told, what a machine must have to run the code, and what schedules
+/// depend on.
 struct CPUTarget {
   std::string name;        // as --target spells it
   std::string description; // for --list-targets
@@ -38,10 +39,12 @@ struct CPUTarget {
 /// All targets, weakest first within an architecture. "native" is not one of them.
 const std::vector<CPUTarget> &allCPUTargets();
 
-/// The target of a name; "native" is the best one that this machine runs. An error names the known targets.
+/// The target of a name; "native" is the best one that this machine runs. An error names the known
+/// targets.
 llvm::Expected<CPUTarget> lookupCPUTarget(llvm::StringRef name);
 
-/// The schedule for a kernel of the given element type and head dims: every head dim from 1 to 512 has one.
+/// The schedule for a kernel of the given element type and head dims: every head dim from 1 to 512
+/// has one.
 tile::CPUScheduleAttr selectCPUSchedule(mlir::MLIRContext *context, const CPUTarget &target,
                                         mlir::Type elementType, int64_t headDim,
                                         int64_t valueHeadDim);

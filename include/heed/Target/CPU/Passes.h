@@ -24,7 +24,8 @@ namespace heed {
 /// What follows tile-to-cpu: expands math and converts everything to the llvm dialect.
 void buildCPUToLLVMPipeline(mlir::OpPassManager &pm);
 
-/// Adds the interfaces by which dialects convert themselves to llvm; a context needs them for that pipeline.
+/// Adds the interfaces by which dialects convert themselves to llvm; a context needs them for that
+/// pipeline.
 void registerCPUInterfaces(mlir::DialectRegistry &registry);
 
 /// Registers it as "cpu-to-llvm".

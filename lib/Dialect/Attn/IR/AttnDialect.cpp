@@ -123,7 +123,7 @@ void attn::TensorType::print(AsmPrinter &printer) const {
 }
 
 LogicalResult attn::TensorType::verify(function_ref<InFlightDiagnostic()> emitError,
-                                 ArrayRef<int64_t> extents, Type elementType) {
+                                       ArrayRef<int64_t> extents, Type elementType) {
   if (!elementType.isInteger(1) && !elementType.isInteger(8) && !elementType.isInteger(32) &&
       !elementType.isInteger(64) && !elementType.isF16() && !elementType.isBF16() &&
       !elementType.isF32())

@@ -35,13 +35,15 @@ static APInt floorMod(const APInt &lhs, const APInt &rhs) {
 OpFoldResult FloorDivOp::fold(FoldAdaptor adaptor) {
   if (matchPattern(adaptor.getRhs(), m_One()))
     return getLhs();
-  return constFoldBinaryOp<IntegerAttr, IntegerAttr::ValueType, void>(adaptor.getOperands(), floorDiv);
+  return constFoldBinaryOp<IntegerAttr, IntegerAttr::ValueType, void>(adaptor.getOperands(),
+                                                                      floorDiv);
 }
 
 OpFoldResult ModOp::fold(FoldAdaptor adaptor) {
   if (matchPattern(adaptor.getRhs(), m_One()))
     return Builder(getContext()).getZeroAttr(getType());
-  return constFoldBinaryOp<IntegerAttr, IntegerAttr::ValueType, void>(adaptor.getOperands(), floorMod);
+  return constFoldBinaryOp<IntegerAttr, IntegerAttr::ValueType, void>(adaptor.getOperands(),
+                                                                      floorMod);
 }
 
 //===----------------------------------------------------------------------===//

@@ -91,7 +91,8 @@ static bool isScalarCapture(Type type) {
 }
 
 LogicalResult VariantOp::verify() {
-  if (std::optional<ArrayAttr> attrs = getArgAttrs(); attrs && attrs->size() != getCaptures().size())
+  if (std::optional<ArrayAttr> attrs = getArgAttrs();
+      attrs && attrs->size() != getCaptures().size())
     return emitOpError("expects attributes for each of its ")
            << getCaptures().size() << " captures, found " << attrs->size();
   for (auto [index, capture] : llvm::enumerate(getCaptures())) {
@@ -144,8 +145,8 @@ static ParseResult parseStage(OpAsmParser &parser, OperationState &result, bool 
     return failure();
   SmallVector<Type> types = stageArgumentTypes(parser.getContext(), hasScore);
   if (arguments.size() != types.size())
-    return parser.emitError(loc, "expected ") << types.size() << " arguments, found "
-                                              << arguments.size();
+    return parser.emitError(loc, "expected ")
+           << types.size() << " arguments, found " << arguments.size();
   for (auto [argument, type] : llvm::zip(arguments, types))
     argument.type = type;
   return failure(parser.parseOptionalAttrDictWithKeyword(result.attributes) ||
@@ -231,8 +232,8 @@ static void printLoadTypes(OpAsmPrinter &printer, Operation *, Type tensor, Oper
 LogicalResult LoadOp::verify() {
   attn::TensorType type = getTensor().getType();
   if (type.getRank() != static_cast<int64_t>(getIndices().size()))
-    return emitOpError("expects ") << type.getRank() << " indices into " << type << ", found "
-                                   << getIndices().size();
+    return emitOpError("expects ")
+           << type.getRank() << " indices into " << type << ", found " << getIndices().size();
   if (getResult().getType() != type.getLoadedType())
     return emitOpError("expects result type ") << type.getLoadedType();
   return success();
@@ -306,9 +307,8 @@ LogicalResult ForwardOp::verifySymbolUses(SymbolTableCollection &symbolTable) {
     return emitOpError("expects a variant, found no attn.variant '") << getVariant() << "'";
   auto captures = variant.getCaptures();
   if (captures.size() != getCaptures().size())
-    return emitOpError("expects ")
-           << captures.size() << " captures for variant '" << getVariant() << "', found "
-           << getCaptures().size();
+    return emitOpError("expects ") << captures.size() << " captures for variant '" << getVariant()
+                                   << "', found " << getCaptures().size();
   for (auto [index, capture, operand] : llvm::enumerate(captures, getCaptures()))
     if (capture.getType() != operand.getType()) {
       InFlightDiagnostic diag = emitOpError("expects capture '")

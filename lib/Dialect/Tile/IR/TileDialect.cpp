@@ -84,9 +84,10 @@ LogicalResult TileType::verify(function_ref<InFlightDiagnostic()> emitError,
 // #tile.cpu_schedule
 //===----------------------------------------------------------------------===//
 
-LogicalResult CPUScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitError, StringRef target,
-                                      int64_t lanes, int64_t blockQ, int64_t blockKv, int64_t rows,
-                                      int64_t vectors, DotKind dot, int64_t expDegree) {
+LogicalResult CPUScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitError,
+                                      StringRef target, int64_t lanes, int64_t blockQ,
+                                      int64_t blockKv, int64_t rows, int64_t vectors, DotKind dot,
+                                      int64_t expDegree) {
   if (lanes < 4 || lanes > 16 || !llvm::isPowerOf2_64(lanes))
     return emitError() << "expects 4, 8 or 16 lanes, found " << lanes;
   if (rows < 1 || vectors < 1)

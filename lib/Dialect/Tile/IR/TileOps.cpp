@@ -68,8 +68,7 @@ void KernelOp::print(OpAsmPrinter &printer) {
   printer.printSymbolName(getSymName());
   printer << '(';
   llvm::interleaveComma(llvm::zip(getArgNames(), getKernelArguments()), printer, [&](auto pair) {
-    printer << std::get<0>(pair) << ' ' << std::get<1>(pair) << ": "
-            << std::get<1>(pair).getType();
+    printer << std::get<0>(pair) << ' ' << std::get<1>(pair) << ": " << std::get<1>(pair).getType();
   });
   printer << ") parallel (" << getBatch() << ", " << getHead() << ", " << getQueryTile() << ")";
   printer.printOptionalAttrDictWithKeyword(
@@ -201,7 +200,8 @@ void ForKVOp::print(OpAsmPrinter &printer) {
     });
     printer << ") : (" << getInits().getTypes() << ")";
   }
-  printer.printOptionalAttrDictWithKeyword((*this)->getAttrs(), {getStepAttrName(), getOrderedAttrName()});
+  printer.printOptionalAttrDictWithKeyword((*this)->getAttrs(),
+                                           {getStepAttrName(), getOrderedAttrName()});
   printer << ' ';
   printer.printRegion(getBody(), /*printEntryBlockArgs=*/false);
 }
@@ -212,8 +212,7 @@ LogicalResult ForKVOp::verifyRegions() {
   Block &body = *getBodyBlock();
   TypeRange carried = getInits().getTypes();
   if (body.getNumArguments() != carried.size() + 2 || !getBlockStart().getType().isIndex() ||
-      !getIsPartial().getType().isInteger(1) ||
-      TypeRange(ValueRange(getIterArgs())) != carried)
+      !getIsPartial().getType().isInteger(1) || TypeRange(ValueRange(getIterArgs())) != carried)
     return emitOpError("expects a body with an index, an i1 and the loop-carried tiles");
   if (getResultTypes() != carried || body.getTerminator()->getOperandTypes() != carried)
     return emitOpError("expects initial, yielded and resulting tiles of the same types");
@@ -277,16 +276,15 @@ LogicalResult DotOp::verify() {
   if (lhsK != k)
     return emitOpError("expects lhs and rhs to share the contracted extent, found ")
            << lhsK << " and " << k;
-  if (result.getNumRows() != m || result.getNumColumns() != n ||
-      !result.getElementType().isF32())
-    return emitOpError("expects a result of ")
-           << m << " x " << n << " f32, found " << result;
+  if (result.getNumRows() != m || result.getNumColumns() != n || !result.getElementType().isF32())
+    return emitOpError("expects a result of ") << m << " x " << n << " f32, found " << result;
   if (getAcc() && getAcc().getType() != result)
     return emitOpError("expects acc of type ") << result << ", found " << getAcc().getType();
   return success();
 }
 
-/// Verifies the tile and the region of map or mask: `[f32,] i32, i32` in, one value of `resultType` out.
+/// Verifies the tile and the region of map or mask: `[f32,] i32, i32` in, one value of `resultType`
+/// out.
 static LogicalResult verifyElementRegion(Operation *op, Block &block, bool hasElement,
                                          Type resultType) {
   auto tile = cast<TileType>(op->getOperand(0).getType());

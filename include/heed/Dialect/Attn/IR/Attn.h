@@ -24,7 +24,8 @@
 
 namespace heed::attn {
 
-/// Extents of an !attn.tensor that are known at launch only. The values are those of HEED_EXTENT_* in the run-time ABI.
+/// Extents of an !attn.tensor that are known at launch only. The values are those of HEED_EXTENT_*
+/// in the run-time ABI.
 enum Extent : int64_t { B = -1, Hq = -2, Hkv = -3, Sq = -4, Skv = -5, D = -6, Dv = -7, Any = -8 };
 
 /// "Hq" for Extent::Hq, "?" for Extent::Any, the number for an extent >= 0.
