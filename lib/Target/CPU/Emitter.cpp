@@ -276,10 +276,23 @@ Value Emitter::packPairs(Value low, Value high) {
                               arith::ShLIOp::create(b, loc, highBits, splatI32(16)));
 }
 
+/// A vector's bits as another type of the same size.
+static Value bitcastTo(Emitter &e, Value v, Type type) {
+  return v.getType() == type ? v : arith::BitcastOp::create(e.b, e.loc, type, v).getResult();
+}
+
 void Emitter::transpose(SmallVector<Value> &rows) {
   // Butterfly: in the step of distance n, rows i and i + n exchange the n x n blocks beside the
   // diagonal.
   for (int64_t n = 1; n < lanes; n *= 2) {
+    // LLVM's instruction selection looks for better shuffles through the whole network, which takes
+    // longer than all the rest of a kernel and finds nothing. A fence, which is no instruction,
+    // keeps the steps apart.
+    for (Value &row : rows)
+      if (n > 1)
+        row = bitcastTo(
+            *this, intrinsic("llvm.arithmetic.fence", vecF32(), bitcastTo(*this, row, vecF32())),
+            row.getType());
     SmallVector<int64_t> low(lanes), high(lanes);
     for (int64_t lane = 0; lane < lanes; ++lane) {
       bool isUpper = lane & n;
