@@ -67,23 +67,6 @@ private:
 
 } // namespace
 
-static bool endsOperand(TokenKind kind) {
-  switch (kind) {
-  case TokenKind::Identifier:
-  case TokenKind::Integer:
-  case TokenKind::Float:
-  case TokenKind::String:
-  case TokenKind::True:
-  case TokenKind::False:
-  case TokenKind::Inf:
-  case TokenKind::RParen:
-  case TokenKind::RBracket:
-    return true;
-  default:
-    return false;
-  }
-}
-
 /// Operators and others that stand between two things: whatever comes after one
 /// at the end of a line, or before one at its start, belongs together.
 static bool isInfix(TokenKind kind) {

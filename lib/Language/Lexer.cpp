@@ -127,8 +127,7 @@ StringRef heed::lang::describe(TokenKind kind) {
   return "";
 }
 
-/// After these, `//` on the same line is a division.
-static bool endsOperand(TokenKind kind) {
+bool heed::lang::endsOperand(TokenKind kind) {
   switch (kind) {
   case TokenKind::Identifier:
   case TokenKind::Integer:

@@ -88,6 +88,9 @@ enum class TokenKind : uint8_t {
 /// How messages call a kind of token: "'('", "a name", "end of file".
 llvm::StringRef describe(TokenKind kind);
 
+/// Whether an operand may end with this token. After such a token `//` on the same line divides.
+bool endsOperand(TokenKind kind);
+
 struct Token {
   TokenKind kind = TokenKind::Eof;
   llvm::StringRef text;
