@@ -10,6 +10,7 @@
 
 #include "KernelTable.h"
 
+#include "heed/Compiler/Registration.h"
 #include "heed/Conversion/LanguageToAttn.h"
 #include "heed/Conversion/Passes.h"
 #include "heed/Target/CPU/Passes.h"
@@ -100,9 +101,7 @@ private:
 
 std::unique_ptr<MLIRContext> heed::makeContext() {
   DialectRegistry registry;
-  registry.insert<attn::AttnDialect, tile::TileDialect, arith::ArithDialect, math::MathDialect,
-                  func::FuncDialect, scf::SCFDialect, LLVM::LLVMDialect>();
-  registerCPUInterfaces(registry);
+  registerAllDialects(registry);
   registerBuiltinDialectTranslation(registry);
   registerLLVMDialectTranslation(registry);
   auto context = std::make_unique<MLIRContext>(registry, MLIRContext::Threading::DISABLED);

@@ -268,18 +268,12 @@ int compileFile() {
     llvm::raw_svector_ostream os(text);
     error = emit(os);
   } else if (action == Action::Shared) {
-    llvm::SmallString<128> object;
-    if (std::error_code code = llvm::sys::fs::createTemporaryFile("heedc", "o", object))
-      return fail("cannot write a temporary object: " + code.message());
-    llvm::scope_exit cleanUp([&] { llvm::sys::fs::remove(object); });
-    error = output.write(writeNothing); // says at once if there is no place for it
-    OutputFile objectFile(object);
+    OutputFile object(outputPath + ".o"); // never committed: the linker reads the temporary file
+    error = output.write(writeNothing);   // says at once if there is no place for it
     if (!error)
-      error = objectFile.write(emit);
+      error = object.write(emit);
     if (!error)
-      error = objectFile.commit();
-    if (!error)
-      error = linkShared(object, output.temporaryPath());
+      error = linkShared(object.temporaryPath(), output.temporaryPath());
   } else {
     error = output.write(emit);
   }
