@@ -4,8 +4,10 @@
 
     make bench       or       python benchmarks/bench_cpu.py [--quick] [--minutes N]
 
-All contenders of a case run in turns in one process on the same random inputs, and medians are compared; outputs of
-Heed are poisoned before every call, and checked once against SDPA or flex_attention. What runs on one thread is timed by
+All contenders of a case run in turns in one process on the same random inputs. Each round gives a ratio for each pair,
+and a share of the peak measured right before and after Heed's call; the medians of these are shown, because the speed of
+a shared machine changes from one second to the next. Outputs of Heed are poisoned before every call, and checked once
+against SDPA or flex_attention. What runs on one thread is timed by
 that thread's CPU time, so that other work on the machine disturbs it less; speed-ups are by the clock. Masks and biases that SDPA needs
 as tensors are made outside the timing. GFLOP/s count pairs that attend, 4 D each. What the time limit leaves out is
 reported as not measured.
@@ -44,6 +46,7 @@ from heed import aot  # noqa: E402
 VARIANTS = ("dense", "causal", "window", "alibi", "softcap")
 TORCH_TYPE = {"f32": torch.float32, "bf16": torch.bfloat16}
 WINDOW, CAP = 1024, 30.0
+GEMM_SIZE = 1024
 LARGEST_MASK = 1 << 31  # bytes; beyond, SDPA is left out
 Runner = Callable[[], object]
 
@@ -80,19 +83,28 @@ class Case:
 @dataclasses.dataclass
 class Result:
     case: Case
-    seconds: dict[str, float]  # contender@threads -> median, by the clock
-    cpu_seconds: dict[str, float]  # the same of one thread's CPU time
-    peak: dict[str, float]  # kind -> GFLOP/s of one thread, at the same time
+    seconds: dict[str, list[float]]  # contender@threads -> one time a round, by the clock
+    cpu_seconds: dict[str, list[float]]  # the same of one thread's CPU time
+    peak: dict[str, list[float]]  # kind -> GFLOP/s of one thread, around Heed's call of each round
     error: float
 
     def gflops(self, contender: str) -> float | None:
-        return self.case.flops / self.cpu_seconds[contender] * 1e-9 if contender in self.seconds else None
+        return self.case.flops / statistics.median(self.cpu_seconds[contender]) * 1e-9 if contender in self.seconds else None
+
+    def of_peak(self, contender: str, kind: str) -> float | None:
+        if contender not in self.seconds or not all(self.peak.get(kind, [0])):
+            return None
+        return statistics.median(self.case.flops / s * 1e-9 / p for s, p in zip(self.cpu_seconds[contender], self.peak[kind]))
+
+    def of_gemm(self) -> float:
+        rate = 2 * GEMM_SIZE**3 / self.case.flops
+        return statistics.median(gemm / own / rate for gemm, own in zip(self.cpu_seconds["gemm@1"], self.cpu_seconds["heed@1"]))
 
     def ratio(self, slower: str, faster: str) -> float | None:
         if not {slower, faster} <= self.seconds.keys():
             return None
         seconds = self.cpu_seconds if slower.endswith("@1") and faster.endswith("@1") else self.seconds
-        return seconds[slower] / seconds[faster]
+        return statistics.median(a / b for a, b in zip(seconds[slower], seconds[faster]))
 
 
 class Peak:
@@ -203,7 +215,7 @@ def measure(case: Case, compiler: Compiler, peak: Peak, budget: float) -> Result
     if case.flex:
         torch.set_num_threads(2)
         runners["flex@2"] = (2, flex_runner(case, q, k, v))
-    a, b = (torch.randn(1024, 1024).to(q.dtype) for _ in range(2))
+    a, b = (torch.randn(GEMM_SIZE, GEMM_SIZE).to(q.dtype) for _ in range(2))
     runners["gemm@1"] = (1, lambda: a @ b)
 
     kinds = ("zmm_f32", "ymm_f32") if case.dtype == "f32" else ("zmm_bf16", "amx_bf16")
@@ -213,15 +225,16 @@ def measure(case: Case, compiler: Compiler, peak: Peak, budget: float) -> Result
     started = time.perf_counter()
     rounds = 0
     while rounds < 3 or (time.perf_counter() - started < budget and rounds < 30):
-        for kind in kinds:
-            peaks[kind].append(peak(kind))
         for name, (threads, run) in runners.items():
             torch.set_num_threads(threads)
             out.fill_(torch.nan)
+            before = {kind: peak(kind) for kind in kinds} if name == "heed@1" else {}
             start, cpu_start = time.perf_counter(), time.thread_time()
             run()
             times[name].append(time.perf_counter() - start)
             cpu_times[name].append(time.thread_time() - cpu_start)
+            for kind, rate in before.items():
+                peaks[kind].append((rate + peak(kind)) / 2)
         rounds += 1
 
     out.fill_(torch.nan)
@@ -230,10 +243,7 @@ def measure(case: Case, compiler: Compiler, peak: Peak, budget: float) -> Result
     if reference is None and case.variant == "softcap" and case.S <= 4096:
         reference, out = lambda: softcap_in_full(case, q, k, v), out[:, :1]
     error = float("nan") if reference is None else float((out.double() - reference().double()).norm() / out.double().norm())
-    medians, cpu_medians = ({name: statistics.median(values) for name, values in table.items()} for table in (times, cpu_times))
-    peak_rates = {kind: max(values) for kind, values in peaks.items()} | {"gemm": 2 * 1024**3 / cpu_medians["gemm@1"] * 1e-9}
-    result = Result(case, medians, cpu_medians, peak_rates, error)
-    return result
+    return Result(case, times, cpu_times, peaks, error)
 
 
 def cases(quick: bool) -> Iterator[Case]:
@@ -285,7 +295,7 @@ def goals(results: list[Result], compile_seconds: list[float]) -> list[Goal]:
         return [(x, name) for x, name in found if x is not None]
 
     def of_peak(kind: str, contender: str = "heed@1") -> Callable[[Result], float | None]:
-        return lambda r: (r.gflops(contender) or 0) / r.peak[kind] if r.peak.get(kind) and contender in r.seconds else None
+        return lambda r: r.of_peak(contender, kind)
 
     def against(peer: str, threads: tuple[int, ...] = (1, 2)) -> Callable[[Result], float | None]:
         def worst(r: Result) -> float | None:
@@ -295,7 +305,8 @@ def goals(results: list[Result], compile_seconds: list[float]) -> list[Goal]:
 
     def of_dense(r: Result) -> float | None:
         dense = by_case.get(("dense", r.case.dtype, r.case.D, r.case.S))
-        return r.cpu_seconds["heed@1"] / dense.cpu_seconds["heed@1"] if dense else None
+        medians = [statistics.median(x.cpu_seconds["heed@1"]) for x in (r, dense) if x]
+        return medians[0] / medians[1] if dense else None
 
     def dense(dtype: str) -> Callable[[Case], bool]:
         return lambda c: c.variant == "dense" and c.dtype == dtype
@@ -330,15 +341,13 @@ def show_results(console: Console, results: list[Result]) -> None:
         return "-" if x is None else f"{x:.{digits}f}"
 
     for r in results:
-        rate = r.gflops("heed@1") or 0.0
         main, other = ("zmm_f32", "") if r.case.dtype == "f32" else ("zmm_bf16", "amx_bf16")
-        of_peak = number(rate / r.peak[main] if r.peak[main] else None)
-        if other and r.peak[other]:
-            of_peak += f" ({rate / r.peak[other]:.2f})"
-        v3 = r.gflops("heed-v3@1")
-        table.add_row(str(r.case), str(r.case.H), number(rate, 0), of_peak, number(rate / r.peak["gemm"]),
+        of_peak = number(r.of_peak("heed@1", main))
+        if (of_amx := r.of_peak("heed@1", other)) is not None:
+            of_peak += f" ({of_amx:.2f})"
+        table.add_row(str(r.case), str(r.case.H), number(r.gflops("heed@1"), 0), of_peak, number(r.of_gemm()),
                       number(r.ratio("heed@1", "heed@2")), number(r.ratio("sdpa@1", "heed@1")), number(r.ratio("sdpa@2", "heed@2")),
-                      number(r.ratio("flex@2", "heed@2")), number(v3 / r.peak["ymm_f32"] if v3 else None), f"{r.error:.0e}")
+                      number(r.ratio("flex@2", "heed@2")), number(r.of_peak("heed-v3@1", "ymm_f32")), f"{r.error:.0e}")
     console.print(table)
 
 

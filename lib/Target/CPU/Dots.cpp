@@ -148,6 +148,10 @@ void KernelLowering::emitEpilogue(const Epilogue &epilogue, Value count, Value s
 // The micro-kernel
 //===----------------------------------------------------------------------===//
 
+static constexpr int64_t kLineBytes = 64;
+/// Steps of a contraction that read one cache line of a row, at 4 bytes each.
+static constexpr int64_t kStepsPerLine = kLineBytes / 4;
+
 static std::optional<int64_t> constantOf(Value v) {
   APInt value;
   if (matchPattern(v, m_ConstantInt(&value)))
@@ -159,7 +163,8 @@ SmallVector<Value>
 KernelLowering::emitMicroKernel(int64_t rows, int64_t vectors, Value steps, int64_t unroll,
                                 ArrayRef<Value> inits, bool isPairs,
                                 llvm::function_ref<Value(Value, int64_t)> scalarAt,
-                                llvm::function_ref<Value(Value, int64_t)> vectorAt) {
+                                llvm::function_ref<Value(Value, int64_t)> vectorAt,
+                                llvm::function_ref<void(Value)> onEachLine) {
   VectorType pairs = VectorType::get({2 * lanes}, builder.getBF16Type());
   auto multiply = [&](Value a, Value b, Value acc) -> Value {
     if (!isPairs)
@@ -180,47 +185,58 @@ KernelLowering::emitMicroKernel(int64_t rows, int64_t vectors, Value steps, int6
     }
     return acc;
   };
+  auto rounds = [&](Value from, Value to, ValueRange carried) {
+    return e->loop(from, to, unroll, carried, [&](Value k, ValueRange carried) {
+      SmallVector<Value> next(carried);
+      for (int64_t u = 0; u < unroll; ++u)
+        next = step(e->add(k, u), next);
+      return next;
+    });
+  };
   std::optional<int64_t> count = constantOf(steps);
   Value main = count ? e->cst(*count / unroll * unroll) : e->mul(e->div(steps, unroll), unroll);
-  SmallVector<Value> acc =
-      e->loop(e->cst(0), main, unroll, inits, [&](Value k, ValueRange carried) {
-        SmallVector<Value> next(carried);
-        for (int64_t u = 0; u < unroll; ++u)
-          next = step(e->add(k, u), next);
-        return next;
-      });
+  SmallVector<Value> acc(inits);
+  Value done = e->cst(0);
+  if (onEachLine) {
+    Value lines = e->cst(*count / kStepsPerLine * kStepsPerLine);
+    acc = e->loop(done, lines, kStepsPerLine, acc, [&](Value k, ValueRange carried) {
+      onEachLine(k);
+      return rounds(k, e->add(k, kStepsPerLine), carried);
+    });
+    done = lines;
+  }
+  if (constantOf(done) != constantOf(main))
+    acc = rounds(done, main, acc);
   if (count && *count % unroll == 0)
     return acc;
   return e->loop(main, steps, 1, acc,
                  [&](Value k, ValueRange carried) { return step(k, SmallVector<Value>(carried)); });
 }
 
-/// Asks for the rows of the next block that lie where this row does: long sequences stream from
-/// memory (cpu.md 2.3).
-void KernelLowering::emitPrefetch(Value row) {
+/// Asks for one cache line of the rows of the next block that lie where this row does: long
+/// sequences stream from memory (cpu.md 2.3). A few at a time, between multiplications: a burst
+/// fills the buffers that loads wait for.
+void KernelLowering::emitPrefetch(Value row, Value line) {
   for (tile::LoadOp load : blockLoads) {
     const TileStorage &s = storage(load.getResult());
-    int64_t columns = load.getResult().getType().getNumColumns();
+    Value next;
     if (s.kind == TileStorage::KvPacked) {
-      Value next =
-          e->at(s.base, e->add(e->mul(row, columns * 2), packedBytes), builder.getI8Type());
-      for (int64_t byte = 0; byte < columns * 2; byte += 64)
-        e->prefetch(e->at(next, e->cst(byte), builder.getI8Type()));
-      continue;
-    }
-    if (s.element != load.getResult().getType().getElementType())
+      int64_t rowBytes = load.getResult().getType().getNumColumns() * 2;
+      next = e->at(s.base, e->add(e->mul(row, rowBytes), packedBytes), builder.getI8Type());
+    } else if (s.element == load.getResult().getType().getElementType()) {
+      next = e->at(s.base, e->mul(e->add(row, blockKv), s.stride), s.element);
+    } else {
       continue; // a widened copy in scratch
-    Value next = e->at(s.base, e->mul(e->add(row, blockKv), s.stride), s.element);
-    int64_t perLine = 512 / s.element.getIntOrFloatBitWidth();
-    for (int64_t d = 0; d < columns; d += perLine)
-      e->prefetch(e->at(next, e->cst(d), s.element));
+    }
+    e->prefetch(e->at(next, e->mul(line, kLineBytes), builder.getI8Type()));
   }
 }
 
 /// Steps of the contraction between queries and keys that are taken at a time: the part of the
-/// query panel that they read (64 steps x 64 queries x 4 bytes) stays in the first-level cache
-/// while all rows of a block pass by.
-static constexpr int64_t kStepsPerChunk = 64;
+/// query panel that they read (128 steps x 64 queries x 4 bytes) stays near while all rows of a
+/// block pass by.
+static constexpr int64_t kStepsPerChunk = 128;
+static constexpr int64_t kUnroll = 4;
 
 bool KernelLowering::takesMaxInDot(const Epilogue &epilogue, int64_t headDim) {
   bool isPairs = schedule.getDot() == tile::DotKind::DPBF16;
@@ -246,19 +262,18 @@ void KernelLowering::emitScoresFMA(const TileStorage &queries, const TileStorage
           Value offset = e->add(e->mul(e->add(first, i), blockQ), lane(j));
           return e->at(scores, offset, e->f32());
         };
-        SmallVector<Value> rowBase, inits, next(carried);
+        SmallVector<Value> keyRows, rowBase, inits, next(carried);
         for (int64_t i = 0; i < rows; ++i) {
           // A ragged last group computes the last key again: nobody reads it, and the maximum is
           // the same.
           Value row = e->min(e->add(first, i), lastRow);
-          if (isFirst)
-            emitPrefetch(row);
+          keyRows.push_back(row);
           rowBase.push_back(e->at(keys.base, e->mul(row, keys.stride), keys.element));
           for (int64_t j = 0; j < vectors; ++j)
             inits.push_back(isFirst ? e->splatF32(0.0f) : e->load(e->vecF32(), place(i, j)));
         }
         SmallVector<Value> acc = emitMicroKernel(
-            rows, vectors, e->cst(count), /*unroll=*/4, inits, isPairs,
+            rows, vectors, e->cst(count), kUnroll, inits, isPairs,
             [&](Value k, int64_t i) {
               Value d = e->mul(e->add(firstStep, k), isPairs ? 2 : 1);
               return e->load(step, e->at(rowBase[i], d, keys.element), isPairs ? 2 : 4);
@@ -266,6 +281,10 @@ void KernelLowering::emitScoresFMA(const TileStorage &queries, const TileStorage
             [&](Value k, int64_t j) {
               Value offset = e->add(e->mul(e->add(firstStep, k), blockQ), lane(j));
               return e->load(e->vec(step), e->at(queries.base, offset, step));
+            },
+            [&](Value k) {
+              for (Value row : keyRows)
+                emitPrefetch(row, e->div(e->add(firstStep, k), kStepsPerLine));
             });
         for (int64_t i = 0; i < rows; ++i)
           for (int64_t j = 0; j < vectors; ++j) {
@@ -311,7 +330,7 @@ void KernelLowering::emitAccumulate(const TileStorage &weights, const TileStorag
           inits.push_back(e->load(e->vecF32(), place(i, j)));
       Value base = e->at(values.base, dim, step);
       SmallVector<Value> sums = emitMicroKernel(
-          rows, vectors, steps, /*unroll=*/4, inits, isPairs,
+          rows, vectors, steps, kUnroll, inits, isPairs,
           [&](Value k, int64_t i) {
             return e->load(step, e->at(base, e->add(e->mul(k, stride), i), step));
           },
@@ -363,8 +382,13 @@ void KernelLowering::emitScoresAMX(const TileStorage &queries, const TileStorage
   // 32 keys x 32 queries at a time in four accumulators; the panels' padding takes up a ragged end.
   e->loop(e->cst(0), keys.count, 32, [&](Value key) {
     AMX amx{*e};
-    e->loop(key, e->add(key, 32), 1, [&](Value row) { emitPrefetch(row); });
     e->loop(e->cst(0), e->cst(blockQ), 32, [&](Value lane) {
+      // Each of the blockQ / 32 products asks for its share of 32 rows.
+      Value share = e->div(e->mul(lane, 32), blockQ);
+      e->loop(share, e->add(share, 32 * 32 / blockQ), 1, [&](Value row) {
+        for (int64_t byte = 0; byte < headDim * 2; byte += kLineBytes)
+          emitPrefetch(e->add(key, row), e->cst(byte / kLineBytes));
+      });
       Value acc[2][2] = {{amx.zero(), amx.zero()}, {amx.zero(), amx.zero()}};
       for (int64_t d = 0; d < headDim; d += 32) {
         Value a[2], b[2];

@@ -131,11 +131,14 @@ private:
   void emitAccumulateAMX(const TileStorage &weights, const TileStorage &values, int64_t valueDim,
                          Value acc);
   /// rows x vectors accumulators: sum over k of broadcast(scalar(k, row)) * vector(k, column).
+  /// `onEachLine` emits what else to do each time the scalars of a row enter a cache line; with it,
+  /// `steps` is a constant.
   SmallVector<Value> emitMicroKernel(int64_t rows, int64_t vectors, Value steps, int64_t unroll,
                                      ArrayRef<Value> inits, bool isPairs,
                                      llvm::function_ref<Value(Value k, int64_t row)> scalarAt,
-                                     llvm::function_ref<Value(Value k, int64_t column)> vectorAt);
-  void emitPrefetch(Value row);
+                                     llvm::function_ref<Value(Value k, int64_t column)> vectorAt,
+                                     llvm::function_ref<void(Value k)> onEachLine = nullptr);
+  void emitPrefetch(Value row, Value line);
 
   //===-- Softmax (Softmax.cpp) -------------------------------------------===//
 
