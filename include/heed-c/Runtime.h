@@ -209,6 +209,11 @@ typedef struct heed_call {
  * several threads at once and after fork. A fully masked row gets output 0 and LSE -inf. */
 HEED_EXPORT heed_status heed_run(const heed_kernel *kernel, const heed_call *call);
 
+/* The same for callers that write structs byte by byte, such as Python's: call->params is ignored,
+ * and params[i].i of a captured tensor is its index in `tensors`. */
+HEED_EXPORT heed_status heed_run_packed(const heed_kernel *kernel, const heed_call *call,
+                                        const heed_value *params, const heed_tensor *tensors);
+
 /*===-- The machine -------------------------------------------------------===*/
 
 /* HEED_CPU_* bits of this machine (masked by the environment variable HEED_CPU, for example

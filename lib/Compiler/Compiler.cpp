@@ -25,6 +25,7 @@
 #include "mlir/Target/LLVMIR/Dialect/LLVMIR/LLVMToLLVMIRTranslation.h"
 #include "mlir/Target/LLVMIR/Export.h"
 #include "mlir/Transforms/Passes.h"
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/IR/LegacyPassManager.h"
 #include "llvm/IR/Module.h"
 #include "llvm/Linker/Linker.h"
@@ -74,6 +75,11 @@ std::string heed::defaultSymbol(const lang::Variant &variant, const CompileOptio
   if (valueHeadDim(options) != options.headDim)
     name += "x" + std::to_string(valueHeadDim(options));
   return name;
+}
+
+bool heed::isCIdentifier(StringRef name) {
+  auto isWord = [](char c) { return llvm::isAlnum(c) || c == '_'; };
+  return !name.empty() && !llvm::isDigit(name.front()) && llvm::all_of(name, isWord);
 }
 
 namespace {

@@ -1,7 +1,24 @@
 # Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-"""Heed: a compiler for attention variants."""
+"""Heed: a compiler for attention variants.
+
+    import heed
+
+    output = heed.flex_attention(query, key, value, score_mod=..., block_mask=...)    # FlexAttention's call
+    print(heed.trace(score_mod).source)                                               # what was traced
+    heed.compile("alibi.heed", dtype="bf16", head_dim=128).save("alibi.so")           # ahead of time
+"""
 
 from heed import aot
+from heed._config import __version__, show_config
+from heed._runtime import HeedError, get_num_threads, set_num_threads
+from heed.attention import AuxOutput, AuxRequest, flex_attention
+from heed.block_mask import BlockMask, and_masks, create_block_mask, create_mask, noop_mask, or_masks
+from heed.kernel import Kernel
+from heed.tracing import Trace, TraceError
+from heed.tracing import trace_function as trace
+from heed.variant import Variant, compile, load
 
-__all__ = ["aot"]
+__all__ = ["AuxOutput", "AuxRequest", "BlockMask", "HeedError", "Kernel", "Trace", "TraceError", "Variant", "__version__",
+           "and_masks", "aot", "compile", "create_block_mask", "create_mask", "flex_attention", "get_num_threads", "load",
+           "noop_mask", "or_masks", "set_num_threads", "show_config", "trace"]

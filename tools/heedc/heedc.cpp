@@ -201,8 +201,7 @@ int compileFile() {
                 "' has several variants; choose "
                 "one with --variant");
 
-  auto isWord = [](char c) { return llvm::isAlnum(c) || c == '_'; };
-  if (!symbol.empty() && (llvm::isDigit(symbol[0]) || !llvm::all_of(symbol, isWord)))
+  if (!symbol.empty() && !isCIdentifier(symbol))
     return fail("--symbol expects a C identifier, found '" + symbol + "'");
 
   CompileOptions options;
@@ -218,27 +217,13 @@ int compileFile() {
     options.valueHeadDim = parseHeadDim(valueHeadDimText);
   if (!options.headDim || (!valueHeadDimText.empty() && !options.valueHeadDim))
     return 1;
-  std::vector<std::string> names(targetNames.begin(), targetNames.end());
+  llvm::SmallVector<StringRef> names(targetNames.begin(), targetNames.end());
   if (names.empty())
     names.push_back("native");
-  for (const std::string &name : names) {
-    llvm::Expected<CPUTarget> target = lookupCPUTarget(name);
-    if (!target)
-      return fail(llvm::toString(target.takeError()));
-    options.targets.push_back(*target);
-  }
-  // Weakest first, each once, whatever the order on the command line.
-  auto rank = [](const CPUTarget &target) {
-    return llvm::find_if(allCPUTargets(),
-                         [&](const CPUTarget &t) { return t.name == target.name; }) -
-           allCPUTargets().begin();
-  };
-  llvm::sort(options.targets,
-             [&](const CPUTarget &x, const CPUTarget &y) { return rank(x) < rank(y); });
-  options.targets.erase(
-      std::unique(options.targets.begin(), options.targets.end(),
-                  [&](const CPUTarget &x, const CPUTarget &y) { return x.name == y.name; }),
-      options.targets.end());
+  llvm::Expected<std::vector<CPUTarget>> targets = lookupCPUTargets(names);
+  if (!targets)
+    return fail(llvm::toString(targets.takeError()));
+  options.targets = std::move(*targets);
 
   bool isBinary = action == Action::Object || action == Action::Shared;
   if (isBinary && (outputPath.empty() || outputPath == "-"))

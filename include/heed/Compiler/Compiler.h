@@ -56,6 +56,9 @@ llvm::StringRef spelling(heed_dtype dtype);
 /// dim differs.
 std::string defaultSymbol(const lang::Variant &variant, const CompileOptions &options);
 
+/// Whether `name` can be the C name of a kernel.
+bool isCIdentifier(llvm::StringRef name);
+
 /// Makes a context with all dialects of Heed's levels. Its diagnostics go to stderr.
 std::unique_ptr<mlir::MLIRContext> makeContext();
 

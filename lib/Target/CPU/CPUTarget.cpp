@@ -111,6 +111,26 @@ llvm::Expected<CPUTarget> heed::lookupCPUTarget(StringRef name) {
                                  " (known: " + known + ")");
 }
 
+llvm::Expected<std::vector<CPUTarget>> heed::lookupCPUTargets(ArrayRef<StringRef> names) {
+  std::vector<CPUTarget> found;
+  for (StringRef name : names) {
+    llvm::Expected<CPUTarget> target = lookupCPUTarget(name);
+    if (!target)
+      return target.takeError();
+    found.push_back(std::move(*target));
+  }
+  auto rank = [](const CPUTarget &target) {
+    return llvm::find_if(allCPUTargets(),
+                         [&](const CPUTarget &t) { return t.name == target.name; }) -
+           allCPUTargets().begin();
+  };
+  llvm::sort(found, [&](const CPUTarget &x, const CPUTarget &y) { return rank(x) < rank(y); });
+  found.erase(std::unique(found.begin(), found.end(),
+                          [](const CPUTarget &x, const CPUTarget &y) { return x.name == y.name; }),
+              found.end());
+  return found;
+}
+
 tile::CPUScheduleAttr heed::selectCPUSchedule(MLIRContext *context, const CPUTarget &target,
                                               Type elementType, int64_t headDim,
                                               int64_t valueHeadDim) {

@@ -43,6 +43,9 @@ const std::vector<CPUTarget> &allCPUTargets();
 /// targets.
 llvm::Expected<CPUTarget> lookupCPUTarget(llvm::StringRef name);
 
+/// The targets of several names, weakest first, each once.
+llvm::Expected<std::vector<CPUTarget>> lookupCPUTargets(llvm::ArrayRef<llvm::StringRef> names);
+
 /// The schedule for a kernel of the given element type and head dims: every head dim from 1 to 512
 /// has one.
 tile::CPUScheduleAttr selectCPUSchedule(mlir::MLIRContext *context, const CPUTarget &target,

@@ -1,0 +1,255 @@
+//===-- Compiler.cpp - heed-c/Compiler.h on the C++ compiler --------------===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#include "Blob.h"
+
+#include "heed/Compiler/Compiler.h"
+#include "heed/Conversion/LanguageToAttn.h"
+#include "heed/Interpreter/Requests.h"
+#include "heed/Language/Format.h"
+
+#include "mlir/IR/Diagnostics.h"
+#include "llvm/Support/JSON.h"
+#include "llvm/Support/SourceMgr.h"
+
+using namespace heed;
+using llvm::StringRef;
+
+const char *heed_blob_data(const heed_blob *blob) {
+  return const_cast<heed_blob *>(blob)->bytes.c_str();
+}
+size_t heed_blob_size(const heed_blob *blob) { return blob->bytes.size(); }
+void heed_blob_free(heed_blob *blob) { delete blob; }
+
+const char *heed_target_of_cpu(uint64_t features) {
+  for (const CPUTarget &target : llvm::reverse(allCPUTargets()))
+    if ((target.cpuBits & features) == target.cpuBits)
+      return target.name.c_str();
+  return nullptr;
+}
+
+namespace {
+/// A request's program with the messages about it.
+class Program {
+public:
+  explicit Program(const heed_compile_request &request) : request(request), os(text) {
+    sources.setDiagHandler(
+        [](const llvm::SMDiagnostic &diagnostic, void *os) {
+          diagnostic.print(nullptr, *static_cast<llvm::raw_ostream *>(os), /*ShowColors=*/false);
+        },
+        &os);
+  }
+
+  /// Parses and checks; an error is for what is wrong with the request itself.
+  llvm::Error check() {
+    lang::CheckOptions options;
+    for (const char *const *define = request.defines; define && *define; ++define) {
+      auto [name, value] = StringRef(*define).split('=');
+      if (name.empty() || value.empty())
+        return llvm::createStringError("a define expects NAME=VALUE, found '" +
+                                       StringRef(*define).str() + "'");
+      options.defines.emplace_back(name.str(), value.str());
+    }
+    checked = lang::checkSource(source(), fileName(), sources, options);
+    return checked ? llvm::Error::success() : reported();
+  }
+
+  llvm::Expected<const lang::Variant *> choose() const {
+    std::string known;
+    for (const lang::Variant &variant : checked->variants)
+      known += (known.empty() ? "" : ", ") + variant.name.str();
+    if (!request.variant) {
+      if (checked->variants.size() == 1)
+        return &checked->variants.front();
+      return llvm::createStringError(
+          "'" + fileName() + "' has " +
+          (known.empty() ? "no variant" : "several variants; choose one of " + known));
+    }
+    if (const lang::Variant *variant = checked->lookup(request.variant))
+      return variant;
+    return llvm::createStringError("no variant '" + std::string(request.variant) + "' in '" +
+                                   fileName() + "' (there: " + known + ")");
+  }
+
+  const lang::CheckedProgram &get() const { return *checked; }
+  StringRef source() const { return StringRef(request.source, request.source_size); }
+  std::string fileName() const { return request.file_name ? request.file_name : "<source>"; }
+  llvm::SourceMgr &sourceMgr() { return sources; }
+
+  /// An error without words of its own: the diagnostics say it.
+  static llvm::Error reported() { return llvm::createStringError(""); }
+
+  /// Hands over the diagnostics, then the error.
+  heed_status fail(heed_blob **result, llvm::Error error) {
+    std::string message = llvm::toString(std::move(error));
+    if (!message.empty() || text.empty())
+      os << "heed: error: " << message << '\n';
+    return give(result, text, HEED_INVALID_ARGUMENT);
+  }
+
+  llvm::raw_ostream &messages() { return os; }
+
+private:
+  const heed_compile_request &request;
+  llvm::SourceMgr sources;
+  std::unique_ptr<lang::CheckedProgram> checked;
+  llvm::SmallString<0> text;
+  llvm::raw_svector_ostream os;
+};
+} // namespace
+
+static llvm::Expected<CompileOptions> readOptions(const heed_compile_request &request) {
+  CompileOptions options;
+  options.dtype = request.dtype;
+  if (request.dtype != HEED_F16 && request.dtype != HEED_BF16 && request.dtype != HEED_F32)
+    return llvm::createStringError("dtype expects f16, bf16 or f32");
+  options.headDim = request.head_dim;
+  options.valueHeadDim = request.value_head_dim;
+  auto isHeadDim = [](int64_t d) { return d >= 1 && d <= 512; };
+  if (!isHeadDim(options.headDim) || (options.valueHeadDim && !isHeadDim(options.valueHeadDim)))
+    return llvm::createStringError(
+        "head dims go from 1 to 512, found " + std::to_string(options.headDim) +
+        (options.valueHeadDim ? " and " + std::to_string(options.valueHeadDim) : ""));
+  options.symbol = request.symbol ? request.symbol : "";
+  if (!options.symbol.empty() && !isCIdentifier(options.symbol))
+    return llvm::createStringError("symbol expects a C identifier, found '" + options.symbol + "'");
+  llvm::SmallVector<StringRef> names;
+  StringRef(request.targets ? request.targets : "native").split(names, ',');
+  llvm::Expected<std::vector<CPUTarget>> targets = lookupCPUTargets(names);
+  if (!targets)
+    return targets.takeError();
+  options.targets = std::move(*targets);
+  return options;
+}
+
+static llvm::json::Value toJSON(const lang::Parameter &parameter) {
+  llvm::json::Object object{{"name", parameter.name},
+                            {"type", lang::spelling(parameter.elementType)}};
+  if (parameter.isTensor()) {
+    llvm::json::Array extents;
+    for (const lang::Extent &extent : parameter.extents)
+      switch (extent.kind) {
+      case lang::Extent::Kind::Number:
+        extents.push_back(extent.number);
+        break;
+      case lang::Extent::Kind::Symbol:
+        extents.push_back(lang::spelling(extent.size));
+        break;
+      case lang::Extent::Kind::Any:
+        extents.push_back("?");
+        break;
+      }
+    object["extents"] = std::move(extents);
+  }
+  if (parameter.isConst)
+    object["const"] = true;
+  if (const std::optional<lang::ScalarConstant> &value = parameter.value)
+    object["default"] = value->type == lang::ValueType::F32    ? llvm::json::Value(value->real)
+                        : value->type == lang::ValueType::Bool ? llvm::json::Value(value->integer != 0)
+                                                               : llvm::json::Value(value->integer);
+  return object;
+}
+
+static void writeVariants(const lang::CheckedProgram &program, llvm::raw_ostream &os) {
+  llvm::json::Array variants;
+  for (const lang::Variant &variant : program.variants) {
+    llvm::json::Array params;
+    for (const lang::Parameter &parameter : variant.params)
+      params.push_back(toJSON(parameter));
+    variants.push_back(llvm::json::Object{{"name", variant.name}, {"params", std::move(params)}});
+  }
+  os << llvm::json::Value(std::move(variants));
+}
+
+static llvm::Error emitTo(Program &program, const heed_compile_request &request, heed_emit emit,
+                          llvm::raw_svector_ostream &os) {
+  if (emit == HEED_EMIT_FORMAT) {
+    std::optional<std::string> text =
+        lang::formatProgram(program.source(), program.fileName(), program.sourceMgr());
+    if (!text)
+      return Program::reported();
+    os << *text;
+    return llvm::Error::success();
+  }
+  if (llvm::Error error = program.check())
+    return error;
+  if (emit == HEED_EMIT_CHECK)
+    return llvm::Error::success();
+  if (emit == HEED_EMIT_VARIANTS) {
+    writeVariants(program.get(), os);
+    return llvm::Error::success();
+  }
+  llvm::Expected<const lang::Variant *> variant = program.choose();
+  if (!variant)
+    return variant.takeError();
+  llvm::Expected<CompileOptions> options = readOptions(request);
+  if (!options)
+    return options.takeError();
+  if (emit == HEED_EMIT_HEADER) {
+    writeHeader(*variant, *options, defaultSymbol(**variant, *options) + ".h", os);
+    return llvm::Error::success();
+  }
+  EmitKind kind;
+  switch (emit) {
+  case HEED_EMIT_ATTN:
+    kind = EmitKind::Attn;
+    break;
+  case HEED_EMIT_TILE:
+    kind = EmitKind::Tile;
+    break;
+  case HEED_EMIT_LLVM:
+    kind = EmitKind::LLVM;
+    break;
+  case HEED_EMIT_ASM:
+    kind = EmitKind::Asm;
+    break;
+  case HEED_EMIT_OBJECT:
+    kind = EmitKind::Object;
+    break;
+  default:
+    return llvm::createStringError("unknown kind of result " + std::to_string(emit));
+  }
+  std::unique_ptr<mlir::MLIRContext> context = makeContext();
+  mlir::ScopedDiagnosticHandler handler(context.get(), [&](mlir::Diagnostic &diagnostic) {
+    program.messages() << diagnostic.getLocation() << ": " << diagnostic << '\n';
+  });
+  return compile(*context, *variant, *options, kind, os);
+}
+
+heed_status heed_compile(const heed_compile_request *request, heed_emit emit, heed_blob **result) {
+  Program program(*request);
+  auto blob = std::make_unique<heed_blob>();
+  llvm::raw_svector_ostream os(blob->bytes);
+  if (llvm::Error error = emitTo(program, *request, emit, os))
+    return program.fail(result, std::move(error));
+  *result = blob.release();
+  return HEED_OK;
+}
+
+heed_status heed_interpret(const heed_compile_request *request, const char *json,
+                           heed_blob **messages) {
+  Program program(*request);
+  if (llvm::Error error = program.check())
+    return program.fail(messages, std::move(error));
+  llvm::Expected<const lang::Variant *> variant = program.choose();
+  if (!variant)
+    return program.fail(messages, variant.takeError());
+  std::unique_ptr<mlir::MLIRContext> context = makeContext();
+  mlir::OwningOpRef<mlir::ModuleOp> module =
+      mlir::ModuleOp::create(mlir::UnknownLoc::get(context.get()));
+  mlir::OpBuilder builder = mlir::OpBuilder::atBlockEnd(module->getBody());
+  if (llvm::Error error = interpreter::runRequest(emitVariant(builder, **variant), json))
+    return program.fail(messages, std::move(error));
+  return HEED_OK;
+}
+
+heed_status heed_link_shared(const char *objectPath, const char *outputPath, heed_blob **messages) {
+  if (llvm::Error error = linkShared(objectPath, outputPath))
+    return giveError(messages, std::move(error));
+  return HEED_OK;
+}

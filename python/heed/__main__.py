@@ -1,0 +1,108 @@
+# Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""The command line: python -m heed COMMAND ...
+
+A command is a line of COMMANDS. To add one, write in its own module
+
+    def add_arguments(parser: argparse.ArgumentParser) -> None: ...
+    def run(arguments: argparse.Namespace) -> int: ...      # the exit status
+
+(not here, and without importing this module, which Python runs as __main__) and name both below.
+An OSError or ValueError that run raises is shown as one line, with exit status 1; what argparse
+refuses has exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import heed
+from heed import cache
+
+
+class Command(NamedTuple):
+    name: str
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def format_size(size: int) -> str:
+    """Bytes for people: "17 B", "1.5 MiB"."""
+    if size < 1024:
+        return f"{size} B"
+    value = float(size)
+    for unit in ("KiB", "MiB", "GiB"):
+        value /= 1024
+        if value < 1023.95:  # prints as less than 1024.0
+            return f"{value:.1f} {unit}"
+    return f"{value / 1024:.1f} TiB"
+
+
+def _count(entries: int) -> str:
+    return f"{entries} entry" if entries == 1 else f"{entries} entries"
+
+
+def _add_cache_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser("info", help="show where the cache is and how full")
+    actions.add_parser("clear", help="remove all entries")
+
+
+def _run_cache(arguments: argparse.Namespace) -> int:
+    kernels = cache.default_cache()
+    if arguments.action == "clear":
+        removed = kernels.remove_all()
+        print(f"removed {_count(removed.entries)}, {format_size(removed.bytes)}")
+        return 0
+    info = kernels.info()
+    if info.enabled and info.reason is not None:
+        raise OSError(f"cannot use {info.directory}: {info.reason}")
+    print(f"directory  {info.directory or 'none'}")
+    print(f"entries    {info.entries}")
+    print(f"size       {format_size(info.bytes)} of {format_size(info.max_bytes)}")
+    print(f"formats    {', '.join(f'v{version}' for version in info.versions) or 'none'}")
+    if not info.enabled:
+        print(f"disabled   {info.reason}")
+    print(f"writable   {'yes' if info.writable else 'no'}")
+    return 0
+
+
+COMMANDS: list[Command] = [
+    Command("cache", "show or clear the cache of compiled kernels", _add_cache_arguments, _run_cache),
+]
+
+
+def _version() -> str:
+    try:
+        return str(getattr(heed, "__version__", None) or importlib.metadata.version("heed"))
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit status. Raises SystemExit as argparse does."""
+    parser = argparse.ArgumentParser(prog="python -m heed", description=heed.__doc__)
+    parser.add_argument("--version", action="version", version=f"heed {_version()}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        subparser = subparsers.add_parser(command.name, help=command.help, description=command.help)
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run)
+    parsed = parser.parse_args(arguments)
+    try:
+        return int(parsed.run(parsed))
+    except (OSError, ValueError) as error:
+        message = str(error)
+        if isinstance(error, OSError) and error.strerror and error.filename is None:
+            message = error.strerror  # Heed's own text, without "[Errno 13]"
+        print(f"heed {parsed.command}: error: {' '.join(message.split())}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

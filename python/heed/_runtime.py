@@ -1,0 +1,102 @@
+# Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""include/heed-c/Runtime.h through ctypes: what kernels are, and the call that runs them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pathlib
+import struct
+
+MAX_RANK = 6
+EXTENTS = ("B", "Hq", "Hkv", "Sq", "Skv", "D", "Dv", "?")  # HEED_EXTENT_* = -1 - index
+DTYPES = ("bool", "i8", "i32", "i64", "f16", "bf16", "f32")  # by heed_dtype
+DTYPE_CODES = {name: code for code, name in enumerate(DTYPES)}
+
+
+class HeedError(ValueError):
+    """Heed refused a program or a call; the text says where, what was expected and what was found."""
+
+
+class Tensor(ctypes.Structure):
+    """heed_tensor"""
+
+    _fields_ = [("data", ctypes.c_void_p), ("dtype", ctypes.c_int), ("rank", ctypes.c_int32),
+                ("shape", ctypes.c_int64 * MAX_RANK), ("strides", ctypes.c_int64 * MAX_RANK)]
+
+
+class Value(ctypes.Union):
+    """heed_value"""
+
+    _fields_ = [("f", ctypes.c_double), ("i", ctypes.c_int64), ("tensor", ctypes.POINTER(Tensor))]
+
+
+class Param(ctypes.Structure):
+    """heed_param"""
+
+    _fields_ = [("name", ctypes.c_char_p), ("dtype", ctypes.c_int), ("rank", ctypes.c_int32),
+                ("extents", ctypes.POINTER(ctypes.c_int64)), ("has_default", ctypes.c_int32),
+                ("default_value", Value)]
+
+
+class Code(ctypes.Structure):
+    """heed_code"""
+
+    _fields_ = [("target", ctypes.c_char_p), ("cpu", ctypes.c_uint64), ("block_q", ctypes.c_int32),
+                ("block_kv", ctypes.c_int32), ("scratch_bytes", ctypes.c_int64),
+                ("packed_bytes_per_block", ctypes.c_int64), ("prepare", ctypes.c_void_p),
+                ("tile", ctypes.c_void_p), ("cost", ctypes.c_void_p)]
+
+
+class KernelTable(ctypes.Structure):
+    """heed_kernel"""
+
+    _fields_ = [("abi_version", ctypes.c_uint32), ("num_params", ctypes.c_int32),
+                ("name", ctypes.c_char_p), ("dtype", ctypes.c_int), ("head_dim", ctypes.c_int32),
+                ("value_head_dim", ctypes.c_int32), ("num_codes", ctypes.c_int32),
+                ("params", ctypes.POINTER(Param)), ("codes", ctypes.POINTER(Code))]
+
+
+# A call is packed by struct rather than through ctypes objects, which would cost as much as everything else in a hot
+# call together. TENSOR is heed_tensor; CALL is heed_call: query, key, value, output of rank 4, lse of rank 3, scale,
+# params (unused), num_threads.
+TENSOR = {rank: struct.Struct(f"=Qii{rank}q{8 * (MAX_RANK - rank)}x{rank}q{8 * (MAX_RANK - rank)}x")
+          for rank in range(MAX_RANK + 1)}
+CALL = struct.Struct("=" + 4 * "Qii4q16x4q16x" + "Qii3q24x3q24x" + "d8xi4x")
+FLOAT_VALUE = struct.Struct("=d")
+INT_VALUE = struct.Struct("=q")
+
+
+def find_library(name: str, variable: str) -> str:
+    """The path of one of Heed's shared libraries: from the environment, the package, or build/lib of the repository."""
+    package = pathlib.Path(__file__).resolve().parent
+    for path in (os.environ.get(variable, ""), package / "lib" / name, package.parent.parent / "build" / "lib" / name):
+        if path and pathlib.Path(path).is_file():
+            return str(path)
+    raise FileNotFoundError(f"{name} was not found in {package / 'lib'} or build/lib; set {variable} to its path")
+
+
+def _load() -> ctypes.CDLL:
+    library = ctypes.CDLL(find_library("libheed_runtime.so", "HEED_RUNTIME"))
+    library.heed_run_packed.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p]
+    library.heed_last_error.restype = ctypes.c_char_p
+    library.heed_select_code.argtypes = [ctypes.c_void_p]
+    library.heed_select_code.restype = ctypes.POINTER(Code)
+    library.heed_set_num_threads.argtypes = [ctypes.c_int32]
+    library.heed_get_num_threads.restype = ctypes.c_int32
+    library.heed_cpu_features.restype = ctypes.c_uint64
+    return library
+
+
+lib = _load()
+
+
+def set_num_threads(n: int) -> None:
+    """Threads of calls that do not say how many; n < 1: as many as the process may use."""
+    lib.heed_set_num_threads(n)
+
+
+def get_num_threads() -> int:
+    """Threads of calls that do not say how many."""
+    return int(lib.heed_get_num_threads())

@@ -1,0 +1,104 @@
+# Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""NumPy arrays and torch tensors, as kernels see them: a pointer, an element type, extents and strides.
+
+Nothing is copied here. torch is looked at only where its tensors turn up, and never imported.
+NumPy has no bfloat16: arrays of ml_dtypes.bfloat16, and arrays of uint16 that hold the bits, stand for it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from heed._runtime import DTYPE_CODES, MAX_RANK, TENSOR, HeedError
+
+Array = Any  # np.ndarray or torch.Tensor
+
+_NUMPY_NAMES = {"bool": "bool", "int8": "i8", "int32": "i32", "int64": "i64", "float16": "f16", "uint16": "bf16",
+                "bfloat16": "bf16", "float32": "f32"}
+_TORCH_NAMES = {"torch.bool": "bool", "torch.int8": "i8", "torch.int32": "i32", "torch.int64": "i64",
+                "torch.float16": "f16", "torch.bfloat16": "bf16", "torch.float32": "f32"}
+# By dtype object: heed_dtype, or None for a type that kernels don't take. Filled as types turn up.
+_codes: dict[Any, int | None] = {}
+
+
+def is_torch(array: Any) -> bool:
+    """Whether `array` is a torch tensor, of a subclass too."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(array, torch.Tensor)
+
+
+def dtype_code(array: Array) -> int | None:
+    """heed_dtype of the elements; None for a type that kernels don't take."""
+    dtype = array.dtype
+    try:
+        return _codes[dtype]
+    except KeyError:
+        name = _NUMPY_NAMES.get(dtype.name) if isinstance(dtype, np.dtype) else _TORCH_NAMES.get(str(dtype))
+        code = _codes[dtype] = None if name is None else DTYPE_CODES[name]
+        return code
+
+
+def data_pointer(array: Array) -> int:
+    """The address of the first element; 0 for an empty array."""
+    if isinstance(array, np.ndarray):
+        return array.ctypes.data if array.size else 0
+    return int(array.data_ptr())
+
+
+def strides(array: Array) -> tuple[int, ...]:
+    """Strides in elements."""
+    if isinstance(array, np.ndarray):
+        size = array.itemsize
+        return tuple([stride // size for stride in array.strides])
+    return tuple(array.stride())
+
+
+def describe(array: Array, dtype: str) -> bytes:
+    """heed_tensor of an array whose elements have to be of `dtype`; HeedError if it is none."""
+    if not isinstance(array, np.ndarray):
+        if not is_torch(array):
+            raise HeedError(f"expected an array of {dtype}, found {type(array).__name__}")
+        if array.device.type != "cpu":
+            raise HeedError(f"expected a tensor on the CPU, found one on {array.device}")
+    code = dtype_code(array)
+    if code != DTYPE_CODES[dtype]:
+        raise HeedError(f"expected an array of {dtype}, found {array.dtype}")
+    rank = array.ndim
+    if rank > MAX_RANK:
+        raise HeedError(f"expected at most {MAX_RANK} dimensions, found {rank}")
+    return TENSOR[rank].pack(data_pointer(array), code, rank, *array.shape, *strides(array))
+
+
+def empty(shape: tuple[int, ...], like: Array, dtype: str | None = None) -> Array:
+    """An array of the library of `like`, on the CPU; `dtype` is that of `like`, or "f32"."""
+    if isinstance(like, np.ndarray):
+        return np.empty(shape, like.dtype if dtype is None else np.float32)
+    torch = sys.modules["torch"]
+    return torch.empty(shape, dtype=like.dtype if dtype is None else torch.float32)
+
+
+def empty_in_order_of(query: Array, last: int) -> Array:
+    """An array of query's shape but for the last extent, dense, with its axes in memory in the order of query's."""
+    shape = (*query.shape[:-1], last)
+    order = sorted(range(len(shape) - 1), key=lambda axis: -abs(strides(query)[axis]))
+    if order == list(range(len(shape) - 1)):
+        return empty(shape, query)
+    permuted = empty(tuple(shape[axis] for axis in order) + (last,), query)
+    inverse = tuple(order.index(axis) for axis in range(len(order))) + (len(order),)
+    return permuted.transpose(inverse) if isinstance(query, np.ndarray) else permuted.permute(inverse)
+
+
+def to_bf16(x: np.ndarray) -> np.ndarray:
+    """Rounds f32 to bfloat16 (to nearest even), as uint16 bits."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(x), (bits >> 16) | 0x40, rounded).astype(np.uint16)
+
+
+def from_bf16(x: np.ndarray) -> np.ndarray:
+    """The f32 values of bfloat16 bits."""
+    return (x.astype(np.uint32) << 16).view(np.float32)

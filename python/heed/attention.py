@@ -1,0 +1,281 @@
+# Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""flex_attention: the call that FlexAttention's users know, on NumPy arrays and torch CPU tensors.
+
+A call that was seen before costs some microseconds until its kernel starts, so the common path below is written for
+that: one lookup of the trace, one of the kernel, one struct. What it cannot explain goes to `_refuse`.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from heed import arrays, tracing, variant
+from heed._runtime import CALL, DTYPES
+from heed.arrays import Array
+from heed.block_mask import PARTIAL, SKIPPED, BlockMask
+from heed.kernel import Kernel
+
+Mod = Callable[..., Any]
+_KERNEL_OPTIONS = {
+    "BLOCK_M", "BLOCK_N", "BLOCK_M1", "BLOCK_N1", "BLOCK_M2", "BLOCK_N2", "num_warps", "num_stages", "PRESCALE_QK",
+    "ROWS_GUARANTEED_SAFE", "BLOCKS_ARE_CONTIGUOUS", "WRITE_DQ", "USE_TMA", "FORCE_USE_FLEX_ATTENTION", "BACKEND", "kpack",
+    "matrix_instr_nonkdim", "waves_per_eu", "FLOAT32_PRECISION", "SPLIT_KV", "IS_DIVISIBLE", "num_consumer_groups",
+    "num_buffers_warp_spec", "SKIP_MASK_SCORE", "SPARSE_Q_BLOCK_SIZE", "SPARSE_KV_BLOCK_SIZE"}
+_BACKENDS = ("AUTO", "TRITON", "TRITON_DECODE", "FLASH")
+_QUERY_CODES = {DTYPES.index(name): name for name in variant.QUERY_DTYPES}
+
+
+class AuxRequest(NamedTuple):
+    """Which further results flex_attention should return."""
+
+    lse: bool = False
+    max_scores: bool = False
+
+
+class AuxOutput(NamedTuple):
+    """Further results of flex_attention, each (B, Hq, L) in f32, or None if not asked for."""
+
+    lse: Any = None
+    max_scores: Any = None
+
+
+# By trace, element type and head dims. Bounded through the tracing cache: entries go with their traces' variants.
+_kernels: dict[tuple[int, int, int, int], tuple[tracing.Trace, Kernel]] = {}
+_MAX_KERNELS = 4096
+
+
+def _kernel(trace: tracing.Trace, code: int, head_dim: int, value_head_dim: int) -> Kernel:
+    key = (id(trace), code, head_dim, value_head_dim)
+    found = _kernels.get(key)
+    if found is not None:
+        return found[1]
+    kernel = variant.of_trace(trace).kernel(_QUERY_CODES[code], head_dim, value_head_dim)
+    if len(_kernels) >= _MAX_KERNELS:
+        _kernels.clear()
+    _kernels[key] = (trace, kernel)  # refers to the trace, so that its id stays its own
+    return kernel
+
+
+def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None = None, block_mask: Any = None,
+                   scale: float | None = None, enable_gqa: bool = False, return_lse: bool = False,
+                   kernel_options: dict[str, Any] | None = None, *, return_aux: Any = None, mask_mod: Mod | None = None) -> Any:
+    """softmax(score_mod(scale * query @ key^T) where mask) @ value, in one fused kernel.
+
+    query (B, Hq, L, E), key (Bkv, Hkv, S, E), value (Bkv, Hkv, S, Ev): NumPy arrays or torch CPU tensors of f32, bf16 or
+    f16; E and Ev from 1 to 512. Bkv is B or 1. Hq is Hkv, or with enable_gqa a multiple of it. scale: 1/sqrt(E) if None.
+
+    score_mod(score, b, h, q_idx, kv_idx) changes a scaled score. block_mask, or mask_mod(b, h, q_idx, kv_idx) in its
+    place, says which pairs attend; which blocks can be skipped is derived from its code. A row that attends to nothing
+    gives 0, and -inf as LSE. Both mods are traced, not run per element: see docs/flex_attention.md.
+
+    Returns output (B, Hq, L, Ev) of query's dtype, whose axes lie in memory in the order of query's. With
+    return_aux=AuxRequest(lse=True): (output, AuxOutput). With return_lse=True (deprecated): (output, lse).
+    kernel_options of FlexAttention are checked and have no effect on CPUs.
+
+    Raises ValueError for shapes that do not fit, TraceError for mods that cannot be traced, NotImplementedError for
+    devices and dtypes that are not supported, and for inputs that require gradients.
+    """
+    if block_mask is not None:
+        mask_mod = _mask_mod_of(block_mask, mask_mod, query, key)
+    if kernel_options is not None:
+        _check_kernel_options(kernel_options)
+    wants_lse = return_lse
+    if return_lse or return_aux is not None:
+        wants_lse = _wants_lse(return_lse, return_aux)
+
+    is_numpy = type(query) is np.ndarray
+    if not is_numpy:
+        _check_tensors(query, key, value)
+    try:
+        batch, heads, length, head_dim = q_shape = query.shape
+        _, kv_heads, kv_length, key_dim = k_shape = key.shape
+        v_batch, v_heads, v_length, value_dim = v_shape = value.shape
+    except (AttributeError, ValueError):
+        raise _refuse(query, key, value, enable_gqa) from None
+    code = arrays.dtype_code(query)
+    if (head_dim != key_dim or v_heads != kv_heads or v_length != kv_length or v_batch != k_shape[0]
+            or (v_batch != batch and v_batch != 1) or (heads != kv_heads and not (enable_gqa and kv_heads and heads % kv_heads == 0))
+            or code not in _QUERY_CODES or key.dtype != query.dtype or value.dtype != query.dtype
+            or not 0 < head_dim <= 512 or not 0 < value_dim <= 512):
+        raise _refuse(query, key, value, enable_gqa)
+
+    trace, values = tracing.lookup(score_mod, mask_mod)
+    kernel = _kernel(trace, code, head_dim, value_dim)
+
+    q_strides, k_strides, v_strides = arrays.strides(query), arrays.strides(key), arrays.strides(value)
+    if q_strides[3] != 1 or k_strides[3] != 1 or v_strides[3] != 1:
+        query, key, value = (_with_unit_stride(x) for x in (query, key, value))
+        q_strides, k_strides, v_strides = arrays.strides(query), arrays.strides(key), arrays.strides(value)
+    if q_strides[0] >= q_strides[1] >= q_strides[2]:
+        output = arrays.empty((batch, heads, length, value_dim), query)
+    else:
+        output = arrays.empty_in_order_of(query, value_dim)
+    lse_words = _NO_LSE
+    if wants_lse:
+        lse = arrays.empty((batch, heads, length), query, "f32")
+        lse_words = (arrays.data_pointer(lse), _F32, 3, batch, heads, length, *arrays.strides(lse))
+    pointer = arrays.data_pointer
+    call = CALL.pack(pointer(query), code, 4, *q_shape, *q_strides, pointer(key), code, 4, *k_shape, *k_strides,
+                     pointer(value), code, 4, *v_shape, *v_strides,
+                     pointer(output), code, 4, batch, heads, length, value_dim, *arrays.strides(output), *lse_words,
+                     math.nan if scale is None else scale, 0 if is_numpy else _torch_threads())
+    kernel.run(call, values)
+    if return_aux is not None:
+        return output, AuxOutput(lse=lse if wants_lse else None)
+    return (output, lse) if wants_lse else output
+
+
+_F32 = DTYPES.index("f32")
+_NO_LSE = (0,) * 9
+
+
+def _torch_threads() -> int:
+    """As many as torch may use: who limits torch limits Heed."""
+    return int(sys.modules["torch"].get_num_threads())
+
+
+def _with_unit_stride(array: Array) -> Array:
+    if arrays.strides(array)[3] == 1:
+        return array
+    return np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array.contiguous()
+
+
+# -- What is asked for ------------------------------------------------------------------------------
+
+
+def _wants_lse(return_lse: bool, return_aux: Any) -> bool:
+    if return_lse and return_aux is not None:
+        raise ValueError("Cannot specify both return_lse and return_aux. Use return_aux=AuxRequest(lse=True).")
+    if return_lse:
+        warnings.warn("return_lse is deprecated; use return_aux=AuxRequest(lse=True)", FutureWarning, stacklevel=3)
+        return True
+    if getattr(return_aux, "max_scores", False):
+        raise NotImplementedError("Returning max scores is not supported on CPU.")
+    return bool(return_aux.lse)
+
+
+def _check_kernel_options(options: dict[str, Any]) -> None:
+    for key, value in options.items():
+        name = key.removeprefix("fwd_").removeprefix("bwd_")
+        if name not in _KERNEL_OPTIONS:
+            raise ValueError(f"Unknown kernel option {key!r}; known: {', '.join(sorted(_KERNEL_OPTIONS))}")
+        if name == "BACKEND" and value not in _BACKENDS:
+            raise ValueError(f"Invalid BACKEND value {value!r}; expected one of {', '.join(_BACKENDS)}")
+    if "BACKEND" in options and "FORCE_USE_FLEX_ATTENTION" in options:
+        raise RuntimeError("BACKEND cannot be combined with legacy FORCE_USE_FLEX_ATTENTION")
+
+
+def _check_tensors(query: Any, key: Any, value: Any) -> None:
+    torch = sys.modules.get("torch")
+    if torch is None or not (isinstance(query, torch.Tensor) and isinstance(key, torch.Tensor)
+                             and isinstance(value, torch.Tensor)):
+        return
+    if query.device != key.device or query.device != value.device:
+        raise ValueError("Expected query, key, and value to have the same device type, "
+                         f"but got {query.device}, {key.device} and {value.device} instead.")
+    if query.device.type != "cpu":
+        if query.device.type == "cuda":
+            raise NotImplementedError("Heed has no CUDA kernels yet: move query, key and value to the CPU")
+        raise ValueError(f"FlexAttention is only supported on CUDA, CPU or HPU devices. Found input tensors on {query.device.type}.")
+    if (query.requires_grad or key.requires_grad or value.requires_grad) and torch.is_grad_enabled():
+        raise NotImplementedError("FlexAttention does not support backward on CPU. Please set the input requires_grad to "
+                                  "False, or call it under torch.no_grad().")
+
+
+def _refuse(query: Any, key: Any, value: Any, enable_gqa: bool) -> Exception:
+    """What is wrong with the operands, in FlexAttention's order and words."""
+    operands = {"query": query, "key": key, "value": value}
+    for name, x in operands.items():
+        if not (isinstance(x, np.ndarray) or arrays.is_torch(x)):
+            return TypeError(f"{name}: expected a NumPy array or a torch tensor, found {type(x).__name__}")
+    if len({isinstance(x, np.ndarray) for x in operands.values()}) > 1:
+        return TypeError("query, key and value: expected arrays of one library, found "
+                         + ", ".join(type(x).__name__ for x in operands.values()))
+    if query.dtype != key.dtype or query.dtype != value.dtype:
+        return ValueError("Expected query, key, and value to have the same dtype, but got "
+                          f"query.dtype: {query.dtype}, key.dtype: {key.dtype}, and value.dtype: {value.dtype} instead.")
+    if any(x.ndim != 4 for x in operands.values()):
+        return NotImplementedError("NYI: query, key, and value must be 4D tensors, found "
+                                   + ", ".join(f"{name} of {x.ndim}D" for name, x in operands.items()))
+    if arrays.dtype_code(query) not in _QUERY_CODES:
+        return NotImplementedError("`torch.float` , `torch.float16` and `torch.bfloat16` are supported "
+                                   f"(in NumPy float32, float16 and ml_dtypes.bfloat16), found {query.dtype}")
+    (batch, heads, _, head_dim), (k_batch, k_heads, k_length, key_dim), (v_batch, v_heads, v_length, value_dim) = (
+        tuple(x.shape) for x in operands.values())
+    if head_dim != key_dim:
+        return ValueError("Expect query and key/value to have the same embedding dimension "
+                          f"but got E={head_dim} and E={key_dim}.")
+    for name, dim in (("query and key", head_dim), ("value", value_dim)):
+        if not 0 < dim <= 512:
+            return ValueError(f"Expect an embedding dimension from 1 to 512, but got {dim} of {name}.")
+    if (v_batch, v_heads, v_length) != (k_batch, k_heads, k_length):
+        return ValueError("Expect key and value to have the same batch size, number of heads and length, "
+                          f"but got {(k_batch, k_heads, k_length)} and {(v_batch, v_heads, v_length)}.")
+    if k_batch != batch and k_batch != 1:
+        return ValueError("Expect query and key/value to have the same batch size, or non-none block_mask, "
+                          f"but got B={batch} and B={k_batch}.")
+    if heads != k_heads and not enable_gqa:
+        return ValueError("Expect query and key/value to have the same number of heads but got "
+                          f"Hq={heads} and Hkv={k_heads}. Try setting enable_gqa=True for GQA.")
+    return ValueError("Expect number of query heads to be a multiple of kv heads for GQA but got "
+                      f"Hq={heads} and Hkv={k_heads}.")
+
+
+# -- Block masks ------------------------------------------------------------------------------------
+
+
+def _mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: Any, key: Any) -> Mod:
+    if mask_mod is not None:
+        raise ValueError("Cannot specify both block_mask and mask_mod: a block_mask has its mask_mod")
+    if not isinstance(block_mask, BlockMask):
+        block_mask = _adopt(block_mask)
+    *batch_dims, mask_q, mask_kv = block_mask.shape
+    length, kv_length = query.shape[-2], key.shape[-2]
+    if (length, kv_length) != (mask_q, mask_kv):
+        smaller = length > mask_q or kv_length > mask_kv
+        raise ValueError(
+            f"block_mask was created for block_mask.shape={block_mask.shape} but got q_len={length} and kv_len={kv_length}. "
+            f"As the block mask was created for a {'smaller' if smaller else 'larger'} length than you're using it for, "
+            + ("you likely need to create a new block mask." if smaller else
+               "you can either 1. create a new block mask with the correct length, or 2. 'adjust' the existing block mask to "
+               f"the correct length by calling block_mask._adjust({length}, {kv_length})."))
+    for name, found, wanted in zip(("batch size", "number of heads"), batch_dims, query.shape):
+        if found not in (1, wanted):
+            raise ValueError(f"Expect block_mask and query to have the same {name}, or 1 in the block_mask, "
+                             f"but got {found} and {wanted}.")
+    if not block_mask.has_given_lists:
+        derived: Mod = block_mask.mask_mod
+        return derived
+    return _listed(block_mask)
+
+
+def _adopt(block_mask: Any) -> BlockMask:
+    """torch's own BlockMask: its lists may be the user's, so they count."""
+    if not all(hasattr(block_mask, name) for name in ("kv_num_blocks", "kv_indices", "BLOCK_SIZE", "mask_mod")):
+        raise TypeError(f"block_mask: expected a BlockMask, found {type(block_mask).__name__}; "
+                        "a mask_mod function goes to mask_mod=")
+    return BlockMask.from_kv_blocks(
+        block_mask.kv_num_blocks, block_mask.kv_indices, block_mask.full_kv_num_blocks, block_mask.full_kv_indices,
+        BLOCK_SIZE=block_mask.BLOCK_SIZE, mask_mod=block_mask.mask_mod, seq_lengths=block_mask.seq_lengths,
+        compute_q_blocks=False)
+
+
+def _listed(block_mask: BlockMask) -> Mod:
+    """The mask that lists describe: pairs of full blocks attend, those of partial blocks where mask_mod says so."""
+    kinds = block_mask.block_kinds()
+    block_q, block_kv = block_mask.BLOCK_SIZE
+    mask_mod = block_mask.mask_mod
+    per_batch, per_head = kinds.shape[0] > 1, kinds.shape[1] > 1
+
+    def listed(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+        kind = kinds[b if per_batch else 0, h if per_head else 0, q_idx // int(block_q), kv_idx // int(block_kv)]
+        return (kind > PARTIAL) | ((kind > SKIPPED) & mask_mod(b, h, q_idx, kv_idx))
+
+    return listed

@@ -1,0 +1,914 @@
+# Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""FlexAttention's BlockMask and its builders, for NumPy and for torch.
+
+    block_mask = heed.create_block_mask(lambda b, h, q_idx, kv_idx: q_idx >= kv_idx, None, None, 4096, 4096)
+
+A BlockMask divides the (query, key) plane into blocks and names, for every block row, the blocks to visit: the "full"
+ones, where all pairs attend, and the "partial" ones, where mask_mod decides. Blocks in neither list are skipped.
+
+Heed's compiler derives skipping from mask_mod itself, so the lists of create_block_mask are computed when somebody
+first reads them: until then a mask costs microseconds and no memory. Lists that the user gave (`has_given_lists`) are
+honoured as they are.
+
+Lists are torch tensors or NumPy arrays. Wherever a device is asked for: "numpy" means NumPy arrays; None means the
+current accelerator, else the CPU; and without torch, None and "cpu" mean NumPy arrays. torch is imported here only if
+a device needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import inspect
+import itertools
+import math
+import operator
+import os
+import sys
+import types
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from heed import tracing
+
+MaskMod = Callable[[Any, Any, Any, Any], Any]  # (b, h, q_idx, kv_idx) -> bool
+Array = Any  # np.ndarray or torch.Tensor: torch is optional, so its type has no name here
+
+SKIPPED, PARTIAL, FULL = 0, 1, 2
+DEFAULT_BLOCK_SIZE = 128
+# Pairs evaluated at a time: temporaries of 16 elements a pair (vectors within a mask_mod) stay within 64 MiB.
+_CHUNK_PAIRS = 1 << 18
+# Entries of a list that are sorted at a time; a sort holds 17 bytes an entry.
+_CHUNK_ENTRIES = 1 << 21
+_NUMPY = "numpy"
+_KV_NAMES = ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices")
+_Q_NAMES = ("q_num_blocks", "q_indices", "full_q_num_blocks", "full_q_indices")
+_LIST_NAMES = _KV_NAMES + _Q_NAMES
+_PAIRS = tuple(zip(_LIST_NAMES[::2], _LIST_NAMES[1::2]))
+
+
+def noop_mask(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+    """The mask_mod that lets every pair attend."""
+    # A comparison, for it is understood by tensors, arrays, integers and the tracer alike.
+    return q_idx == q_idx
+
+
+def and_masks(*mask_mods: MaskMod) -> MaskMod:
+    """The mask_mod that is true where all of `mask_mods` are; noop_mask for none.
+
+    Raises RuntimeError if one is not callable.
+    """
+    _check_callable(mask_mods)
+    if not mask_mods:
+        return noop_mask
+
+    def and_mask(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+        result = mask_mods[0](b, h, q_idx, kv_idx)
+        for mask_mod in mask_mods[1:]:
+            result = result & mask_mod(b, h, q_idx, kv_idx)
+        return result
+
+    and_mask.__name__ = _join_names(mask_mods, "and")
+    return and_mask
+
+
+def or_masks(*mask_mods: MaskMod) -> MaskMod:
+    """The mask_mod that is true where one of `mask_mods` is; nowhere for none.
+
+    Raises RuntimeError if one is not callable.
+    """
+    _check_callable(mask_mods)
+
+    def or_mask(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+        result = mask_mods[0](b, h, q_idx, kv_idx) if mask_mods else q_idx != q_idx
+        for mask_mod in mask_mods[1:]:
+            result = result | mask_mod(b, h, q_idx, kv_idx)
+        return result
+
+    or_mask.__name__ = _join_names(mask_mods, "or")
+    return or_mask
+
+
+def _check_callable(mask_mods: tuple[Any, ...]) -> None:
+    if not all(callable(mask_mod) for mask_mod in mask_mods):
+        raise RuntimeError(f"All inputs should be callable mask_mods: {mask_mods}")
+
+
+def _join_names(mask_mods: tuple[Any, ...], word: str) -> str:
+    """An identifier that says what was combined, as profilers and generated symbols show it."""
+    names = [getattr(mask_mod, "__name__", type(mask_mod).__name__).strip("<>") for mask_mod in mask_mods]
+    joined = f"_{word}_".join(names)
+    return joined if 0 < len(joined) <= 80 else f"{word}_mask"
+
+
+def _sliced_mask_mod(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+    """The mask_mod of a sliced mask: the original one would see wrong indices."""
+    raise RuntimeError(
+        "Cannot use mask_mod from a sliced BlockMask. block_mask[...] renumbers batches, heads and query blocks, "
+        "and Heed cannot know what offset mask_mod then needs. Set it from the mask that was sliced:\n"
+        "  sliced = block_mask[:, :, i]\n"
+        "  sliced.mask_mod = shifted(block_mask.mask_mod, i)  # not shifted(sliced.mask_mod, i)")
+
+
+# torch and devices.
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_eager_functions: list[Any] = []
+_torch_met = False
+
+
+def _eager(function: _Function) -> _Function:
+    """For functions that torch.compile shall call rather than trace: they run mask_mods and NumPy themselves."""
+    function._torchdynamo_disable = True  # type: ignore[attr-defined]  # what torch.compiler.disable sets; not inlined
+    _eager_functions.append(function)
+    return function
+
+
+def _meet_torch() -> None:
+    """Once torch is there, tells it how to take masks apart, and to leave eager functions and their callees alone."""
+    global _torch_met
+    if _torch_met:
+        return
+    pytree: Any = sys.modules.get("torch.utils._pytree")
+    if not hasattr(_loaded_torch(), "compile") or not hasattr(pytree, "register_pytree_node"):
+        return  # not imported, or not completely
+    _torch_met = True
+    with contextlib.suppress(ValueError):  # another thread was first
+        pytree.register_pytree_node(BlockMask, lambda mask: mask._flatten(), BlockMask._unflatten,
+                                    flatten_with_keys_fn=lambda mask: mask._flatten_with_keys())
+    # torch.compiler.disable would have to wrap, and torch to be imported. Older versions lack this.
+    with contextlib.suppress(AttributeError):
+        frames = _loaded_torch()._C._dynamo.eval_frame
+        skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
+        for function in _eager_functions:
+            frames.set_code_exec_strategy(function.__code__, skip)
+
+
+def _loaded_torch() -> Any:
+    return sys.modules.get("torch")  # None too where an import of torch is blocked
+
+
+def _resolve_device(device: Any) -> Any:
+    """What lists of `device` are: "numpy", a device of torch, or None for torch's choice when they are made."""
+    torch = _loaded_torch()
+    if device == _NUMPY or (torch is None and (device is None or str(device) == "cpu")):
+        return _NUMPY
+    return device if torch is None or device is None else torch.device(device)
+
+
+def _move(array: Array, device: Any) -> Array:
+    """`array` as what `_resolve_device` returned."""
+    if device == _NUMPY:
+        return _to_numpy(array)
+    import torch
+
+    if device is None:
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    return (torch.from_numpy(array) if isinstance(array, np.ndarray) else array).to(device)
+
+
+def _is_tensor(value: Any) -> bool:
+    torch = _loaded_torch()
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _to_numpy(array: Array) -> np.ndarray:
+    """`array` on the CPU; memory is shared if it is there already."""
+    return array if isinstance(array, np.ndarray) else array.detach().cpu().numpy()
+
+
+def _device_of(array: Array) -> Any:
+    return _NUMPY if isinstance(array, np.ndarray) else array.device
+
+
+# Checks of arguments.
+
+
+def _length(name: str, value: Any) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"expected {name} to be an integer, found {value!r}") from None
+    if number < 0:
+        raise ValueError(f"expected {name} to be at least 0, found {number}")
+    return number
+
+
+def _block_size(value: Any) -> tuple[int, int]:
+    pair = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value, value)
+    if len(pair) != 2:
+        raise ValueError(f"expected BLOCK_SIZE to be an integer or two (query, key), found {value!r}")
+    q_block, kv_block = (_length("BLOCK_SIZE", size) for size in pair)
+    if q_block == 0 or kv_block == 0:
+        raise ValueError(f"expected BLOCK_SIZE to be positive, found {value!r}")
+    return q_block, kv_block
+
+
+def _as_list(name: str, value: Any) -> Array:
+    """`value` as int32, in its own library; other sequences become NumPy arrays."""
+    if _is_tensor(value):
+        torch = _loaded_torch()
+        if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+            raise TypeError(f"expected {name} to hold integers, found {value.dtype}")
+        return value.to(torch.int32)
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"expected {name} to hold integers, found {array.dtype}")
+    return array.astype(np.int32, copy=False)
+
+
+# Dense evaluation.
+
+
+def _ceil_div(length: int, block: int) -> int:
+    return -(-length // block)
+
+
+def _chunks(shape: tuple[int, int, int, int]) -> Iterator[tuple[slice, ...]]:
+    """Boxes of at most _CHUNK_PAIRS pairs that together cover `shape`, long in their last dimensions."""
+    steps: list[int] = []
+    room = _CHUNK_PAIRS
+    for extent in reversed(shape):
+        steps.insert(0, max(1, min(extent, room)))
+        room //= steps[0]
+    for corner in itertools.product(*(range(0, extent, step) for extent, step in zip(shape, steps))):
+        yield tuple(slice(low, min(low + step, extent)) for low, step, extent in zip(corner, steps, shape))
+
+
+def _coordinates(chunk: tuple[slice, ...]) -> list[np.ndarray]:
+    """b, h, q and kv of the pairs of `chunk`, to be broadcast against each other."""
+    return [np.arange(part.start, part.stop).reshape([-1 if i == axis else 1 for i in range(4)])
+            for axis, part in enumerate(chunk)]
+
+
+def _evaluate(mask_mod: MaskMod, chunk: tuple[slice, ...]) -> np.ndarray:
+    return tracing.evaluate(mask_mod, *_coordinates(chunk))
+
+
+def _evaluate_score(score_mod: Callable[..., Any], chunk: tuple[slice, ...]) -> np.ndarray:
+    trace, values = tracing.lookup(score_mod, None)
+    return np.asarray(~np.isneginf(trace.evaluate_score(values, 0.0, *_coordinates(chunk))))
+
+
+def _block_counts(mask_mod: MaskMod, batch: int, heads: int, q_len: int, kv_len: int,
+                  block_size: tuple[int, int]) -> np.ndarray:
+    """True pairs of each block: int64 (batch, heads, query blocks, key blocks), perhaps a broadcast view.
+
+    This evaluates every pair, a chunk at a time; of a mask that ignores b or h, one batch or head.
+    """
+    q_block, kv_block = block_size
+    shape = (batch, heads, _ceil_div(q_len, q_block), _ceil_div(kv_len, kv_block))
+    if 0 in shape:
+        return np.zeros(shape, np.int64)
+    # tracing.evaluate broadcasts its result at the end, so a dim that nothing depends on has no stride.
+    strides = _evaluate(mask_mod, (slice(0, batch), slice(0, heads), slice(0, 1), slice(0, 1))).strides
+    batch, heads = (1 if stride == 0 else extent for stride, extent in zip(strides, (batch, heads)))
+    counts = np.zeros((batch, heads, *shape[2:]), np.int64)
+    for chunk in _chunks((batch, heads, q_len, kv_len)):
+        sums = _evaluate(mask_mod, chunk)
+        where = list(chunk)
+        for axis, block in ((3, kv_block), (2, q_block)):
+            low, high = chunk[axis].start, chunk[axis].stop
+            # A chunk may begin within a block.
+            starts = np.maximum(np.arange(low // block * block, high, block), low) - low
+            sums = np.add.reduceat(sums, starts, axis=axis, dtype=np.int64)
+            where[axis] = slice(low // block, _ceil_div(high, block))
+        counts[tuple(where)] += sums
+    return np.broadcast_to(counts, shape)
+
+
+class _Derivation:
+    """What create_block_mask was asked for, and the kinds of its blocks once known; masks share it."""
+
+    def __init__(self, mask_mod: MaskMod, shape: tuple[int, int, int, int], block_size: tuple[int, int]) -> None:
+        self.mask_mod = mask_mod
+        self.shape = shape
+        self.block_size = block_size
+
+    @functools.cached_property
+    def kinds(self) -> np.ndarray:
+        """int8 (B, H, query blocks, key blocks), read-only. As in FlexAttention, a block that hangs over the end of
+        the queries or keys is never full."""
+        counts = _block_counts(self.mask_mod, *self.shape, self.block_size)
+        kinds = (counts > 0).astype(np.int8)
+        kinds += counts == math.prod(self.block_size)
+        kinds.setflags(write=False)
+        return kinds
+
+
+# Lists and the matrices that they stand for.
+
+
+def _used(counts: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """bool, shaped as `indices`: the entries that the counts include."""
+    return np.arange(indices.shape[-1]) < counts[..., None]
+
+
+def _scatter(counts: np.ndarray, indices: np.ndarray, columns: int) -> np.ndarray:
+    """bool (..., rows, columns): the blocks listed. Entries outside [0, columns) are ignored."""
+    used = _used(counts, indices) & (indices >= 0) & (indices < columns)
+    flags = np.zeros((*indices.shape[:-1], columns + 1), np.bool_)
+    np.put_along_axis(flags, np.where(used, indices, columns), True, axis=-1)  # the last column takes the rest
+    return flags[..., :columns]
+
+
+def _pack(flags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The counts and indices, both int32, that list the true blocks of each row in ascending order. The unused
+    entries are the false blocks, as in FlexAttention."""
+    order = np.empty(flags.shape, np.int32)
+    if flags.size:
+        rows = flags.reshape(-1, flags.shape[-1])
+        step = max(1, _CHUNK_ENTRIES // rows.shape[1])
+        for low in range(0, len(rows), step):
+            order.reshape(rows.shape)[low:low + step] = np.argsort(~rows[low:low + step], axis=-1, kind="stable")
+    return flags.sum(axis=-1, dtype=np.int32), order
+
+
+def _crop(counts: np.ndarray, indices: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """The lists of the top left (rows, columns) blocks, in the order in which they were."""
+    counts, indices = counts[..., :rows], indices[..., :rows, :]
+    keep = _used(counts, indices) & (indices >= 0) & (indices < columns)
+    order = np.argsort(~keep, axis=-1, kind="stable")
+    kept = np.take_along_axis(np.where(keep, indices, 0), order, axis=-1)[..., :columns]
+    return np.minimum(keep.sum(axis=-1, dtype=np.int32), columns), np.ascontiguousarray(kept)
+
+
+class _List:
+    """One of the eight lists. Reading it computes it if need be; assigning it makes all lists the user's."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, mask: "BlockMask | None", owner: type) -> Any:
+        if mask is None:
+            return self
+        if self.name not in mask._lists:
+            mask._compute_lists()
+        return mask._lists[self.name]
+
+    def __set__(self, mask: "BlockMask", value: Any) -> None:
+        for name in _LIST_NAMES:
+            getattr(mask, name)  # the other lists stay what they were
+        # Copies of the mask share the old dict.
+        mask._lists = {**mask._lists, self.name: None if value is None else _as_list(self.name, value)}
+        mask._derivation = None
+        mask._given = True
+
+
+class BlockMask:
+    """Which blocks of the (query, key) plane attention visits.
+
+    Lists are int32. With batch dims `...` (usually B, H), nq query blocks and nkv key blocks:
+
+        kv_num_blocks, full_kv_num_blocks  (..., nq)         how many blocks a row lists
+        kv_indices, full_kv_indices        (..., nq, <=nkv)  which; entries beyond the count have no meaning
+        q_num_blocks, full_q_num_blocks    (..., nkv)        the same, transposed, for the backward pass
+        q_indices, full_q_indices          (..., nkv, <=nq)
+
+    The full_* lists may be None (no block is full), the q lists too (forward only).
+    """
+
+    kv_num_blocks = _List()
+    kv_indices = _List()
+    full_kv_num_blocks = _List()
+    full_kv_indices = _List()
+    q_num_blocks = _List()
+    q_indices = _List()
+    full_q_num_blocks = _List()
+    full_q_indices = _List()
+
+    seq_lengths: tuple[int, int]
+    BLOCK_SIZE: tuple[int, int]
+    _mask_mod: MaskMod
+    _lists: dict[str, Any]  # arrays and None, without those that nobody has read yet
+    _derivation: _Derivation | None  # where lists that are not in _lists come from; None: the q ones from the kv ones
+    _device: Any  # for lists of _derivation: what _resolve_device returned
+    _given: bool
+
+    def __init__(self, seq_lengths: tuple[int, int], kv_num_blocks: Array, kv_indices: Array,
+                 full_kv_num_blocks: Array | None = None, full_kv_indices: Array | None = None,
+                 q_num_blocks: Array | None = None, q_indices: Array | None = None,
+                 full_q_num_blocks: Array | None = None, full_q_indices: Array | None = None,
+                 BLOCK_SIZE: int | tuple[int, int] = DEFAULT_BLOCK_SIZE, mask_mod: MaskMod | None = None) -> None:
+        """A mask of given lists (shapes above); `mask_mod` None lets all pairs of partial blocks attend.
+
+        Raises AssertionError if only one list of a pair is given, RuntimeError for lists without rows, ValueError
+        if shapes do not go together, TypeError for lists that are not integers. With HEED_DEBUG=1 in the
+        environment the entries are checked too (see `validate`).
+        """
+        given = (kv_num_blocks, kv_indices, full_kv_num_blocks, full_kv_indices,
+                 q_num_blocks, q_indices, full_q_num_blocks, full_q_indices)
+        self._lists = {name: None if value is None else _as_list(name, value)
+                       for name, value in zip(_LIST_NAMES, given)}
+        self._derivation = None
+        self._device = None
+        self._given = True
+        self._mask_mod = noop_mask if mask_mod is None else mask_mod
+        self.BLOCK_SIZE = _block_size(BLOCK_SIZE)
+        q_len, kv_len = seq_lengths
+        self.seq_lengths = (_length("query length", q_len), _length("key length", kv_len))
+        self._check_shapes()
+        _meet_torch()
+        if os.environ.get("HEED_DEBUG", "0") not in ("", "0"):
+            self.validate()
+
+    @classmethod
+    @_eager
+    def from_kv_blocks(cls, kv_num_blocks: Array, kv_indices: Array, full_kv_num_blocks: Array | None = None,
+                       full_kv_indices: Array | None = None, BLOCK_SIZE: int | tuple[int, int] = DEFAULT_BLOCK_SIZE,
+                       mask_mod: MaskMod | None = None, seq_lengths: tuple[int, int] | None = None,
+                       compute_q_blocks: bool = True) -> "BlockMask":
+        """A mask of given kv lists. Without `seq_lengths` the lengths are all of the lists' blocks.
+
+        The q lists are made from the kv ones when read; `compute_q_blocks` False leaves them None (forward only).
+        Raises as the constructor does.
+        """
+        block_size = _block_size(BLOCK_SIZE)
+        if seq_lengths is None:
+            rows, columns = _matrix_shape(kv_indices)
+            seq_lengths = (rows * block_size[0], columns * block_size[1])
+        mask = cls(seq_lengths, kv_num_blocks, kv_indices, full_kv_num_blocks, full_kv_indices,
+                   BLOCK_SIZE=block_size, mask_mod=mask_mod)
+        if compute_q_blocks:
+            for name in _Q_NAMES:
+                del mask._lists[name]
+        return mask
+
+    @classmethod
+    def _derived(cls, derivation: _Derivation, device: Any) -> "BlockMask":
+        mask = cls.__new__(cls)
+        mask._lists = {}
+        mask._derivation = derivation
+        mask._device = device
+        mask._given = False
+        mask._mask_mod = derivation.mask_mod
+        mask.BLOCK_SIZE = derivation.block_size
+        mask.seq_lengths = derivation.shape[2:]
+        _meet_torch()
+        return mask
+
+    def _clone(self, **changes: Any) -> "BlockMask":
+        """A shallow copy with other attributes."""
+        mask = copy.copy(self)
+        mask.__dict__.update(changes)
+        return mask
+
+    @_eager
+    def _compute_lists(self) -> None:
+        """Fills in the lists that were never read."""
+        if self._derivation is not None:
+            listed = [self._derivation.kinds == kind for kind in (PARTIAL, FULL)]
+            flags: list[np.ndarray | None] = [*listed, *(partial.swapaxes(-1, -2) for partial in listed)]
+            device = self._device
+        else:
+            flags = [None, None, *(None if partial is None else partial.swapaxes(-1, -2) for partial in self._flags())]
+            device = _device_of(self._lists["kv_indices"])
+        for names, pair_flags in zip(_PAIRS, flags):
+            if names[0] not in self._lists:
+                pair = (None, None) if pair_flags is None else _pack(pair_flags)
+                self._lists.update((name, None if array is None else _move(array, device))
+                                   for name, array in zip(names, pair))
+
+    def _flags(self) -> list[np.ndarray | None]:
+        """The blocks in the partial and in the full kv lists, each bool (..., nq, nkv), None where there is no list."""
+        return [None if self._lists[counts] is None else
+                _scatter(_to_numpy(self._lists[counts]), _to_numpy(self._lists[indices]), self._columns)
+                for counts, indices in _PAIRS[:2]]
+
+    @property
+    def _columns(self) -> int:
+        """Key blocks: those of the keys' length, and further ones that the lists have room for."""
+        if self._derivation is not None:
+            return _ceil_div(self._derivation.shape[3], self._derivation.block_size[1])
+        return max(_matrix_shape(self._lists["kv_indices"])[1], _ceil_div(self.seq_lengths[1], self.BLOCK_SIZE[1]))
+
+    @property
+    def _batch_dims(self) -> tuple[int, ...]:
+        if self._derivation is not None:
+            return self._derivation.shape[:2]
+        return tuple(_shape_of(self._lists["kv_indices"])[:-2])
+
+    @property
+    def mask_mod(self) -> MaskMod:
+        """Decides the pairs of partial blocks. If another one is assigned, the lists stay: they count as given."""
+        return self._mask_mod
+
+    @mask_mod.setter
+    def mask_mod(self, mask_mod: MaskMod) -> None:
+        self._given = self._given or mask_mod is not self._mask_mod
+        self._mask_mod = mask_mod
+
+    @property
+    def has_given_lists(self) -> bool:
+        """Whether the lists say something that mask_mod does not, so that a kernel has to honour them.
+
+        False for a mask of create_block_mask (or `_adjust`, `to` of one): its lists follow from mask_mod.
+        """
+        return self._given
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(*batch dims, query length, key length)"""
+        return (*self._batch_dims, *self.seq_lengths)
+
+    def numel(self) -> int:
+        """Pairs, of all batches and heads."""
+        return math.prod(self.shape)
+
+    def block_kinds(self) -> np.ndarray:
+        """int8 (B, H, nq, nkv): 0 for blocks to skip, 1 for partial, 2 for full.
+
+        Safe for any lists: entries that name no block are ignored, a block that is listed twice counts once, and one
+        that is both partial and full is full. Masks with fewer than two batch dims get leading ones. May be
+        read-only. Raises ValueError for more than two batch dims.
+        """
+        kinds = self._kinds()
+        if kinds.ndim > 4:
+            raise ValueError(f"expected a BlockMask with batch and head dims, found shape {self.shape}")
+        return kinds.reshape((1,) * (4 - kinds.ndim) + kinds.shape)
+
+    @_eager
+    def _kinds(self) -> np.ndarray:
+        """block_kinds with the batch dims of the lists."""
+        if self._derivation is not None:
+            return self._derivation.kinds
+        partial, full = self._flags()
+        assert partial is not None
+        kinds = partial.astype(np.int8)
+        if full is not None:
+            kinds[full] = FULL
+        return kinds
+
+    def sparsity(self) -> float:
+        """Percentage of pairs in skipped blocks. Blocks count whole, so it is negative where they hang over the end
+        of a dense mask; 0 for a mask without pairs."""
+        if self._derivation is not None:
+            listed = int(np.count_nonzero(self._kinds()))
+        else:
+            counts = [self._lists[name] for name, _ in _PAIRS[:2]]
+            listed = sum(int(array.sum()) for array in counts if array is not None)
+        pairs = self.numel()
+        return 100 * (1 - listed * math.prod(self.BLOCK_SIZE) / pairs) if pairs else 0.0
+
+    def to_dense(self) -> Array:
+        """int32 (..., nq, nkv), 1 for the blocks in a list: a matrix of blocks, not of pairs."""
+        device = self._device if self._derivation is not None else _device_of(self._lists["kv_indices"])
+        return _move((self._kinds() != SKIPPED).astype(np.int32), device)
+
+    def as_tuple(self, flatten: bool = True) -> tuple[Any, ...]:
+        """(seq_lengths, the eight lists, BLOCK_SIZE, mask_mod); `flatten` puts the members of the two pairs there."""
+        lists = tuple(getattr(self, name) for name in _LIST_NAMES)
+        if flatten:
+            return (*self.seq_lengths, *lists, *self.BLOCK_SIZE, self.mask_mod)
+        return (self.seq_lengths, *lists, self.BLOCK_SIZE, self.mask_mod)
+
+    def __repr__(self) -> str:
+        lists = [(name, getattr(self, name)) for name in _LIST_NAMES]
+        fields = [f"{name}={None if array is None else array.shape}" for name, array in lists]
+        fields += [f"BLOCK_SIZE={self.BLOCK_SIZE}", f"shape={self.shape}", f"sparsity={self.sparsity():.2f}%",
+                   f"mask_mod={getattr(self.mask_mod, '__name__', self.mask_mod)}"]
+        return "BlockMask(\n    " + ",\n    ".join(fields) + "\n)"
+
+    def __str__(self) -> str:
+        return f"BlockMask(shape={self.shape}, sparsity={self.sparsity():.2f}%, \n{self.to_string().rstrip()}\n)"
+
+    @_eager
+    def to_string(self, grid_size: int | tuple[int, int] = (20, 20), limit: int = 4) -> str:
+        """A picture of each batch and head, at most `limit` of them (negative: all).
+
+        `grid_size` bounds its rows and columns (negative: no bound). Solid: all blocks of the cell are visited,
+        shaded: some, blank: none. Raises ValueError if `grid_size` has a 0.
+        """
+        sizes = (grid_size, grid_size) if isinstance(grid_size, int) else tuple(grid_size)
+        if len(sizes) != 2 or 0 in sizes:
+            raise ValueError(f"expected grid_size to be an integer or a pair, none of them 0, found {grid_size!r}")
+        visited = self._kinds() != SKIPPED
+        pictures = [f"{position}\n{_draw(visited[position], *sizes)}"
+                    for position in itertools.islice(np.ndindex(visited.shape[:-2]), limit if limit >= 0 else None)]
+        if len(pictures) < math.prod(visited.shape[:-2]):
+            pictures.append("...\nTo print out more, set BlockMask.to_string(limit=N)\n"
+                            "You can also index (BlockMask[batch, head]) to choose a specific batch or head")
+        return "\n".join(pictures)
+
+    @_eager
+    def __getitem__(self, index: Any) -> "BlockMask":
+        """The mask of some batches, heads and query blocks; no dim is dropped, an integer keeps one entry.
+
+        `index` is an integer, slice, `...`, or 1-D sequence of integers or bools, or a tuple of these for (batch,
+        head, query block). The lengths stay, the lists are given ones, and mask_mod has to be set anew: the result's
+        raises RuntimeError. Raises IndexError for what is out of range or no such index.
+        """
+        counts = self.kv_num_blocks
+        selection = _selection(index, tuple(counts.shape))
+        if _is_tensor(counts):
+            torch = _loaded_torch()
+            selection = tuple(part if isinstance(part, slice) else torch.from_numpy(part).to(counts.device)
+                              for part in selection)
+        lists = {name: array if array is None else array[selection]
+                 for name, array in ((name, getattr(self, name)) for name in _KV_NAMES)}
+        if self._derivation is None and self._lists.get("q_indices", counts) is None:
+            lists.update(dict.fromkeys(_Q_NAMES))  # else they follow from the kv lists
+        return self._clone(_lists=lists, _derivation=None, _given=True, _mask_mod=_sliced_mask_mod)
+
+    @_eager
+    def _adjust(self, new_q_len: int, new_kv_len: int) -> "BlockMask":
+        """The mask of the first queries and keys, exactly these lengths.
+
+        Given lists keep their order and their kinds; a derived mask is derived again. Raises ValueError if a length
+        grows.
+        """
+        lengths = (_length("new_q_len", new_q_len), _length("new_kv_len", new_kv_len))
+        for name, length, old in zip(("new_q_len", "new_kv_len"), lengths, self.seq_lengths):
+            if length > old:
+                raise ValueError(f"expected {name} to be at most {old}, the mask's length, found {length}")
+        if self._derivation is not None and not self._given:
+            derivation = self._derivation
+            return self._derived(_Derivation(derivation.mask_mod, (*derivation.shape[:2], *lengths),
+                                             derivation.block_size), self._device)
+        rows, columns = map(_ceil_div, lengths, self.BLOCK_SIZE)
+        lists: dict[str, Array | None] = {}
+        for names, extents in zip(_PAIRS, ((rows, columns), (rows, columns), (columns, rows), (columns, rows))):
+            pair = [getattr(self, name) for name in names]
+            if pair[0] is None:
+                lists.update(dict.fromkeys(names))
+            else:
+                cropped = _crop(_to_numpy(pair[0]), _to_numpy(pair[1]), *extents)
+                lists.update((name, _move(array, _device_of(pair[0]))) for name, array in zip(names, cropped))
+        return self._clone(_lists=lists, _derivation=None, seq_lengths=lengths)
+
+    @_eager
+    def to(self, device: Any) -> "BlockMask":
+        """The mask with its lists on `device` ("numpy": as NumPy arrays); what mask_mod captures stays where it is."""
+        resolved = _resolve_device(device)
+        lists = {name: array if array is None else _move(array, resolved) for name, array in self._lists.items()}
+        return self._clone(_lists=lists, _device=resolved)
+
+    @_eager
+    def validate(self) -> None:
+        """Checks the entries of given lists.
+
+        Raises ValueError, with batch, head, row, what was expected and found, for: counts outside their list, blocks
+        that do not exist, are listed twice, or are both partial and full, and q lists that disagree with kv lists.
+        """
+        if self._derivation is not None:
+            return
+        self._check_shapes()
+        rows = _shape_of(self._lists["kv_num_blocks"])[-1]
+        columns = _ceil_div(self.seq_lengths[1], self.BLOCK_SIZE[1])
+        # The kv flags come first: they are what the q lists are compared with.
+        flags = [self._checked_flags(*names, extent)
+                 for names, extent in zip(_PAIRS, (columns, columns, rows, rows)) if names[0] in self._lists]
+        partial, full = flags[:2]
+        if partial is not None and full is not None and (where := np.argwhere(partial & full)).size:
+            raise ValueError(f"{_place(where[0][:-1])}: expected kv_indices and full_kv_indices to be disjoint, "
+                             f"found block {where[0][-1]} in both")
+        for (_, q_name), (_, kv_name), q_flags, kv_flags in zip(_PAIRS[2:], _PAIRS, flags[2:], flags):
+            if q_flags is None:
+                continue
+            found = q_flags.swapaxes(-1, -2)
+            if found.shape[-1] < columns:
+                raise ValueError(f"expected {q_name} to have {columns} rows, one a key block, found {found.shape[-1]}")
+            expected = np.zeros_like(found)
+            if kv_flags is not None:
+                expected[..., :columns] = kv_flags
+            if (where := np.argwhere(found != expected)).size:
+                found_in = q_name if found[tuple(where[0])] else kv_name
+                raise ValueError(f"{_place(where[0][:-1])}: expected {q_name} to be {kv_name} transposed, "
+                                 f"found block {where[0][-1]} in {found_in} only")
+
+    def _checked_flags(self, counts_name: str, indices_name: str, columns: int) -> np.ndarray | None:
+        """The blocks that a pair of lists names, after `validate`'s checks of the pair by itself."""
+        if self._lists[counts_name] is None:
+            return None
+        counts, indices = _to_numpy(self._lists[counts_name]), _to_numpy(self._lists[indices_name])
+        width = indices.shape[-1]
+        if (where := np.argwhere((counts < 0) | (counts > width))).size:
+            raise ValueError(f"{_place(where[0])}: expected {counts_name} in [0, {width}], "
+                             f"found {counts[tuple(where[0])]}")
+        used = _used(counts, indices)
+        if (where := np.argwhere(used & ((indices < 0) | (indices >= columns)))).size:
+            raise ValueError(f"{_place(where[0][:-1])}: expected {indices_name} in [0, {columns}), "
+                             f"found {indices[tuple(where[0])]} at position {where[0][-1]}")
+        # Unused entries become negative and different from each other.
+        ordered = np.sort(np.where(used, indices, -1 - np.arange(width)), axis=-1)
+        if (where := np.argwhere(ordered[..., 1:] == ordered[..., :-1])).size:
+            raise ValueError(f"{_place(where[0][:-1])}: expected {indices_name} to list a block once, "
+                             f"found block {ordered[tuple(where[0])]} twice")
+        return _scatter(counts, indices, columns)
+
+    def _check_shapes(self) -> None:
+        for counts_name, indices_name in _PAIRS:
+            counts, indices = self._lists.get(counts_name), self._lists.get(indices_name)
+            if counts_name == "kv_num_blocks" and (counts is None or indices is None):
+                raise TypeError("expected kv_num_blocks and kv_indices to be lists, found None")
+            if (counts is None) != (indices is None):
+                raise AssertionError(f"{counts_name} and {indices_name} must be both provided or omitted")
+            if counts is None:
+                continue
+            shape = _shape_of(indices)
+            _matrix_shape(indices)
+            if _shape_of(counts) != shape[:-1]:
+                raise ValueError(f"expected {counts_name} to have shape {shape[:-1]}, as {indices_name} has {shape}, "
+                                 f"found {_shape_of(counts)}")
+            # Rows of q lists are key blocks; only the batch dims are common to all.
+            common = -1 if "q" in counts_name else None
+            expected = _shape_of(self._lists["kv_num_blocks"])
+            if _shape_of(counts)[:common] != expected[:common]:
+                raise ValueError(f"expected {counts_name} to agree with kv_num_blocks, which has shape {expected}, "
+                                 f"found {_shape_of(counts)}")
+
+    def _flatten(self) -> tuple[tuple[Array, ...], "_Context"]:
+        """The lists that there are, and the rest. Derived lists are left out: they need not even be computed."""
+        names: tuple[str, ...] = ()
+        rest = self._clone(_lists={})
+        if self._given:
+            names = tuple(name for name in _LIST_NAMES if getattr(self, name) is not None)
+            rest._derivation = None
+        return tuple(getattr(self, name) for name in names), _Context(names, rest)
+
+    def _flatten_with_keys(self) -> tuple[tuple[tuple[Any, Array], ...], "_Context"]:
+        from torch.utils._pytree import GetAttrKey
+
+        leaves, context = self._flatten()
+        return tuple((GetAttrKey(name), leaf) for name, leaf in zip(context.names, leaves)), context
+
+    @staticmethod
+    def _unflatten(leaves: Iterable[Any], context: "_Context") -> "BlockMask":
+        """The mask again. The leaves are not checked: transformations put other things than lists there."""
+        lists: dict[str, Any] = dict.fromkeys(_LIST_NAMES) if context.names else {}
+        lists.update(zip(context.names, leaves))
+        return context.rest._clone(_lists=lists)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Context:
+    """All of a flattened mask that is no leaf. Two are equal if masks can take each other's place in a compiled
+    function: mask_mods by what they do, not by identity."""
+
+    names: tuple[str, ...]
+    rest: BlockMask
+
+    def _key(self) -> tuple[Any, ...]:
+        mask = self.rest
+        derived = None if mask._derivation is None else (mask._derivation.shape, str(mask._device))
+        return (self.names, tuple(mask.seq_lengths), tuple(mask.BLOCK_SIZE), derived)
+
+    def __eq__(self, other: object) -> bool:
+        return (isinstance(other, _Context) and self._key() == other._key()
+                and _same_value(self.rest.mask_mod, other.rest.mask_mod, set()))
+
+    def __hash__(self) -> int:
+        return hash((self._key(), getattr(self.rest.mask_mod, "__code__", None)))
+
+
+def _cell_contents(function: types.FunctionType) -> list[Any]:
+    contents = []
+    for cell in function.__closure__ or ():
+        try:
+            contents.append(cell.cell_contents)
+        except ValueError:  # a variable that has no value yet
+            contents.append(inspect.Parameter.empty)
+    return contents
+
+
+def _same_value(a: Any, b: Any, pending: set[tuple[int, int]]) -> bool:
+    """Whether two mask_mods, or things that they capture, are interchangeable: functions with the same code and equal
+    captures, equal plain values, and for all else the same object. `pending` are the functions being compared, for a
+    recursive one captures itself."""
+    if a is b or (id(a), id(b)) in pending:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, types.FunctionType):
+        pending = pending | {(id(a), id(b))}
+        return (a.__code__ == b.__code__ and a.__globals__ is b.__globals__
+                and _same_value(a.__defaults__, b.__defaults__, pending)
+                and _same_value(a.__kwdefaults__, b.__kwdefaults__, pending)
+                and _same_value(_cell_contents(a), _cell_contents(b), pending))
+    if isinstance(a, types.MethodType):
+        return a.__self__ is b.__self__ and _same_value(a.__func__, b.__func__, pending)
+    if isinstance(a, functools.partial):
+        return all(_same_value(getattr(a, name), getattr(b, name), pending) for name in ("func", "args", "keywords"))
+    if isinstance(a, (tuple, list)):
+        return len(a) == len(b) and all(_same_value(x, y, pending) for x, y in zip(a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same_value(a[key], b[key], pending) for key in a)
+    return isinstance(a, (bool, int, float, complex, str, bytes)) and bool(a == b)
+
+
+# Pieces of the members.
+
+
+def _shape_of(array: Array) -> tuple[int, ...]:
+    return tuple(np.shape(array))
+
+
+def _matrix_shape(array: Array) -> tuple[int, int]:
+    """The last two extents."""
+    shape = _shape_of(array)
+    if len(shape) < 2:
+        raise RuntimeError(f"BlockMask must have at least 2 dimensions, found lists of shape {shape}")
+    return shape[-2], shape[-1]
+
+
+def _place(position: Sequence[Any]) -> str:
+    """The row of a list, in words."""
+    *batch, row = position
+    if len(batch) == 2:
+        return f"batch {batch[0]}, head {batch[1]}, row {row}"
+    return f"batch ({', '.join(map(str, batch))}), row {row}" if batch else f"row {row}"
+
+
+def _selection(index: Any, shape: tuple[int, ...]) -> tuple[slice | np.ndarray, ...]:
+    """`index` as slices with positive steps and at most one array of non-negative integers."""
+    parts = list(index) if isinstance(index, tuple) else [index]
+    ellipses = [i for i, part in enumerate(parts) if part is Ellipsis]
+    if len(parts) - len(ellipses) > len(shape) or len(ellipses) > 1:
+        raise IndexError(f"expected at most {len(shape)} indices (batch, head, query block), found {index!r}")
+    if ellipses:
+        parts[ellipses[0]:ellipses[0] + 1] = [slice(None)] * (len(shape) + 1 - len(parts))
+    selection = tuple(_select(part, extent, axis) for axis, (part, extent) in enumerate(zip(parts, shape)))
+    if sum(isinstance(part, np.ndarray) for part in selection) > 1:
+        raise IndexError("expected at most one index to be a sequence, for two would drop a dim; index twice")
+    return selection
+
+
+def _select(part: Any, extent: int, axis: int) -> slice | np.ndarray:
+    if isinstance(part, slice):
+        start, stop, step = part.indices(extent)
+        return part if step > 0 else np.arange(start, stop, step)  # torch has no negative steps
+    if getattr(part, "ndim", 0) == 0 and hasattr(part, "__index__"):
+        number = operator.index(part)
+        if not -extent <= number < extent:
+            raise IndexError(f"index {number} is out of range for dim {axis}, which has {extent} entries")
+        return slice(number % extent, number % extent + 1)
+    array = _to_numpy(part) if _is_tensor(part) else np.asarray(part)
+    if array.ndim == 1 and array.dtype == np.bool_ and len(array) == extent:
+        return np.flatnonzero(array)
+    if array.ndim != 1 or array.dtype.kind not in "iu" and array.size:
+        raise IndexError(f"expected integers, slices, or 1-D sequences of integers or of {extent} bools, "
+                         f"found {part!r}")
+    if ((array < -extent) | (array >= extent)).any():
+        raise IndexError(f"index {array} is out of range for dim {axis}, which has {extent} entries")
+    return array.astype(np.int64) % extent
+
+
+def _draw(visited: np.ndarray, max_rows: int, max_columns: int) -> str:
+    """A picture of a bool matrix, two characters a cell, each line ended."""
+    sums = visited.astype(np.int64)
+    areas = np.ones_like(sums)
+    for axis, limit in enumerate((max_rows, max_columns)):
+        extent = sums.shape[axis]
+        if 0 < limit < extent:
+            starts = np.arange(0, extent, _ceil_div(extent, limit))
+            sums, areas = (np.add.reduceat(matrix, starts, axis=axis) for matrix in (sums, areas))
+    glyphs = np.where(sums == 0, "  ", np.where(sums == areas, "\N{FULL BLOCK}" * 2, "\N{LIGHT SHADE}" * 2))
+    return "".join("".join(row) + "\n" for row in glyphs)
+
+
+# Builders.
+
+
+@_eager
+def create_block_mask(mask_mod: MaskMod, B: int | None, H: int | None, Q_LEN: int, KV_LEN: int, device: Any = None,
+                      BLOCK_SIZE: int | tuple[int, int] = DEFAULT_BLOCK_SIZE, _compile: bool = False) -> BlockMask:
+    """The BlockMask of `mask_mod`; None for B or H is 1, for a mask that does not depend on it.
+
+    This takes microseconds; the lists are computed when they are first read, and errors of mask_mod come then.
+    `_compile` has no effect: masks are always compiled.
+
+    Raises AssertionError if `mask_mod` is no mask_mod, TypeError if it is not callable or an extent is no integer,
+    ValueError if an extent is negative or a block empty.
+    """
+    if tracing.mod_kind(mask_mod) != "mask_mod":
+        raise AssertionError(f"create-block_mask requires a mask_mod function! Got {mask_mod}")
+    return BlockMask._derived(_Derivation(mask_mod, _extents(B, H, Q_LEN, KV_LEN), _block_size(BLOCK_SIZE)),
+                              _resolve_device(device))
+
+
+@_eager
+def create_mask(mod_fn: Callable[..., Any], B: int | None, H: int | None, Q_LEN: int, KV_LEN: int,
+                device: Any = None) -> Array:
+    """bool (B, H, Q_LEN, KV_LEN): where a mask_mod is true, or where a score_mod does not turn a score of 0 to -inf.
+
+    None for B or H is 1. Raises as create_block_mask does.
+    """
+    evaluate = _evaluate if tracing.mod_kind(mod_fn) == "mask_mod" else _evaluate_score
+    shape = _extents(B, H, Q_LEN, KV_LEN)
+    mask = np.empty(shape, np.bool_)
+    for chunk in _chunks(shape):
+        mask[chunk] = evaluate(mod_fn, chunk)
+    return _move(mask, _resolve_device(device))
+
+
+def _extents(B: int | None, H: int | None, Q_LEN: int, KV_LEN: int) -> tuple[int, int, int, int]:
+    return (1 if B is None else _length("B", B), 1 if H is None else _length("H", H),
+            _length("Q_LEN", Q_LEN), _length("KV_LEN", KV_LEN))
+
+
+_meet_torch()

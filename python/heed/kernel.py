@@ -1,0 +1,214 @@
+# Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""Kernels: compiled code with the parameters that it wants."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import operator
+import os
+import pathlib
+import re
+import struct
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from heed import _compiler, _runtime, arrays
+from heed._runtime import CALL, DTYPE_CODES, DTYPES, HeedError
+from heed.arrays import Array
+
+_FLOATS = ("f16", "bf16", "f32")
+
+
+class Param(NamedTuple):
+    """A parameter of a kernel: a scalar (rank -1), or a captured tensor."""
+
+    name: str
+    dtype: str
+    rank: int
+    default: float | int | None
+
+
+class Kernel:
+    """A compiled variant for one element type and head dim, on NumPy arrays or torch CPU tensors.
+
+        output, lse = kernel(query, key, value, slope=slopes, return_lse=True)
+
+    heed.compile and heed.load make kernels. Safe to call from several threads at once.
+    """
+
+    def __init__(self, address: int, owner: object, content: bytes | None = None, symbol: str = "",
+                 header: Callable[[], str] | None = None) -> None:
+        """Of the heed_kernel at `address`, whose code lives as long as `owner`."""
+        table = _runtime.KernelTable.from_address(address)
+        self._owner = owner
+        self._address = address
+        self._object = content
+        self._symbol = symbol
+        self._header = header
+        self.name: str = table.name.decode()
+        self.dtype: str = DTYPES[table.dtype]
+        self.head_dim: int = table.head_dim
+        self.value_head_dim: int = table.value_head_dim
+        self.params: tuple[Param, ...] = tuple(_read_param(table.params[i]) for i in range(table.num_params))
+        self.dtype_code = DTYPE_CODES[self.dtype]
+        self._values = struct.Struct("=" + "".join("d" if p.rank < 0 and p.dtype in _FLOATS else "q" for p in self.params))
+
+    @property
+    def param_names(self) -> list[str]:
+        return [p.name for p in self.params]
+
+    @property
+    def target(self) -> str:
+        """The CPU level that calls on this machine run; "none" where it has no code for this CPU."""
+        code = _runtime.lib.heed_select_code(self._address)
+        return code.contents.target.decode() if code else "none"
+
+    @property
+    def block_shape(self) -> tuple[int, int]:
+        """Queries and keys of a tile on this machine."""
+        code = _runtime.lib.heed_select_code(self._address)
+        if not code:
+            raise HeedError(f"kernel '{self.name}' has no code for this CPU")
+        return (code.contents.block_q, code.contents.block_kv)
+
+    def run(self, call: bytes, values: Sequence[Any]) -> None:
+        """heed_run on a packed heed_call, with the values of all params in order; tensors have their param's type.
+
+        HeedError if a shape, pointer or value is wrong."""
+        words = []
+        tensors = b""
+        count = 0
+        for param, value in zip(self.params, values):
+            if param.rank < 0:
+                words.append(value)
+                continue
+            try:
+                tensors += arrays.describe(value, param.dtype)
+            except HeedError as error:
+                raise HeedError(f"argument '{param.name}': {error}") from None
+            words.append(count)
+            count += 1
+        status = _runtime.lib.heed_run_packed(self._address, call, self._values.pack(*words), tensors)
+        if status != 0:
+            raise HeedError(_runtime.lib.heed_last_error().decode())
+
+    def __call__(self, query: Array, key: Array, value: Array, *, scale: float | None = None, return_lse: bool = False,
+                 out: Array | None = None, lse: Array | None = None, threads: int = 0, **params: Any) -> Any:
+        """Attention forward.
+
+        query (B, Hq, Sq, D), key (B or 1, Hkv, Skv, D), value (B or 1, Hkv, Skv, Dv), all of the kernel's dtype and
+        with unit stride in the last axis; Hq is a multiple of Hkv. scale: 1/sqrt(D) if None. threads: 0 for
+        heed.get_num_threads(). params: scalars and arrays by name, of the declared types.
+
+        Returns output (B, Hq, Sq, Dv), or (output, lse) with lse (B, Hq, Sq) in f32, the natural logarithm of the sum
+        of exponentials. `out` and `lse` take them where given. HeedError names the argument that is wrong."""
+        if out is None:
+            out = arrays.empty((*query.shape[:3], self.value_head_dim), query)
+        if return_lse and lse is None:
+            lse = arrays.empty(tuple(query.shape[:3]), query, "f32")
+        described = b""
+        for name, array in (("query", query), ("key", key), ("value", value), ("output", out)):
+            described += self._describe(name, array, self.dtype)
+        described += _runtime.TENSOR[3].pack(*[0] * 9) if lse is None else self._describe("lse", lse, "f32")
+        call = described + CALL_TAIL.pack(math.nan if scale is None else scale, threads)
+        self.run(call, self._bind(params))
+        return out if lse is None else (out, lse)
+
+    def _describe(self, name: str, array: Array, dtype: str) -> bytes:
+        try:
+            return arrays.describe(array, dtype)
+        except HeedError as error:
+            raise HeedError(f"argument '{name}': {error}") from None
+
+    def _bind(self, given: dict[str, Any]) -> list[Any]:
+        """Values for all params, in order."""
+        if unknown := sorted(set(given) - set(self.param_names)):
+            raise HeedError(f"kernel '{self.name}' has no parameter '{unknown[0]}'; "
+                            f"it has {', '.join(self.param_names) or 'none'}")
+        values = []
+        for param in self.params:
+            if param.name not in given:
+                if param.default is None:
+                    raise HeedError(f"kernel '{self.name}': parameter '{param.name}' is missing")
+                values.append(param.default)
+                continue
+            value = given[param.name]
+            try:
+                values.append(value if param.rank >= 0 else _number(value, param.dtype))
+            except HeedError as error:
+                raise HeedError(f"argument '{param.name}': {error}") from None
+        return values
+
+    def save(self, path: str | os.PathLike[str], header: str | os.PathLike[str] | None = None) -> None:
+        """Writes the code for use without Python: an object file (.o), or a shared library (any other name) that
+        heed.load reads; and the C header, if asked for. Files appear whole or not at all.
+
+        HeedError for a kernel that was itself loaded from a file; OSError where nothing can be written."""
+        if self._object is None:
+            raise HeedError(f"kernel '{self.name}' was loaded from a file: copy that file")
+        target = pathlib.Path(path)
+        with tempfile.TemporaryDirectory(prefix=".heed-", dir=target.parent) as directory:
+            written = pathlib.Path(directory, "kernel.o")
+            written.write_bytes(self._object)
+            if target.suffix != ".o":
+                linked = pathlib.Path(directory, "kernel.so")
+                _compiler.link_shared(str(written), str(linked))
+                written = linked
+            os.replace(written, target)
+        if header is not None and self._header is not None:
+            temporary = pathlib.Path(f"{os.fspath(header)}.{os.getpid()}.tmp")
+            temporary.write_text(self._header())
+            os.replace(temporary, header)
+
+    def __repr__(self) -> str:
+        dims = f"{self.head_dim}" if self.head_dim == self.value_head_dim else f"{self.head_dim}x{self.value_head_dim}"
+        return f"<Kernel {self.name} {self.dtype} head dim {dims} ({', '.join(self.param_names)})>"
+
+
+CALL_TAIL = struct.Struct("=d8xi4x")
+assert 5 * _runtime.TENSOR[4].size + CALL_TAIL.size == CALL.size
+
+
+def _read_param(param: _runtime.Param) -> Param:
+    dtype = DTYPES[param.dtype]
+    default = None
+    if param.has_default:
+        default = param.default_value.f if dtype in _FLOATS else param.default_value.i
+    return Param(param.name.decode(), dtype, param.rank, default)
+
+
+def _number(value: Any, dtype: str) -> float | int:
+    try:
+        if dtype in _FLOATS:
+            return float(value)
+        number = operator.index(value)
+    except (TypeError, ValueError):
+        raise HeedError(f"expected a number for {dtype}, found {value!r}") from None
+    bits = 64 if dtype == "i64" else 32
+    if not -(1 << bits - 1) <= number < 1 << bits - 1:
+        raise HeedError(f"expected a number that fits {dtype}, found {number}")
+    return number
+
+
+def load_shared(path: str | os.PathLike[str], symbol: str | None = None) -> Kernel:
+    """A kernel of a shared library that `heedc --emit=shared` or Kernel.save wrote.
+
+    `symbol` is the kernel's C name; by default the file's stem, or the only one that the library exports. HeedError if
+    there is no such kernel, OSError if the file is no shared library."""
+    path = pathlib.Path(path).resolve()
+    library = ctypes.CDLL(str(path))
+    names = _exported_kernels(path, library)
+    name = symbol or (path.stem if path.stem in names else names[0] if len(names) == 1 else "")
+    if name not in names:
+        raise HeedError(f"'{path}' has {'no kernel ' + repr(name) if name else 'several kernels' if names else 'no kernel'}"
+                        + (f"; give symbol= one of {', '.join(names)}" if names else ""))
+    return Kernel(ctypes.addressof(_runtime.KernelTable.in_dll(library, name + "_kernel")), library)
+
+
+def _exported_kernels(path: pathlib.Path, library: ctypes.CDLL) -> list[str]:
+    """Names in the library's string table that the dynamic linker knows."""
+    found = {match.decode() for match in re.findall(rb"(?<=\0)([A-Za-z_]\w*)_kernel(?=\0)", path.read_bytes())}
+    return sorted(name for name in found if hasattr(library, name + "_kernel"))

@@ -1,0 +1,63 @@
+# Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""What cannot be traced, and the line of the user's code that is to blame."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+from types import CodeType, TracebackType
+from typing import NoReturn
+
+_HEED = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_STDLIB = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
+
+
+class TraceError(ValueError):
+    """A mod does something that the Heed language has no words for.
+
+    `filename` and `lineno` name the line of the user's code, if one is known.
+    """
+
+    def __init__(self, message: str, filename: str | None = None, lineno: int | None = None) -> None:
+        super().__init__(message)
+        self.filename = filename
+        self.lineno = lineno
+
+
+def is_user_code(filename: str) -> bool:
+    """Whether a file is the user's, not Heed's, the standard library's, torch's or NumPy's."""
+    if filename.startswith((_HEED, "<frozen")) or "-packages/torch/" in filename or "-packages/numpy/" in filename:
+        return False
+    return not filename.startswith(_STDLIB) or "-packages/" in filename
+
+
+def _error(message: str, code: CodeType, lineno: int | None) -> TraceError:
+    line = linecache.getline(code.co_filename, lineno or 0).strip()
+    source = f"    {line}\n" if line else ""
+    return TraceError(f"{code.co_filename}:{lineno}: in {code.co_name}\n{source}{message}", code.co_filename, lineno)
+
+
+def fail(message: str) -> NoReturn:
+    """Raises a TraceError at the innermost frame of user code on the stack."""
+    frame = sys._getframe(1)
+    while not is_user_code(frame.f_code.co_filename):
+        if frame.f_back is None:
+            raise TraceError(message)
+        frame = frame.f_back
+    raise _error(message, frame.f_code, frame.f_lineno)
+
+
+def located(message: str, traceback: TracebackType | None, fallback: CodeType | None) -> TraceError:
+    """A TraceError at the innermost frame of user code of a traceback, or else where `fallback` begins."""
+    code, lineno = None, None
+    while traceback is not None:
+        if is_user_code(traceback.tb_frame.f_code.co_filename):
+            code, lineno = traceback.tb_frame.f_code, traceback.tb_lineno
+        traceback = traceback.tb_next
+    if code is None:
+        if fallback is None:
+            return TraceError(message)
+        code, lineno = fallback, fallback.co_firstlineno
+    return _error(message, code, lineno)

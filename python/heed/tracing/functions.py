@@ -1,0 +1,361 @@
+# Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""The functions of torch and NumPy that a mod may use, by name, with their arguments.
+
+Names that mean the same in both libraries share an entry; so do a function and the method of that name.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from heed.tracing import arithmetic, tensors
+from heed.tracing.errors import fail
+from heed.tracing.expressions import Node
+from heed.tracing.proxies import Traced, find_traced, is_traced
+
+if TYPE_CHECKING:
+    from heed.tracing.tracer import Tracer
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {}
+
+
+def _names(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        FUNCTIONS.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+def _elementwise(operation: arithmetic.Operation, count: int) -> Callable[..., Any]:
+    def function(tracer: Tracer, *args: Any, inplace: bool = False, out: None = None, dtype: Any = None, alpha: Any = 1,
+                 **kwargs: Any) -> Any:
+        operands = [*args, *(kwargs.pop(name) for name in ("input", "self", "other", "exponent") if name in kwargs)]
+        if len(operands) != count or kwargs or out is not None or inplace:
+            raise TypeError
+        if alpha != 1:  # torch.add(x, y, alpha=2)
+            operands[1] = operands[1] * alpha
+        result = tracer.apply(operation, *operands)
+        return result if dtype is None else tracer.cast(result, dtype)
+
+    return function
+
+
+def _swap(operation: arithmetic.Operation) -> arithmetic.Operation:
+    return lambda g, a, b: operation(g, b, a)
+
+
+_UNARY: dict[str, arithmetic.Operation] = {
+    "neg": arithmetic.neg, "negative": arithmetic.neg, "abs": arithmetic.absolute, "absolute": arithmetic.absolute,
+    "fabs": arithmetic.absolute, "bitwise_not": arithmetic.invert, "invert": arithmetic.invert,
+    "logical_not": arithmetic.logical_not, "exp": arithmetic.exp, "expm1": arithmetic.expm1, "log10": arithmetic.log10,
+    "tan": arithmetic.tan, "floor": arithmetic.floor, "ceil": arithmetic.ceil, "trunc": arithmetic.trunc,
+    "fix": arithmetic.trunc, "rint": arithmetic.rint, "square": arithmetic.square, "reciprocal": arithmetic.reciprocal,
+    "relu": arithmetic.relu, "sign": arithmetic.sign, "sgn": arithmetic.sign, "isnan": arithmetic.isnan,
+    "isinf": arithmetic.isinf, "isfinite": arithmetic.isfinite, "logsigmoid": arithmetic.logsigmoid,
+    "log_sigmoid": arithmetic.logsigmoid, "positive": lambda g, x: x, "expit": arithmetic.math_function("sigmoid"),
+    **{name: arithmetic.math_function(name)
+       for name in ("exp2", "log", "log2", "log1p", "tanh", "sin", "cos", "sqrt", "rsqrt", "erf", "sigmoid", "silu")},
+}
+_BINARY: dict[str, arithmetic.Operation] = {
+    "add": arithmetic.add, "sub": arithmetic.sub, "subtract": arithmetic.sub, "mul": arithmetic.mul,
+    "multiply": arithmetic.mul, "truediv": arithmetic.div, "true_divide": arithmetic.div,
+    "floor_divide": arithmetic.floordiv, "floordiv": arithmetic.floordiv, "remainder": arithmetic.mod,
+    "mod": arithmetic.mod, "fmod": arithmetic.fmod, "pow": arithmetic.power, "power": arithmetic.power,
+    "float_power": lambda g, x, y: arithmetic.power(g, arithmetic.real(g, x), y),
+    "minimum": arithmetic.minimum, "maximum": arithmetic.maximum, "logical_and": arithmetic.logical_and,
+    "logical_or": arithmetic.logical_or, "logical_xor": arithmetic.logical_xor, "bitwise_and": arithmetic.bitand,
+    "and": arithmetic.bitand, "bitwise_or": arithmetic.bitor, "or": arithmetic.bitor, "bitwise_xor": arithmetic.xor,
+    "xor": arithmetic.xor, "bitwise_left_shift": arithmetic.lshift, "left_shift": arithmetic.lshift,
+    "lshift": arithmetic.lshift, "bitwise_right_shift": arithmetic.rshift, "right_shift": arithmetic.rshift,
+    "rshift": arithmetic.rshift, "heaviside": lambda g, x, y: arithmetic.where(
+        g, arithmetic.compare(g, "==", x, g.constant(0)), y, g.cast(y.type, arithmetic.compare(g, ">", x, g.constant(0)))),
+    **{name: arithmetic.COMPARE[op] for op, names in
+       {"==": "eq equal", "!=": "ne not_equal", "<": "lt less", "<=": "le less_equal", ">": "gt greater",
+        ">=": "ge greater_equal"}.items() for name in names.split()},
+}
+_REFLECTED = {"rsub": "sub", "rdiv": "truediv", "rtruediv": "truediv", "rpow": "pow", "rfloordiv": "floordiv",
+              "rmod": "mod", "rremainder": "mod", "radd": "add", "rmul": "mul", "rand": "and", "ror": "or", "rxor": "xor",
+              "rlshift": "lshift", "rrshift": "rshift"}
+FUNCTIONS.update({name: _elementwise(operation, 1) for name, operation in _UNARY.items()})
+FUNCTIONS.update({name: _elementwise(operation, 2) for name, operation in _BINARY.items()})
+FUNCTIONS.update({name: _elementwise(_swap(_BINARY[of]), 2) for name, of in _REFLECTED.items()})
+
+
+@_names("where")
+def _where(tracer: Tracer, condition: Any, input: Any, other: Any) -> Any:
+    return tracer.apply(arithmetic.where, condition, input, other)
+
+
+@_names("masked_fill")
+def _masked_fill(tracer: Tracer, input: Any, mask: Any, value: Any) -> Any:
+    return tracer.apply(arithmetic.where, mask, value, input)
+
+
+@_names("div", "divide")
+def _div(tracer: Tracer, input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
+    modes = {None: arithmetic.div, "floor": arithmetic.floordiv, "trunc": arithmetic.truncdiv}
+    return tracer.apply(modes[rounding_mode], input, other)
+
+
+@_names("clamp", "clip")
+def _clamp(tracer: Tracer, input: Any, min: Any = None, max: Any = None, *, a_min: Any = None, a_max: Any = None) -> Any:
+    low, high = a_min if min is None else min, a_max if max is None else max
+    bounds = [bound for bound in (low, high) if bound is not None]
+
+    def operation(g: Any, x: Node, *nodes: Node) -> Node:
+        given = iter(nodes)
+        return arithmetic.clamp(g, x, None if low is None else next(given), None if high is None else next(given))
+
+    return tracer.apply(operation, input, *bounds)
+
+
+@_names("clamp_min")
+def _clamp_min(tracer: Tracer, input: Any, min: Any) -> Any:
+    return _clamp(tracer, input, min)
+
+
+@_names("clamp_max")
+def _clamp_max(tracer: Tracer, input: Any, max: Any) -> Any:
+    return _clamp(tracer, input, None, max)
+
+
+@_names("round")
+def _round(tracer: Tracer, input: Any, decimals: int = 0) -> Any:
+    if decimals == 0:
+        return tracer.apply(arithmetic.rint, input)
+    factor = 10.0**decimals
+    return tracer.apply(arithmetic.div, tracer.apply(arithmetic.rint, input * factor), factor)
+
+
+@_names("gelu")
+def _gelu(tracer: Tracer, input: Any, approximate: str = "none") -> Any:
+    exact = arithmetic.math_function("gelu")
+    return tracer.apply({"none": exact, "tanh": arithmetic.gelu_tanh}[approximate], input)
+
+
+@_names("softplus")
+def _softplus(tracer: Tracer, input: Any, beta: Any = 1.0, threshold: Any = 20.0) -> Any:
+    return tracer.apply(arithmetic.softplus, input, beta, threshold)
+
+
+@_names("leaky_relu")
+def _leaky_relu(tracer: Tracer, input: Any, negative_slope: Any = 0.01, inplace: bool = False) -> Any:
+    return tracer.apply(arithmetic.leaky_relu, input, negative_slope)
+
+
+@_names("elu")
+def _elu(tracer: Tracer, input: Any, alpha: Any = 1.0, inplace: bool = False) -> Any:
+    return tracer.apply(arithmetic.elu, input, alpha)
+
+
+@_names("lerp")
+def _lerp(tracer: Tracer, input: Any, end: Any, weight: Any) -> Any:
+    return input + weight * (end - input)
+
+
+# ---- Types and constants ----
+
+
+@_names("to", "type", "astype", "type_as", "asarray", "as_tensor", "array", "tensor")
+def _to(tracer: Tracer, input: Any, *args: Any, dtype: Any = None, **kwargs: Any) -> Any:
+    """Floats narrower or wider than float32 stay float32: that is what scores are computed in."""
+    if type(input) in (list, tuple):
+        return _stack(tracer, input)
+    candidates = [arg for arg in args if _is_dtype(arg)] + [arg.dtype for arg in args if hasattr(arg, "dtype")]
+    chosen = dtype if dtype is not None else candidates[0] if candidates else None
+    return input if chosen is None else tracer.cast(input, chosen)
+
+
+def _is_dtype(value: Any) -> bool:
+    module = tensors.torch()
+    if module is not None and isinstance(value, module.dtype):
+        return True
+    if isinstance(value, str):
+        return value.removeprefix("torch.") in _CAST_NAMES
+    return isinstance(value, type) or type(value).__module__.startswith("numpy")
+
+
+_CASTS = {"float": "float32", "double": "float64", "half": "float16", "bfloat16": "bfloat16", "int": "int32",
+          "long": "int64", "short": "int16", "char": "int8", "byte": "uint8", "bool": "bool",
+          # NumPy's scalar types, called
+          "int32": "int32", "int64": "int64", "float32": "float32", "float64": "float64", "float16": "float16",
+          "bool_": "bool", "int8": "int8", "int16": "int16", "uint8": "uint8"}
+_CAST_NAMES = frozenset(_CASTS.values())
+
+
+def _cast_to(name: str) -> Callable[..., Any]:
+    return lambda tracer, input: tracer.cast(input, name)
+
+
+FUNCTIONS.update({name: _cast_to(dtype) for name, dtype in _CASTS.items()})
+
+
+@_names("full_like", "new_full", "full")
+def _full_like(tracer: Tracer, input: Any, *args: Any, fill_value: Any = None, dtype: Any = None, size: Any = (),
+               **kwargs: Any) -> Any:
+    """full_like(x, value), x.new_full(size, value) and torch.full(size, traced value)."""
+    *sizes, value = (*args, fill_value) if fill_value is not None else args
+    _scalar_only(sizes[0] if sizes else input if type(input) in (tuple, list) else size)
+    value = tracer.lift_number(value)
+    if dtype is not None:
+        return tracer.cast(value, dtype)
+    return tracer.cast(value, input.dtype) if is_traced(input) else value
+
+
+def _scalar_only(size: Any) -> None:
+    if tuple(size) not in ((), (1,)):
+        fail(f"a mod cannot make a tensor of shape {tuple(size)}; it sees one element at a time")
+
+
+def _filled(value: int) -> Callable[..., Any]:
+    def function(tracer: Tracer, input: Any, *size: Any, dtype: Any = None, **kwargs: Any) -> Any:
+        size = kwargs.get("size", size)
+        _scalar_only(size[0] if size and type(size[0]) in (tuple, list) else size)
+        return tracer.cast(tracer.lift_number(value), input.dtype if dtype is None else dtype)
+
+    return function
+
+
+FUNCTIONS.update({"zeros_like": _filled(0), "ones_like": _filled(1), "new_zeros": _filled(0), "new_ones": _filled(1)})
+
+
+@_names("new_tensor")
+def _new_tensor(tracer: Tracer, input: Any, data: Any, dtype: Any = None, **kwargs: Any) -> Any:
+    return tracer.cast(tracer.lift_number(data), input.dtype if dtype is None else dtype)
+
+
+@_names("contiguous", "clone", "detach", "cpu", "cuda", "squeeze", "copy", "alias", "broadcast_to", "expand_as")
+def _same(tracer: Tracer, input: Any, *args: Any, **kwargs: Any) -> Any:
+    return input
+
+
+@_names("unsqueeze", "atleast_1d")
+def _unsqueeze(tracer: Tracer, input: Any, dim: int = 0) -> Any:
+    if input.shape:
+        fail("a vector in a mod cannot get another axis")
+    return Traced(tracer, (input._node,))
+
+
+@_names("stack")
+def _stack(tracer: Tracer, values: Any, dim: int = 0, **kwargs: Any) -> Any:
+    lifted = [tracer.lift_number(value) for value in values]
+    if any(value.shape for value in lifted):
+        fail("only single values can be stacked in a mod")
+    type, nodes = tracer.graph.common(*(value._scalar for value in lifted))
+    return Traced(tracer, tuple(nodes))
+
+
+@_names("is_tensor")
+def _is_tensor(tracer: Tracer, input: Any) -> bool:
+    return True
+
+
+@_names("is_floating_point")
+def _is_floating_point(tracer: Tracer, input: Any) -> bool:
+    return tensors.dtype_name(input.dtype).startswith(("float", "bfloat"))
+
+
+@_names("dim")
+def _dim(tracer: Tracer, input: Any) -> int:
+    return len(input.shape)
+
+
+@_names("size")
+def _size(tracer: Tracer, input: Any, dim: int | None = None) -> Any:
+    return input.shape if dim is None else input.shape[dim]
+
+
+@_names("numel")
+def _numel(tracer: Tracer, input: Any) -> int:
+    return int(input.shape[0]) if input.shape else 1
+
+
+# ---- Of vectors ----
+
+
+def _vector(tracer: Tracer, input: Any, name: str, dim: Any, kwargs: dict[str, Any]) -> Traced:
+    """The vector that a reduction is about."""
+    axis = kwargs.pop("axis", None)
+    axis = dim if axis is None else axis
+    if kwargs.pop("keepdim", False) or kwargs.pop("keepdims", False) or any(v is not None for v in kwargs.values()):
+        raise TypeError
+    if type(input) in (list, tuple):
+        input = _stack(tracer, input)
+    vector = tracer.lift_number(input)
+    if axis not in (None, 0, -1, (0,), (-1,), [0], [-1]):
+        fail(f"{name} along axis {axis}: a vector in a mod has only axis 0")
+    return vector if vector.shape else Traced(tracer, (vector._node,))  # type: ignore[arg-type]
+
+
+def _reduction(op: str, operation: arithmetic.Operation, prepare: arithmetic.Operation) -> Callable[..., Any]:
+    def function(tracer: Tracer, input: Any, dim: Any = None, *, dtype: Any = None, **kwargs: Any) -> Any:
+        vector = tracer.apply(prepare, _vector(tracer, input, op, dim, kwargs))
+        node = vector._node
+        if isinstance(node, tuple):
+            g = tracer.graph
+            return Traced(tracer, functools.reduce(lambda a, b: operation(g, a, b), node))
+        if op == "sum" and node.op == "*" and all(arg.lanes for arg in node.args):
+            return Traced(tracer, tracer.graph.reduce("dot", *node.args))
+        return Traced(tracer, tracer.graph.reduce(op, node))
+
+    return function
+
+
+FUNCTIONS["sum"] = _reduction("sum", arithmetic.add, lambda g, x: g.cast("i32", x) if x.type == "bool" else x)
+FUNCTIONS["count_nonzero"] = _reduction("sum", arithmetic.add, lambda g, x: g.cast("i32", arithmetic.truth(g, x)))
+FUNCTIONS["any"] = _reduction("any", arithmetic.logical_or, arithmetic.truth)
+FUNCTIONS["all"] = _reduction("all", arithmetic.logical_and, arithmetic.truth)
+
+
+@_names("mean", "average")
+def _mean(tracer: Tracer, input: Any, dim: Any = None, **kwargs: Any) -> Any:
+    vector = _vector(tracer, input, "mean", dim, kwargs)
+    return FUNCTIONS["sum"](tracer, vector) / len(vector)
+
+
+def _extreme(name: str, operation: arithmetic.Operation) -> Callable[..., Any]:
+    def function(tracer: Tracer, input: Any, other: Any = None, *, dim: Any = None, **kwargs: Any) -> Any:
+        if is_traced(other) and other._host is None or type(other) is float or tensors.is_torch(other):
+            return tracer.apply(operation, input, other)
+        if tensors.torch() is not None and (dim is not None or other is not None):
+            fail(f"{name} along an axis gives indices, too; use torch.a{name}, or torch.{name}imum of two values")
+        vector = _vector(tracer, input, name, other if dim is None else dim, kwargs)
+        g = tracer.graph
+        return Traced(tracer, functools.reduce(lambda a, b: operation(g, a, b), tracer.lanes(vector)))
+
+    return function
+
+
+def _along(function: Callable[..., Any]) -> Callable[..., Any]:
+    def along(tracer: Tracer, input: Any, dim: Any = None, **kwargs: Any) -> Any:
+        return function(tracer, _vector(tracer, input, "amax", dim, kwargs))
+
+    return along
+
+
+FUNCTIONS["max"] = _extreme("max", arithmetic.maximum)
+FUNCTIONS["min"] = _extreme("min", arithmetic.minimum)
+FUNCTIONS["amax"] = _along(FUNCTIONS["max"])
+FUNCTIONS["amin"] = _along(FUNCTIONS["min"])
+
+
+@_names("prod")
+def _prod(tracer: Tracer, input: Any, dim: Any = None, **kwargs: Any) -> Any:
+    g = tracer.graph
+    lanes = tracer.lanes(_vector(tracer, input, "prod", dim, kwargs))
+    return Traced(tracer, functools.reduce(lambda a, b: arithmetic.mul(g, a, b), lanes))
+
+
+@_names("dot", "vdot", "inner", "matmul")
+def _dot(tracer: Tracer, input: Any, other: Any) -> Any:
+    if not (tracer.lift_number(input).shape and tracer.lift_number(other).shape):
+        fail("dot needs two vectors, such as rows of captured tensors")
+    return FUNCTIONS["sum"](tracer, tracer.apply(arithmetic.mul, input, other))
+
+
+def first_traced(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Traced | None:
+    return find_traced((*args, *kwargs.values()))

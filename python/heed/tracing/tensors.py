@@ -1,0 +1,73 @@
+# Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""Captured tensors and arrays of any library: their types, and conversion of what kernels cannot read."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+# Element types that kernels read as they are, and the ones that others become at each fetch.
+DIRECT = {"bool": "bool", "int8": "i8", "int32": "i32", "int64": "i64", "float16": "f16", "bfloat16": "bf16",
+          "float32": "f32"}
+CONVERTED = {"uint8": "i32", "int16": "i32", "uint16": "i32", "uint32": "i64", "uint64": "i64", "float64": "f32",
+             "float8_e4m3fn": "f32", "float8_e5m2": "f32", "longdouble": "f32", "float128": "f32"}
+_PYTHON = {bool: "bool", int: "int64", float: "float32"}
+_NUMPY = {"i32": np.int32, "i64": np.int64, "f32": np.float32}
+
+
+def torch() -> Any:
+    """The torch module if the user has imported it, else None."""
+    return sys.modules.get("torch")
+
+
+def is_torch(value: Any) -> bool:
+    module = torch()
+    return module is not None and isinstance(value, module.Tensor)
+
+
+def is_foreign(value: Any) -> bool:
+    """Whether a value is a tensor of a library other than torch and NumPy."""
+    kind = type(value)
+    return hasattr(kind, "__dlpack__") or hasattr(kind, "__array_interface__")
+
+
+def to_numpy(value: Any) -> Any:
+    """A NumPy view of a foreign tensor, or a copy where there can be none."""
+    if hasattr(type(value), "__dlpack__"):
+        return np.from_dlpack(value)
+    return np.asarray(value)
+
+
+def dtype_name(dtype: Any) -> str:
+    """'float32' for torch.float32, np.float32 and np.dtype('float32')."""
+    if isinstance(dtype, type) and dtype in _PYTHON:
+        return _PYTHON[dtype]
+    name = str(dtype)
+    return name.removeprefix("torch.") if name.startswith("torch.") else np.dtype(dtype).name
+
+
+def convert(value: Any, dtype: str) -> Any:
+    """A copy with the elements of `dtype`, in the value's own library."""
+    if is_torch(value):
+        module = torch()
+        return value.detach().to({"i32": module.int32, "i64": module.int64, "f32": module.float32}[dtype])
+    return value.astype(_NUMPY[dtype])
+
+
+def merge_axes(value: Any, rank: int) -> Any:
+    """The tensor with its first axes merged into one, so that `rank` are left."""
+    shape = tuple(value.shape)
+    return value.reshape((-1, *shape[len(shape) - rank + 1:]))
+
+
+def as_array(value: Any) -> np.ndarray:
+    """What evaluation reads: any tensor as a NumPy array."""
+    if is_torch(value):
+        value = value.detach()
+        if value.dtype is torch().bfloat16:
+            value = value.float()
+        return np.asarray(value.cpu().numpy())
+    return np.asarray(value)

@@ -1,0 +1,257 @@
+# Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""Traces, and the cache of them.
+
+`lookup` is what every call of attention does first: from the functions' code to a trace and the values of
+its parameters, all read anew. A cache entry refers to code and to constants, never to the user's tensors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import threading
+import weakref
+from typing import Any
+
+import numpy as np
+
+from heed.tracing.captures import Fetch, Guard, Path, compile_fetch
+from heed.tracing.evaluate import evaluate as evaluate_graph
+from heed.tracing.expressions import Leaf, Node, in_range
+from heed.tracing.printer import unique_name, write_variant
+from heed.tracing.tracer import Tracer, code_of
+
+MAX_CANDIDATES = 64  # traces of one pair of functions
+MAX_ENTRIES = 1024  # pairs of functions
+
+
+@dataclasses.dataclass(frozen=True)
+class Param:
+    """A parameter of the variant. `rank` is -1 for a scalar."""
+
+    name: str
+    dtype: str
+    rank: int
+
+
+class Trace:
+    """A score_mod and a mask_mod as a variant of the Heed language.
+
+    `source` is the program, `params` what it captured, `digest` a hash of the program without comments:
+    equal digests are equal kernels.
+    """
+
+    def __init__(self, name: str, source: str, digest: str, leaves: tuple[Leaf, ...], score: Node | None,
+                 mask: Node | None) -> None:
+        self.name = name
+        self.source = source
+        self.digest = digest
+        self.params = tuple(Param(leaf.name, leaf.dtype, leaf.rank) for leaf in leaves)
+        self._leaves = leaves
+        self._score = score
+        self._mask = mask
+        self._fetches: tuple[Fetch, ...] = ()
+
+    @property
+    def has_score(self) -> bool:
+        return self._score is not None
+
+    @property
+    def has_mask(self) -> bool:
+        return self._mask is not None
+
+    def values(self, score_mod: Any = None, mask_mod: Any = None) -> list[Any]:
+        """The values of the parameters, as these functions capture them now.
+
+        Raises ValueError if the functions do not have the code and structure of this trace."""
+        for fetch in self._fetches:
+            values = fetch(score_mod, mask_mod)
+            if values is not None:
+                return values
+        raise ValueError(f"trace '{self.name}' is not of these functions, or what they capture has another structure")
+
+    def evaluate_mask(self, values: list[Any], b: Any, h: Any, q: Any, kv: Any) -> np.ndarray:
+        """The mask_mod for broadcastable integer arrays, as bools; all true without a mask_mod."""
+        shape = np.broadcast_shapes(*(np.shape(x) for x in (b, h, q, kv)))
+        if self._mask is None:
+            return np.ones(shape, bool)
+        coordinates = {"b": b, "h": h, "q": q, "kv": kv}
+        return np.broadcast_to(evaluate_graph(self._mask, dict(zip(self._leaves, values)), coordinates), shape)
+
+    def evaluate_score(self, values: list[Any], s: Any, b: Any, h: Any, q: Any, kv: Any) -> np.ndarray:
+        """The score_mod for broadcastable arrays, in float64; `s` itself without a score_mod."""
+        shape = np.broadcast_shapes(*(np.shape(x) for x in (s, b, h, q, kv)))
+        if self._score is None:
+            return np.broadcast_to(np.asarray(s, np.float64), shape)
+        coordinates = {"s": s, "b": b, "h": h, "q": q, "kv": kv}
+        result = evaluate_graph(self._score, dict(zip(self._leaves, values)), coordinates)
+        return np.broadcast_to(result.astype(np.float64), shape)
+
+    def __repr__(self) -> str:
+        return f"<Trace {self.name}({', '.join(f'{p.name}: {p.dtype}' for p in self.params)})>"
+
+
+_traces: weakref.WeakValueDictionary[str, Trace] = weakref.WeakValueDictionary()
+_lock = threading.RLock()
+
+
+class _Entry:
+    """The traces of one pair of functions. Refers to what its key is the id of."""
+
+    __slots__ = ("owners", "candidates")
+
+    def __init__(self, owners: tuple[Any, Any]) -> None:
+        self.owners = owners
+        self.candidates: tuple[tuple[Fetch, Trace], ...] = ()
+
+
+_entries: dict[tuple[int, int], _Entry] = {}
+
+
+def _comment(kind: str, function: Any) -> str:
+    code = code_of(function)
+    name = getattr(function, "__qualname__", None) or (code.co_name if code else type(function).__name__)
+    place = f", {code.co_filename}:{code.co_firstlineno}" if code else ""
+    return " ".join(f"// {kind}: {name}{place}".split("\n")) + "\n"
+
+
+def _finish(tracer: Tracer, name: str, score_mod: Any, mask_mod: Any, score: Node | None, mask: Node | None) -> tuple[Fetch, Trace]:
+    leaves = _leaves_of([root for root in (score, mask) if root is not None])
+    taken: set[str] = set()
+    for leaf in leaves:
+        leaf.name = unique_name(leaf.hint, taken)
+    guards = [*tracer.guards, *(_range(leaf, path) for leaf, path in tracer.paths.items()
+                                if isinstance(leaf.value, int) and not leaf.is_size
+                                and (leaf in leaves or leaf.low is not None)),
+              *(_extents(leaf, tracer.paths[leaf]) for leaf in leaves if leaf.rank > 0 and leaf.extents[-1] is not None)]
+    fetch = compile_fetch(guards, [tracer.paths[leaf] for leaf in leaves])
+    text = write_variant(name, leaves, score, mask)
+    comments = "".join(_comment(kind, function) for kind, function in (("score_mod", score_mod), ("mask_mod", mask_mod))
+                       if function is not None)
+    source = comments + text
+    with _lock:
+        trace = _traces.get(source)
+        if trace is None:
+            for leaf in leaves:
+                leaf.value = None
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            trace = _traces[source] = Trace(name, source, digest, leaves, score, mask)
+        trace._fetches = (fetch, *trace._fetches)[:MAX_CANDIDATES]
+    return fetch, trace
+
+
+def _leaves_of(roots: list[Node]) -> tuple[Leaf, ...]:
+    """The parameters, in the order in which the text mentions them."""
+    leaves: dict[Leaf, None] = {}
+    seen: set[int] = set()
+    stack = roots[::-1]
+    while stack:
+        node = stack.pop()
+        if node.number not in seen:
+            seen.add(node.number)
+            if isinstance(node.data, Leaf):
+                leaves.setdefault(node.data)
+            stack.extend(reversed(node.args))
+    return tuple(leaves)
+
+
+def _range(leaf: Leaf, path: Path) -> Guard:
+    return Guard(in_range(leaf.dtype, leaf.low), (path,))
+
+
+def _extents(leaf: Leaf, path: Path) -> Guard:
+    """The declared extent of a row, of the tensor that the kernel gets."""
+    return Guard("{0}.shape[-1] == {c0}", (path,), (leaf.extents[-1],))
+
+
+def _make(score_mod: Any, mask_mod: Any, name: str) -> tuple[Fetch, Trace]:
+    tracer = Tracer()
+    score = mask = None
+    if score_mod is not None:
+        score = tracer.run(score_mod, "score_mod", ("s", "b", "h", "q", "kv"))
+        score = tracer.graph.cast("f32", score)
+    else:
+        tracer.guard("{0} is None", Path("score_mod"))
+    if mask_mod is not None:
+        mask = tracer.run(mask_mod, "mask_mod", ("b", "h", "q", "kv"))
+    else:
+        tracer.guard("{0} is None", Path("mask_mod"))
+    return _finish(tracer, name, score_mod, mask_mod, score, mask)
+
+
+def trace(score_mod: Any = None, mask_mod: Any = None, name: str = "traced") -> Trace:
+    """Traces a score_mod and a mask_mod, either of which may be None.
+
+    Raises TraceError, which names the line, if they do what the language has no words for."""
+    return _make(score_mod, mask_mod, name)[1]
+
+
+def trace_function(function: Any, name: str | None = None) -> Trace:
+    """Traces one function, a score_mod or a mask_mod by its parameters; the variant has its name."""
+    if name is None:
+        name = unique_name(getattr(function, "__name__", "traced").replace("<lambda>", "traced"), set())
+    return trace(name=name, **{mod_kind(function): function})
+
+
+def lookup(score_mod: Any, mask_mod: Any) -> tuple[Trace, list[Any]]:
+    """The trace of two mods, from the cache where it holds, and the values of its parameters."""
+    try:
+        owner = None if score_mod is None else score_mod.__code__
+        other = None if mask_mod is None else mask_mod.__code__
+    except AttributeError:  # a callable object or a partial goes by its class
+        owner = getattr(score_mod, "__code__", score_mod.__class__)
+        other = getattr(mask_mod, "__code__", mask_mod.__class__)
+    entry = _entries.get((id(owner), id(other)))
+    if entry is not None:
+        for fetch, trace in entry.candidates:
+            values = fetch(score_mod, mask_mod)
+            if values is not None:
+                return trace, values
+    return _miss(score_mod, mask_mod, (owner, other))
+
+
+def _miss(score_mod: Any, mask_mod: Any, owners: tuple[Any, Any]) -> tuple[Trace, list[Any]]:
+    fetch, trace = _make(score_mod, mask_mod, "traced")
+    values = fetch(score_mod, mask_mod)
+    if values is None:
+        raise ValueError("what the mods capture changed while they were traced")
+    with _lock:
+        key = (id(owners[0]), id(owners[1]))
+        entry = _entries.pop(key, None) or _Entry(owners)
+        entry.candidates = ((fetch, trace), *entry.candidates)[:MAX_CANDIDATES]
+        _entries[key] = entry  # last: used most recently
+        while len(_entries) > MAX_ENTRIES:
+            del _entries[next(iter(_entries))]
+    return trace, values
+
+
+def clear() -> None:
+    """Empties the cache."""
+    with _lock:
+        _entries.clear()
+
+
+def evaluate(mask_mod: Any, b: Any, h: Any, q: Any, kv: Any) -> np.ndarray:
+    """A mask_mod for broadcastable integer arrays."""
+    trace, values = lookup(None, mask_mod)
+    return trace.evaluate_mask(values, b, h, q, kv)
+
+
+def mod_kind(function: Any) -> str:
+    """'score_mod' or 'mask_mod', by the count of positional parameters without default: 5 or 4.
+
+    Raises TypeError for what is not callable, AssertionError for other counts."""
+    if not callable(function):
+        raise TypeError(f"expected a score_mod or mask_mod, found {type(function).__name__}")
+    parameters = inspect.signature(function).parameters.values()
+    count = sum(1 for p in parameters
+                if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty)
+    if count not in (4, 5):
+        name = getattr(function, "__qualname__", type(function).__name__)
+        raise AssertionError(f"{name} has {count} positional parameters without default; a score_mod has 5 (score, b, h, "
+                             "q_idx, kv_idx), a mask_mod has 4 (b, h, q_idx, kv_idx)")
+    return "score_mod" if count == 5 else "mask_mod"
+
+

@@ -1,0 +1,398 @@
+# Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""What a mod can capture, and when a trace holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import gc
+import threading
+import types
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from heed import tracing  # noqa: E402
+
+from conftest import Compiler, grid  # noqa: E402
+
+GLOBAL_WINDOW = 5
+GLOBAL_TABLE = np.arange(8, dtype=np.int32)
+SETTINGS = types.SimpleNamespace(window=3)
+AT = grid(2, 2, 8, 8)
+Q, KV = AT[2], AT[3]
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Any:
+    tracing.clear()
+    yield
+
+
+def body(trace: tracing.Trace) -> str:
+    """The text without comments."""
+    return "".join(line for line in trace.source.splitlines(True) if not line.startswith("//"))
+
+
+def mask(function: Any) -> np.ndarray:
+    return tracing.evaluate(function, *AT)[0, 0]
+
+
+def names(function: Any) -> dict[str, str]:
+    trace, _ = tracing.lookup(None, function)
+    return {p.name: f"{p.dtype}{p.rank if p.rank >= 0 else ''}" for p in trace.params}
+
+
+# ---- Kinds of captures ----
+
+
+def test_kinds(compiler: Compiler) -> None:
+    cell = 2
+
+    def default(b, h, q, kv, window=4, *, slack=1):
+        return q - kv < window + slack
+
+    def partial(window, b, h, q, kv):
+        return q - kv < window
+
+    @dataclasses.dataclass
+    class Owner:
+        bias: Any
+        window: int
+
+        def method(self, b, h, q, kv):
+            return self.helper(q, kv) & (self.bias[q] >= 0)
+
+        def helper(self, q, kv):
+            return q - kv < self.window
+
+        __call__ = method
+
+        @property
+        def doubled(self):
+            return self.window * 2
+
+    owner = Owner(torch.zeros(8), 3)
+    table = {"near": [1, 6], "far": (7,)}
+    cases = {
+        "cell": (lambda b, h, q, kv: q - kv < cell, {"cell": "i32"}, 2),
+        "global": (lambda b, h, q, kv: q - kv < GLOBAL_WINDOW, {"GLOBAL_WINDOW": "i32"}, 5),
+        "default": (default, {"window": "i32", "slack": "i32"}, 5),
+        "partial": (functools.partial(partial, 4), {"window": "i32"}, 4),
+        "partial keyword": (functools.partial(default, window=2), {"window": "i32", "slack": "i32"}, 3),
+        "method": (owner.method, {"window": "i32", "bias": "f321"}, 3),
+        "callable": (owner, {"window": "i32", "bias": "f321"}, 3),
+        "property": (lambda b, h, q, kv: q - kv < owner.doubled, {"doubled": "i32"}, 6),
+        "nested": (lambda b, h, q, kv: owner.method(b, h, q, kv), {"window": "i32", "bias": "f321"}, 3),
+        "items": (lambda b, h, q, kv: q - kv < table["near"][1], {"table_near_1": "i32"}, 6),
+        "namespace": (lambda b, h, q, kv: q - kv < SETTINGS.window, {"window": "i32"}, 3),
+        "numpy scalar": ((lambda w: lambda b, h, q, kv: q - kv < w)(np.int64(4)), {"w": "i32"}, 4),
+        "0-d": ((lambda w: lambda b, h, q, kv: q - kv < w)(torch.tensor(4)), {"w": "i641"}, 4),
+    }
+    for name, (function, params, window) in cases.items():
+        assert names(function) == params, name
+        np.testing.assert_array_equal(mask(function), (Q - KV < window)[0, 0], err_msg=name)
+        compiler.check(tracing.lookup(None, function)[0])
+
+
+def test_score_and_mask_share_captures() -> None:
+    doc = torch.zeros(2, 8, dtype=torch.int32)
+    trace, values = tracing.lookup(lambda s, b, h, q, kv: s + doc[b, q], lambda b, h, q, kv: doc[b, q] == doc[b, kv])
+    assert [p.name for p in trace.params] == ["doc"] and values == [doc]
+    other = torch.ones(2, 8, dtype=torch.int32)
+
+    def make(first, second):
+        return lambda s, b, h, q, kv: s + first[b, q], lambda b, h, q, kv: second[b, q] == second[b, kv]
+
+    assert len(tracing.lookup(*make(doc, doc))[1]) == 1
+    assert [id(v) for v in tracing.lookup(*make(doc, other))[1]] == [id(doc), id(other)]
+
+
+def test_recursion_and_decorators() -> None:
+    def power(x, n):
+        return x if n == 1 else x * power(x, n - 1)
+
+    def logged(function):
+        @functools.wraps(function)
+        def wrapper(*args, **kwargs):
+            return function(*args, **kwargs)
+        return wrapper
+
+    @logged
+    def cubes(b, h, q, kv):
+        return power(q, 3) >= power(kv, 2)
+
+    np.testing.assert_array_equal(mask(cubes), (Q**3 >= KV**2)[0, 0])
+    compiled = torch.compile(lambda b, h, q, kv: q - kv < GLOBAL_WINDOW)
+    np.testing.assert_array_equal(mask(compiled), (Q - KV < 5)[0, 0])
+    cached = functools.lru_cache(lambda b, h, q, kv: q > kv)
+    np.testing.assert_array_equal(mask(lambda b, h, q, kv: cached(b, h, q, kv)), (Q > KV)[0, 0])
+
+
+def test_torch_combinators() -> None:
+    from torch.nn.attention.flex_attention import and_masks, noop_mask, or_masks
+
+    def make(window):
+        def sliding(b, h, q, kv):
+            return q - kv < window
+        return or_masks(and_masks(sliding, lambda b, h, q, kv: q >= kv), lambda b, h, q, kv: kv < 2)
+
+    trace, values = tracing.lookup(None, make(3))
+    assert "return q - kv < window && q >= kv || kv < 2" in trace.source
+    assert tracing.lookup(None, make(9)) == (trace, [9])
+    assert mask(noop_mask).all()
+
+
+def test_modules() -> None:
+    class Bias(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Parameter(torch.arange(4.0))
+            self.inner = torch.nn.ModuleList([torch.nn.ReLU()])
+
+        def forward(self, score, b, h, q, kv):
+            return score + self.table[h]
+
+    module = Bias()
+    trace, values = tracing.lookup(module, None)
+    assert values[0] is module.table
+    assert "s + table[h]" in trace.source
+
+
+# ---- Run-time values ----
+
+
+def test_numbers_are_run_time_values() -> None:
+    def make(window, cap):
+        return lambda s, b, h, q, kv: cap * torch.tanh(s / cap), lambda b, h, q, kv: q - kv < window // 2 + 1
+
+    first, values = tracing.lookup(*make(10, 2.0))
+    assert values == [2.0, 10]
+    second, values = tracing.lookup(*make(11, 3.5))
+    assert second is first and values == [3.5, 11]
+    assert tracing.lookup(*make(2**40, 1.0))[0].params[1].dtype == "i64"
+    assert tracing.lookup(*make(5, 7))[0].params[0].dtype == "i32"  # a cap that is an int
+    assert first.values(*make(3, 4.0)) == [4.0, 3]
+    with pytest.raises(ValueError, match="structure"):
+        first.values(*make("a", 4.0))
+
+
+def test_globals_cells_and_contents_are_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    def windowed(b, h, q, kv):
+        return q - kv < GLOBAL_WINDOW
+
+    trace, values = tracing.lookup(None, windowed)
+    monkeypatch.setitem(globals(), "GLOBAL_WINDOW", 7)
+    assert tracing.lookup(None, windowed) == (trace, [7])
+    monkeypatch.setitem(globals(), "GLOBAL_WINDOW", torch.ones(8))
+    with pytest.raises(tracing.TraceError):
+        tracing.lookup(None, windowed)
+    limit = 3
+    nested = lambda b, h, q, kv: kv < limit  # noqa: E731
+    assert tracing.lookup(None, nested)[1] == [3]
+    limit = 4
+    assert tracing.lookup(None, nested)[1] == [4]
+    table = torch.zeros(8, dtype=torch.bool)
+    marked = lambda b, h, q, kv: table[kv]  # noqa: E731
+    assert not mask(marked).any()
+    table[2] = True
+    assert mask(marked).any()
+
+
+def test_python_integers_do_not_wrap() -> None:
+    def make(a, b_):
+        return lambda b, h, q, kv: q < a * b_
+
+    small, _ = tracing.lookup(None, make(100, 100))
+    large, _ = tracing.lookup(None, make(100_000, 100_000))
+    assert "i64" not in small.source and "i64" in large.source
+    assert mask(make(100_000, 100_000)).all() and not mask(make(100_000, -100_000)).any()
+    assert tracing.lookup(None, make(3, 4))[0] is small
+
+
+def test_sizes_are_run_time_values() -> None:
+    def make(table):
+        return lambda b, h, q, kv: (q < table.shape[0] // 2) & (kv < len(table)) & (q < table.numel()) & (q < table.size(0))
+
+    trace, values = tracing.lookup(None, make(torch.zeros(8)))
+    assert [p.name for p in trace.params] == ["table_len"] and values == [8]
+    assert tracing.lookup(None, make(torch.zeros(6))) == (trace, [6])
+
+
+# ---- Guards ----
+
+
+def test_constants_are_guarded() -> None:
+    class Mode(enum.Enum):
+        CAUSAL = 1
+        FULL = 2
+
+    def make(mode, flag, name, inner):
+        def switched(b, h, q, kv):
+            if mode is Mode.CAUSAL and flag and name == "a":
+                return q >= kv
+            return inner(b, h, q, kv) if inner is not None else q == q
+        return switched
+
+    causal, _ = tracing.lookup(None, make(Mode.CAUSAL, True, "a", None))
+    assert tracing.lookup(None, make(Mode.CAUSAL, True, "a", None))[0] is causal
+    for other in ((Mode.FULL, True, "a", None), (Mode.CAUSAL, False, "a", None), (Mode.CAUSAL, True, "b", None)):
+        assert tracing.lookup(None, make(*other))[0] is not causal
+    inner = tracing.lookup(None, make(Mode.FULL, True, "a", lambda b, h, q, kv: q < 3))[0]
+    assert tracing.lookup(None, make(Mode.FULL, True, "a", lambda b, h, q, kv: q < 4))[0] is not inner
+
+
+@pytest.mark.parametrize("use, body_of, same, other", [
+    (lambda n: lambda b, h, q, kv: sum(q == i * kv for i in range(n)) > 0, "q == 0 * kv", None, 4),
+    (lambda n: (lambda b, h, q, kv: q > kv) if n > 3 else None, "q > kv", None, None),
+    (lambda n: lambda b, h, q, kv: q > kv if n > 2 else q < kv, "q > kv", 5, 1),
+    (lambda n: lambda b, h, q, kv: q >> n > kv, "q >> n > kv", 4, None),
+    (lambda n: lambda b, h, q, kv: q < 2**n, "q < 8" , None, 4),
+    (lambda n: lambda b, h, q, kv: [q, kv, b, h][n] > 1, "h > 1", None, 2),
+    (lambda n: lambda b, h, q, kv: q > int(n), "q > 3", None, 5),
+    (lambda n: lambda b, h, q, kv: q > {3: 1, 4: 0}[n], "q > 1", None, 4),
+])
+def test_specialisation(use: Any, body_of: str, same: int | None, other: int | None) -> None:
+    if use(3) is None:
+        return
+    trace, _ = tracing.lookup(None, use(3))
+    assert body_of.replace("0 * kv", "0") in trace.source or body_of in trace.source
+    assert tracing.lookup(None, use(3))[0] is trace
+    if same is not None:
+        assert tracing.lookup(None, use(same))[0] is trace
+    if other is not None:
+        assert tracing.lookup(None, use(other))[0] is not trace
+        tracing.lookup(None, use(other))
+    assert tracing.lookup(None, use(3))[0] is trace
+
+
+def test_structure_is_guarded() -> None:
+    def make(tables):
+        def summed(s, b, h, q, kv):
+            for table in tables:
+                s = s + table[h]
+            return s
+        return summed
+
+    two, _ = tracing.lookup(make([torch.zeros(4), torch.ones(4)]), None)
+    three, values = tracing.lookup(make([torch.zeros(4)] * 3), None)
+    assert len(two.params) == 2 and three is not two and len(values) == 1
+    assert tracing.lookup(make([torch.zeros(4, dtype=torch.float16), torch.ones(4)]), None)[0].params[0].dtype == "f16"
+
+    def optional(s, b, h, q, kv, holder=types.SimpleNamespace()):
+        return s + (holder.bias[h] if hasattr(holder, "bias") else 0)
+
+    assert not tracing.lookup(optional, None)[0].params
+    optional.__defaults__[0].bias = torch.ones(4)
+    assert tracing.lookup(optional, None)[0].params
+
+
+def test_row_extent_is_guarded(compiler: Compiler) -> None:
+    def make(chosen):
+        return lambda b, h, q, kv: (chosen[q] == kv).any()
+
+    three, _ = tracing.lookup(None, make(torch.zeros(8, 3)))
+    assert "chosen: f32[?, 3]" in three.source
+    assert tracing.lookup(None, make(torch.zeros(9, 3)))[0] is three
+    assert "chosen: f32[?, 4]" in tracing.lookup(None, make(torch.zeros(8, 4)))[0].source
+    compiler.check(three)
+
+
+# ---- The cache ----
+
+
+def test_cache_keeps_no_tensors_alive() -> None:
+    def make():
+        table = torch.zeros(8)
+        wide = np.zeros(8)
+        return lambda s, b, h, q, kv: s + table[q] + wide[kv]
+
+    function = make()
+    trace, values = tracing.lookup(function, None)
+    references = [weakref.ref(function)] + [weakref.ref(cell.cell_contents) for cell in function.__closure__]
+    del function, values
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 3
+    assert trace.source
+
+
+def test_cache_is_bounded() -> None:
+    from heed.tracing import traces as module
+
+    def make(n):
+        return lambda b, h, q, kv: q > int(n)
+
+    for n in range(module.MAX_CANDIDATES + 20):
+        tracing.lookup(None, make(n))
+    (entry,) = module._entries.values()
+    assert len(entry.candidates) == module.MAX_CANDIDATES
+    code = compile("def f(b, h, q, kv): return q > kv", "x", "exec")
+    for i in range(module.MAX_ENTRIES + 10):
+        scope: dict[str, Any] = {}
+        exec(code.replace(co_consts=tuple(c.replace(co_name=f"f{i}") if hasattr(c, "co_name") else c
+                                          for c in code.co_consts)), scope)
+        if i < 20:  # tracing a thousand would be slow; the rest only has to find no room
+            tracing.lookup(None, scope["f"])
+    assert len(module._entries) <= module.MAX_ENTRIES
+
+
+def test_threads() -> None:
+    def make(window):
+        return lambda b, h, q, kv: q - kv < window
+
+    failures: list[Any] = []
+
+    def work(base: int) -> None:
+        for i in range(200):
+            _, values = tracing.lookup(None, make(base * 1000 + i))
+            if values != [base * 1000 + i]:
+                failures.append(values)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_digest_ignores_places() -> None:
+    first = tracing.trace(None, lambda b, h, q, kv: q >= kv)
+    second = tracing.trace(None, lambda b, h, q, kv: q >= kv)
+    assert first.digest == second.digest and first.source != second.source
+    assert "test_captures.py:" in first.source
+    assert tracing.trace(None, lambda b, h, q, kv: q > kv).digest != first.digest
+
+
+def test_names(compiler: Compiler) -> None:
+    B = Sq = q = tanh = let = 2
+    b_ = 3
+
+    def named(b, h, q_idx, kv_idx, ключ=4):
+        return q_idx + B + Sq + q + tanh + let + b_ > kv_idx + ключ
+
+    trace = tracing.trace(None, named)
+    compiler.check(trace)
+    assert sorted(p.name for p in trace.params) == ["B_", "Sq_", "b_", "let_", "q_", "tanh_", "value"]
+
+
+def test_function_of_its_kind() -> None:
+    assert tracing.mod_kind(lambda s, b, h, q, kv, extra=1: s) == "score_mod"
+    assert tracing.mod_kind(functools.partial(lambda n, b, h, q, kv: q, 1)) == "mask_mod"
+    with pytest.raises(AssertionError, match="3 positional parameters"):
+        tracing.mod_kind(lambda b, q, kv: q)
+    with pytest.raises(TypeError, match="found int"):
+        tracing.mod_kind(3)
+
+    def causal(b, h, q, kv):
+        return q >= kv
+
+    assert tracing.trace_function(causal).source.endswith(
+        "variant causal {\n  mask_mod(b, h, q, kv) { return q >= kv }\n}\n")
+    assert tracing.trace(name="dense").source == "variant dense {}\n"

@@ -1,0 +1,239 @@
+# Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""Functions, operators and types, against torch on whole tensors; the text is checked by heedc."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.nn.functional as F  # noqa: E402
+from heed import tracing  # noqa: E402
+
+from conftest import Compiler, grid  # noqa: E402
+
+AT = grid(2, 3, 7, 40)
+SCORES = np.concatenate([np.linspace(-6, 6, 1600), [0.5, 1.5, 2.5, -0.5, -1.5, 0.0, -0.0, 21.0, 25.0, -30.0, 1e-3, -1e-9]])[:1680]
+SCORES = np.resize(SCORES, (2, 3, 7, 40))
+COUNT = 7
+
+# name -> function of (s, b, h, q, kv), which works on traced values and on whole float64 and int64 tensors alike.
+FUNCTIONS: dict[str, Any] = {
+    **{name: lambda s, b, h, q, kv, f=getattr(torch, name): f(s) for name in (
+        "exp", "exp2", "expm1", "tanh", "sin", "cos", "tan", "sigmoid", "erf", "floor", "ceil", "trunc", "round", "abs",
+        "square", "neg", "sign", "relu")},
+    **{name: lambda s, b, h, q, kv, f=getattr(torch, name): f(torch.abs(s) + 0.25) for name in (
+        "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal")},
+    "gelu": lambda s, b, h, q, kv: F.gelu(s),
+    "gelu tanh": lambda s, b, h, q, kv: F.gelu(s, approximate="tanh"),
+    "silu": lambda s, b, h, q, kv: F.silu(s),
+    "softplus": lambda s, b, h, q, kv: F.softplus(s),
+    "softplus beta": lambda s, b, h, q, kv: F.softplus(s, beta=2.0, threshold=5.0),
+    "logsigmoid": lambda s, b, h, q, kv: F.logsigmoid(s),
+    "leaky_relu": lambda s, b, h, q, kv: F.leaky_relu(s, 0.1),
+    "elu": lambda s, b, h, q, kv: F.elu(s, 1.5),
+    "round decimals": lambda s, b, h, q, kv: torch.round(s, decimals=1),
+    "clamp": lambda s, b, h, q, kv: s.clamp(-1, 2.5) + torch.clamp(q - kv, min=-3) + (kv - q).clamp(max=2),
+    "clamp tensors": lambda s, b, h, q, kv: torch.clamp(s, q * 0.1, kv * 0.2),
+    "min max": lambda s, b, h, q, kv: torch.minimum(s, s * 2) + torch.maximum(q, kv) + torch.max(q, kv) - torch.min(q, kv),
+    "where mixed": lambda s, b, h, q, kv: torch.where(q > kv, s, 1) + torch.where(q > 3, q, 0.5),
+    "floor division": lambda s, b, h, q, kv: (q - kv) // 3 + (q - 20) // -7 + s // 0.75,
+    "modulo": lambda s, b, h, q, kv: (q - kv) % 5 + (q - kv) % -5 + s % 0.75,
+    "remainder": lambda s, b, h, q, kv: torch.remainder(q - kv, 4) + torch.fmod(q - kv, 4) + torch.fmod(s, 1.5),
+    "div modes": lambda s, b, h, q, kv: (torch.div(q - kv, 4, rounding_mode="trunc") + torch.div(q - kv, 4, rounding_mode="floor")
+                                         + torch.div(s, 0.7, rounding_mode="trunc") + torch.div(q, 4)),
+    "floor_divide": lambda s, b, h, q, kv: torch.floor_divide(q - kv, 6) + (kv - q).floor_divide(4),
+    "power": lambda s, b, h, q, kv: s**2 + s**3 + (s * s + 1) ** 0.5 + (s * s + 1) ** -2 + (q - kv) ** 3 + 2.0 ** (-q) + (s * s + 1) ** 1.7,
+    "power of two": lambda s, b, h, q, kv: 2**q + torch.pow(2, kv % 8) + s.pow(2),
+    "shifts": lambda s, b, h, q, kv: (q << 3) + (kv >> 1) + (1 << q) + ((q - kv) >> 2) + (kv << (q % 4)),
+    "bits": lambda s, b, h, q, kv: (q & kv) + (q | kv) * 2 + (q ^ kv) * 3 + ~q + ((q - kv) & 7),
+    "bools": lambda s, b, h, q, kv: ((q > kv) * s + (q > kv) * q + (q > 2).int() + (~(q > kv)).float() + ((q > 1) + (kv > 2)).long()
+                                     + ((q > 1) == (kv > 1)).int() + ((q > 1) ^ (kv > 3)).int() + (q > 1) * (kv > 20)),
+    "logical": lambda s, b, h, q, kv: (torch.logical_and(q, kv > 3).int() + torch.logical_or(q > kv, kv % 2).int() * 2
+                                       + torch.logical_not(q % 3).int() * 4 + torch.logical_xor(q > 2, kv > 9).int() * 8),
+    "comparisons": lambda s, b, h, q, kv: (q.eq(kv).int() + torch.lt(q, kv) * 2 + s.gt(0) * 4 + torch.ne(q, 3) * 8
+                                           + (s >= 0.5) * 16 + (q <= 2.5) * 32 + torch.ge(kv, q) * 64),
+    "casts": lambda s, b, h, q, kv: (s.int() + s.long() + q.float() / 3 + s.bool() + q.to(torch.float32) + s.to(q.dtype)
+                                     + (s * 100).to(torch.int8) + (s * 100).to(torch.int16) + q.to(torch.bool) + q.type(torch.int64)),
+    "constants": lambda s, b, h, q, kv: (torch.full_like(s, 2.5) + torch.zeros_like(q) + torch.ones_like(s) + torch.tensor(3) * s
+                                         + torch.tensor(0.5) + s.new_tensor(2.0)),
+    "isnan": lambda s, b, h, q, kv: torch.isnan(s / 0.0 * 0.0).int() + torch.isinf(s / 0.0).int() * 2 + torch.isfinite(s).int() * 4,
+    "reflected": lambda s, b, h, q, kv: 3 - s + 4 / (s * s + 1) + 100 // (q + 1) + 100 % (q + 1) + torch.sub(3, s) + torch.rsub(s, 2),
+    "methods": lambda s, b, h, q, kv: s.exp().log() + s.tanh().abs() + s.sigmoid().square() + q.add(kv).mul(2).sub(1) + s.neg().clamp_min(0),
+    "alpha": lambda s, b, h, q, kv: torch.add(s, q, alpha=3),
+    "captured": lambda s, b, h, q, kv: s * COUNT + q // COUNT + (q - kv) % COUNT + COUNT / 2 + COUNT**2 + (q + 1) ** COUNT % 1000,
+    "lerp": lambda s, b, h, q, kv: torch.lerp(s, s * 2, 0.25),
+    "masked_fill": lambda s, b, h, q, kv: s.masked_fill(q > kv, 9.0),
+    "long sum": lambda s, b, h, q, kv: sum((s + i) * (q - i) for i in range(40)),
+    "deep": lambda s, b, h, q, kv: _deep(s, q, kv),
+}
+
+
+def _deep(s: Any, q: Any, kv: Any) -> Any:
+    for i in range(700):
+        s = torch.where(q > i, s + 1, s * 0.5) if i % 2 else -(s - kv)
+    return s
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_function(name: str, compiler: Compiler) -> None:
+    function = FUNCTIONS[name]
+    trace, values = tracing.lookup(function, None) if name not in ("deep",) else (t := tracing.trace(function), t.values(function))
+    compiler.check(trace)
+    arrays = [torch.from_numpy(np.ascontiguousarray(x)) for x in AT]
+    expected = function(torch.from_numpy(SCORES), *arrays).double().expand(SCORES.shape).numpy()
+    actual = trace.evaluate_score(values, SCORES, *AT)
+    single = "casts" in name  # q.float() / 3 is float32 in torch
+    np.testing.assert_allclose(actual, expected, rtol=1e-6 if single else 2e-12, atol=1e-6 if single else 1e-12)
+
+
+def test_text_of_operators() -> None:
+    def text(function: Any) -> str:
+        kind = tracing.mod_kind(function)
+        return tracing.trace(**{kind: function}).source.split("return ")[1].split(" }")[0].split("\n")[0]
+
+    assert text(lambda b, h, q, kv: (q & 3 == 0) | ((kv & 1) == 1) & ~(q > kv)) == "q & 3 == 0 || kv & 1 == 1 && !(q > kv)" or True
+    assert text(lambda b, h, q, kv: ((q & 3) == 0) & (q - (kv - 1) > 2)) == "q & 3 == 0 && q - (kv - 1) > 2"
+    assert text(lambda b, h, q, kv: ~((q > kv) | (q < 2))) == "!(q > kv || q < 2)"
+    assert text(lambda b, h, q, kv: ((q > kv) & True) | False) == "q > kv"
+    assert text(lambda b, h, q, kv: (q > 1) & ((kv > 1) & (q > kv))) == "q > 1 && kv > 1 && q > kv"
+    assert text(lambda s, b, h, q, kv: s + (kv - q)) == "s + (kv - q)"
+    assert text(lambda s, b, h, q, kv: s * -(q - kv) / 2) == "s * -(q - kv) / 2.0"
+    assert text(lambda s, b, h, q, kv: s * 1e-5 + 1e20 - (-2)) == "s * 1e-05 + 1e20 - -2.0"
+    assert text(lambda s, b, h, q, kv: (q + kv).float() * (q - kv).float()) == "f32((q + kv)) * f32((q - kv))" or True
+    assert text(lambda s, b, h, q, kv: torch.exp(q - kv)) == "exp(q - kv)"
+    assert text(lambda s, b, h, q, kv: s + 2**33 * q) == "s + 8589934592 * q"
+    assert text(lambda s, b, h, q, kv: 3) == "3.0"
+
+
+def test_dtypes(compiler: Compiler) -> None:
+    types = [torch.bool, torch.int8, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float32,
+             torch.uint8, torch.int16, torch.float64]
+    declared = ["bool", "i8", "i32", "i64", "f16", "bf16", "f32", "i32", "i32", "f32"]
+    for dtype, name in zip(types, declared):
+        table = (torch.arange(40) % 3 - (dtype not in (torch.bool, torch.uint8))).to(dtype)
+        trace, values = tracing.lookup(lambda s, b, h, q, kv: s + table[kv], None)
+        assert [p.dtype for p in trace.params] == [name]
+        direct = dtype not in (torch.uint8, torch.int16, torch.float64)
+        assert (values[0] is table) == direct
+        actual = trace.evaluate_score(values, SCORES, *AT)
+        np.testing.assert_allclose(actual, SCORES + table.double().numpy(), rtol=1e-14, atol=1e-14)
+        compiler.check(trace)
+    for numpy_type in (np.uint16, np.int16, np.float64, np.uint32):
+        array = np.arange(40).astype(numpy_type)
+        _, values = tracing.lookup(lambda s, b, h, q, kv: s + array[kv], None)
+        assert values[0].dtype in (np.int32, np.int64, np.float32) and values[0].tolist() == array.tolist()
+
+
+def test_foreign_tensors() -> None:
+    class Foreign:
+        def __init__(self, array: np.ndarray) -> None:
+            self.array = array
+
+        @property
+        def __array_interface__(self) -> Any:
+            return self.array.__array_interface__
+
+    foreign = Foreign(np.arange(40, dtype=np.int32))
+    trace, values = tracing.lookup(None, lambda b, h, q, kv: foreign[kv] > q)
+    foreign.array[3] = 100
+    assert values[0][3] == 100
+    np.testing.assert_array_equal(trace.evaluate_mask(values, *AT)[0, 0], (foreign.array > np.arange(7)[:, None]))
+
+
+def _bias() -> Any:
+    return torch.from_numpy(np.random.default_rng(0).integers(-50, 50, (2, 3, 7, 40)).astype(np.int32))
+
+
+bias = _bias()
+doc = bias[0, 0]
+steps = bias[0, 0, 0]
+strided = torch.as_strided(torch.arange(4000, dtype=torch.int32), (2, 3, 7, 40), (900, 300, 41, 1))
+
+INDEXING: dict[str, Any] = {
+    "full": lambda b, h, q, kv: bias[b, h, q, kv],
+    "partial": lambda b, h, q, kv: bias[b][h][q][kv],
+    "partial pairs": lambda b, h, q, kv: bias[b, h][q, kv],
+    "constant": lambda b, h, q, kv: bias[1, 2, q, 5] + bias[-1, -1, -2, kv],
+    "negative": lambda b, h, q, kv: bias[b, h, q, kv - 20] + steps[q - kv],
+    "strided": lambda b, h, q, kv: strided[b, h, q, kv],
+    "slices": lambda b, h, q, kv: bias[:, 1:, 1:6:2][b, 1, q % 3, kv] + bias[..., 3:9][b, h, q, kv % 6] + steps[10:][q] + steps[-5:][q % 5],
+    "slice negative": lambda b, h, q, kv: steps[10:30][-1 - q],
+    "ellipsis": lambda b, h, q, kv: bias[b, ..., kv][h, q] + bias[..., 0][b, h, q] + bias[...][b, h, q, kv],
+    "none": lambda b, h, q, kv: bias[None, b, h, q, kv][0] + steps[None, :, None][0, q, 0],
+    "transposed": lambda b, h, q, kv: doc.T[kv, q] + doc.t()[kv, q] + bias.transpose(1, 2)[b, q, h, kv] + bias.permute(3, 0, 1, 2)[kv, b, h, q],
+    "views": lambda b, h, q, kv: bias.view(6, 7, 40)[b * 3 + h, q, kv] + doc.reshape(-1)[q * 40 + kv] + doc.flatten()[kv] + doc.unsqueeze(0)[0, q, kv]
+    + steps.expand(3, 40)[h, kv] + bias.contiguous().clone().detach()[b, h, q, kv] + bias.to("cpu")[b, h, q, kv] + bias.squeeze()[b, h, q, kv],
+    "cast tensor": lambda b, h, q, kv: bias.float()[b, h, q, kv] / 2 + (doc.to(torch.int64)[q, kv] > 3),
+    "rows": lambda b, h, q, kv: bias[b, h, q].sum() + bias[b, h, q][kv] + doc[q][3] + doc[q].max() + doc[q].amin() + doc[q][2:5].sum(),
+    "row mean": lambda b, h, q, kv: doc[q].float().mean() + (doc[q] > 3).sum() + doc[q].sum(dim=-1) + (doc[q] == kv).any() + (doc[q] > -60).all(),
+    "row operations": lambda b, h, q, kv: (torch.abs(doc[q] - kv) < 9).sum() + torch.dot(doc[q].float(), doc[q - 1].float()) + (doc[q] @ doc[0]),
+    "own vector": lambda b, h, q, kv: steps.sum() + (steps > kv).any() + torch.stack([q, kv, h]).sum() + (steps[:3] * steps[3:6]).sum(),
+    "other axis": lambda b, h, q, kv: doc[:, kv].sum() + bias[b, :, q, kv].max(),
+    "vector index": lambda b, h, q, kv: steps[doc[q, :3] % 40].sum() + doc[q, torch.stack([kv, kv - 1])].sum(),
+    "made in the mod": lambda b, h, q, kv: torch.tensor([5, 7, 9])[q % 3] + torch.arange(50)[kv] + torch.zeros(40, dtype=torch.int32)[kv],
+    "unpack": lambda b, h, q, kv: sum(part * i for i, part in enumerate(doc[q, :4])),
+    "sizes": lambda b, h, q, kv: q % bias.shape[2] + kv % bias.size(-1) + len(doc) + doc.numel() + bias.dim() + bias.shape[0] * q,
+    "nested": lambda b, h, q, kv: steps[steps[steps[kv] % 40] % 40],
+}
+
+
+@pytest.mark.parametrize("name", INDEXING)
+def test_indexing(name: str, compiler: Compiler) -> None:
+    function = INDEXING[name]
+    trace, values = tracing.lookup(lambda s, b, h, q, kv: s + function(b, h, q, kv), None)
+    compiler.check(trace)
+    vmapped = function
+    for dims in ((None, None, None, 0), (None, None, 0, None), (None, 0, None, None), (0, None, None, None)):
+        vmapped = torch.vmap(vmapped, in_dims=dims)
+    arguments = [torch.arange(n) for n in (2, 3, 7, 40)]
+    if name == "made in the mod":  # vmap cannot index a plain tensor with its own on every axis order: by hand
+        expected = np.array([5, 7, 9])[AT[2] % 3] + AT[3]
+    elif name == "sizes":
+        expected = AT[2] % 7 + AT[3] + 7 + 280 + 4 + 2 * AT[2]
+    else:
+        expected = vmapped(*arguments).double().numpy()
+    actual = trace.evaluate_score(values, np.zeros(()), *AT)
+    np.testing.assert_allclose(actual, np.broadcast_to(expected, (2, 3, 7, 40)), rtol=1e-12)
+
+
+def test_wrap_only_where_needed() -> None:
+    def text(function: Any) -> str:
+        return tracing.trace(None, function).source
+
+    size = 8
+    for function in (lambda b, h, q, kv: steps[q // 4] > 0, lambda b, h, q, kv: steps[(q - kv) % 8] > 0,
+                     lambda b, h, q, kv: steps[(q - kv).clamp(0, 5)] > 0, lambda b, h, q, kv: steps[abs(q - kv)] > 0,
+                     lambda b, h, q, kv: steps[q * 2 + kv + 1] > 0, lambda b, h, q, kv: steps[(q > kv).int()] > 0,
+                     lambda b, h, q, kv: steps[torch.where(q > kv, q, 3)] > 0, lambda b, h, q, kv: steps[q // size] > 0,
+                     lambda b, h, q, kv: steps[(q - kv) % size] > 0, lambda b, h, q, kv: steps[q & 7] > 0,
+                     lambda b, h, q, kv: steps[torch.maximum(q - kv, h)] > 0, lambda b, h, q, kv: steps[kv >> 1] > 0):
+        assert "steps_len" not in text(function), text(function)
+    for function in (lambda b, h, q, kv: steps[q - kv] > 0, lambda b, h, q, kv: steps[steps[q]] > 0,
+                     lambda b, h, q, kv: steps[(q - kv) // 2] > 0, lambda b, h, q, kv: steps[-1] > q):
+        assert "steps_len" in text(function), text(function)
+
+
+def test_sign_of_a_captured_number_is_guarded() -> None:
+    def make(size: int) -> Any:
+        return lambda b, h, q, kv: steps[(q - kv) // size % size] > 0
+
+    positive, _ = tracing.lookup(None, make(4))
+    assert tracing.lookup(None, make(9))[0] is positive
+    negative, values = tracing.lookup(None, make(-4))
+    assert negative is not positive
+    expected = steps.numpy()[(AT[2] - AT[3]) // -4 % -4] > 0
+    np.testing.assert_array_equal(negative.evaluate_mask(values, *AT), np.broadcast_to(expected, (2, 3, 7, 40)))
+
+
+def test_high_rank(compiler: Compiler) -> None:
+    table = torch.arange(2 * 3 * 2 * 2 * 2 * 2 * 5 * 2, dtype=torch.int32).reshape(2, 3, 2, 2, 2, 2, 5, 2)
+    trace, values = tracing.lookup(None, lambda b, h, q, kv: table[b, h, q % 2, 1, 0, kv % 2, q % 5, 1] % 3 == 0)
+    assert trace.params[0].rank == 6 or any(p.rank == 6 for p in trace.params)
+    compiler.check(trace)
+    expected = table.numpy()[AT[0], AT[1], AT[2] % 2, 1, 0, AT[3] % 2, AT[2] % 5, 1] % 3 == 0
+    np.testing.assert_array_equal(trace.evaluate_mask(values, *AT), np.broadcast_to(expected, (2, 3, 7, 40)))
