@@ -3,7 +3,7 @@
 BUILD := build
 PYTHON := .venv/bin/python
 
-.PHONY: help setup build demo test test-quick bench format lint docs clean
+.PHONY: help setup build demo wheel test test-quick bench format lint docs clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -20,8 +20,14 @@ build: setup $(BUILD)/build.ninja ## build the compiler, the runtime and the uni
 
 demo: build ## compile the examples, run them, check them
 	$(PYTHON) examples/demo.py
+	$(PYTHON) examples/python/flex_attention.py
 
-test: build build-fuzz ## run every test; ends with 'N passed, N failed, N skipped'
+wheel: setup ## build the self-contained Python package, into dist/
+	rm -rf dist
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@ls -lh dist
+
+test: build build-fuzz wheel ## run every test; ends with 'N passed, N failed, N skipped'
 	$(PYTHON) scripts/run_tests.py
 
 test-quick: build ## the tests that take about a minute
@@ -37,6 +43,7 @@ build-fuzz/build.ninja: CMakePresets.json | setup
 bench: build ## measure against other libraries (installs PyTorch)
 	@scripts/setup.sh bench
 	$(PYTHON) benchmarks/bench_cpu.py
+	$(PYTHON) benchmarks/bench_call.py
 
 format: build ## lay out C++ and .heed sources
 	@scripts/format.sh
@@ -50,4 +57,4 @@ docs: build ## regenerate what docs/ quotes from the .td files and from the tool
 	$(PYTHON) scripts/update_docs.py
 
 clean: ## remove build directories; .venv stays
-	rm -rf build build-*/ demo-out bench-out
+	rm -rf build build-*/ demo-out bench-out dist

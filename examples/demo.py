@@ -27,7 +27,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BUILD = pathlib.Path(os.environ.get("HEED_BUILD", ROOT / "build")).resolve()
 os.environ.setdefault("HEED_RUNTIME", str(BUILD / "lib" / "libheed_runtime.so"))
-os.environ.setdefault("HEED_INTERPRET", str(BUILD / "bin" / "heed-interpret"))
+os.environ.setdefault("HEED_LIBRARY", str(BUILD / "lib" / "libheed.so"))
 sys.path.insert(0, str(ROOT / "python"))
 
 from heed import aot, oracle  # noqa: E402

@@ -178,10 +178,15 @@ static llvm::Error lowerToTile(ModuleOp module, const CompileOptions &options,
 static llvm::Expected<std::unique_ptr<llvm::TargetMachine>>
 makeTargetMachine(const CPUTarget &target) {
   static const bool initialized = [] {
-    llvm::InitializeAllTargetInfos();
-    llvm::InitializeAllTargets();
-    llvm::InitializeAllTargetMCs();
-    llvm::InitializeAllAsmPrinters();
+    // Not all that LLVM has: a self-contained build would link them.
+    LLVMInitializeX86TargetInfo();
+    LLVMInitializeX86Target();
+    LLVMInitializeX86TargetMC();
+    LLVMInitializeX86AsmPrinter();
+    LLVMInitializeAArch64TargetInfo();
+    LLVMInitializeAArch64Target();
+    LLVMInitializeAArch64TargetMC();
+    LLVMInitializeAArch64AsmPrinter();
     return true;
   }();
   (void)initialized;

@@ -8,6 +8,7 @@ NumPy has no bfloat16: arrays of ml_dtypes.bfloat16, and arrays of uint16 that h
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from typing import Any
 
@@ -22,7 +23,7 @@ _NUMPY_NAMES = {"bool": "bool", "int8": "i8", "int32": "i32", "int64": "i64", "f
 _TORCH_NAMES = {"torch.bool": "bool", "torch.int8": "i8", "torch.int32": "i32", "torch.int64": "i64",
                 "torch.float16": "f16", "torch.bfloat16": "bf16", "torch.float32": "f32"}
 # By dtype object: heed_dtype, or None for a type that kernels don't take. Filled as types turn up.
-_codes: dict[Any, int | None] = {}
+dtype_codes: dict[Any, int | None] = {}
 
 
 def is_torch(array: Any) -> bool:
@@ -35,18 +36,37 @@ def dtype_code(array: Array) -> int | None:
     """heed_dtype of the elements; None for a type that kernels don't take."""
     dtype = array.dtype
     try:
-        return _codes[dtype]
+        return dtype_codes[dtype]
     except KeyError:
         name = _NUMPY_NAMES.get(dtype.name) if isinstance(dtype, np.dtype) else _TORCH_NAMES.get(str(dtype))
-        code = _codes[dtype] = None if name is None else DTYPE_CODES[name]
+        code = dtype_codes[dtype] = None if name is None else DTYPE_CODES[name]
         return code
 
 
+def _reads_address_from_object() -> bool:
+    """Whether PyArrayObject begins as NumPy's C ABI says: what a Python object begins with, then the address."""
+    probe = np.empty(1)
+    return ctypes.c_void_p.from_address(id(probe) + _HEAD).value == probe.ctypes.data
+
+
+_HEAD = object.__basicsize__
+_from_address = ctypes.c_void_p.from_address
+
+if _reads_address_from_object():
+
+    def numpy_pointer(array: np.ndarray) -> int:
+        """The address of the first element; array.ctypes.data takes five times as long."""
+        return _from_address(id(array) + _HEAD).value or 0
+else:
+
+    def numpy_pointer(array: np.ndarray) -> int:
+        """The address of the first element."""
+        return array.ctypes.data
+
+
 def data_pointer(array: Array) -> int:
-    """The address of the first element; 0 for an empty array."""
-    if isinstance(array, np.ndarray):
-        return array.ctypes.data if array.size else 0
-    return int(array.data_ptr())
+    """The address of the first element."""
+    return numpy_pointer(array) if isinstance(array, np.ndarray) else int(array.data_ptr())
 
 
 def strides(array: Array) -> tuple[int, ...]:
@@ -59,18 +79,21 @@ def strides(array: Array) -> tuple[int, ...]:
 
 def describe(array: Array, dtype: str) -> bytes:
     """heed_tensor of an array whose elements have to be of `dtype`; HeedError if it is none."""
-    if not isinstance(array, np.ndarray):
-        if not is_torch(array):
-            raise HeedError(f"expected an array of {dtype}, found {type(array).__name__}")
-        if array.device.type != "cpu":
+    if type(array) is np.ndarray or isinstance(array, np.ndarray):
+        pointer = numpy_pointer(array)
+    elif is_torch(array):
+        if not array.is_cpu:
             raise HeedError(f"expected a tensor on the CPU, found one on {array.device}")
+        pointer = array.data_ptr()
+    else:
+        raise HeedError(f"expected an array of {dtype}, found {type(array).__name__}")
     code = dtype_code(array)
     if code != DTYPE_CODES[dtype]:
         raise HeedError(f"expected an array of {dtype}, found {array.dtype}")
     rank = array.ndim
     if rank > MAX_RANK:
         raise HeedError(f"expected at most {MAX_RANK} dimensions, found {rank}")
-    return TENSOR[rank].pack(data_pointer(array), code, rank, *array.shape, *strides(array))
+    return TENSOR[rank].pack(pointer, code, rank, *array.shape, *strides(array))
 
 
 def empty(shape: tuple[int, ...], like: Array, dtype: str | None = None) -> Array:

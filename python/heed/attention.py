@@ -8,6 +8,7 @@ that: one lookup of the trace, one of the kernel, one struct. What it cannot exp
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 import warnings
@@ -29,6 +30,7 @@ _KERNEL_OPTIONS = {
     "matrix_instr_nonkdim", "waves_per_eu", "FLOAT32_PRECISION", "SPLIT_KV", "IS_DIVISIBLE", "num_consumer_groups",
     "num_buffers_warp_spec", "SKIP_MASK_SCORE", "SPARSE_Q_BLOCK_SIZE", "SPARSE_KV_BLOCK_SIZE"}
 _BACKENDS = ("AUTO", "TRITON", "TRITON_DECODE", "FLASH")
+_codes = arrays.dtype_codes
 _QUERY_CODES = {DTYPES.index(name): name for name in variant.QUERY_DTYPES}
 
 
@@ -46,20 +48,16 @@ class AuxOutput(NamedTuple):
     max_scores: Any = None
 
 
-# By trace, element type and head dims. Bounded through the tracing cache: entries go with their traces' variants.
-_kernels: dict[tuple[int, int, int, int], tuple[tracing.Trace, Kernel]] = {}
+_kernels: dict[tuple[tracing.Trace, int, int, int], Kernel] = {}
 _MAX_KERNELS = 4096
 
 
 def _kernel(trace: tracing.Trace, code: int, head_dim: int, value_head_dim: int) -> Kernel:
-    key = (id(trace), code, head_dim, value_head_dim)
-    found = _kernels.get(key)
-    if found is not None:
-        return found[1]
+    """The kernel for a trace, heed_dtype and head dims, from here on in `_kernels`."""
     kernel = variant.of_trace(trace).kernel(_QUERY_CODES[code], head_dim, value_head_dim)
     if len(_kernels) >= _MAX_KERNELS:
         _kernels.clear()
-    _kernels[key] = (trace, kernel)  # refers to the trace, so that its id stays its own
+    _kernels[trace, code, head_dim, value_head_dim] = kernel
     return kernel
 
 
@@ -86,47 +84,65 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
         mask_mod = _mask_mod_of(block_mask, mask_mod, query, key)
     if kernel_options is not None:
         _check_kernel_options(kernel_options)
-    wants_lse = return_lse
-    if return_lse or return_aux is not None:
-        wants_lse = _wants_lse(return_lse, return_aux)
+    wants_lse = (return_lse or return_aux is not None) and _wants_lse(return_lse, return_aux)
+    trace, values = tracing.lookup(score_mod, mask_mod)
 
+    # From here on, helpers are called only where something is unusual: each would cost as much as what it does.
     is_numpy = type(query) is np.ndarray
-    if not is_numpy:
-        _check_tensors(query, key, value)
     try:
         batch, heads, length, head_dim = q_shape = query.shape
-        _, kv_heads, kv_length, key_dim = k_shape = key.shape
+        k_batch, kv_heads, kv_length, key_dim = k_shape = key.shape
         v_batch, v_heads, v_length, value_dim = v_shape = value.shape
-    except (AttributeError, ValueError):
-        raise _refuse(query, key, value, enable_gqa) from None
-    code = arrays.dtype_code(query)
-    if (head_dim != key_dim or v_heads != kv_heads or v_length != kv_length or v_batch != k_shape[0]
-            or (v_batch != batch and v_batch != 1) or (heads != kv_heads and not (enable_gqa and kv_heads and heads % kv_heads == 0))
-            or code not in _QUERY_CODES or key.dtype != query.dtype or value.dtype != query.dtype
-            or not 0 < head_dim <= 512 or not 0 < value_dim <= 512):
-        raise _refuse(query, key, value, enable_gqa)
+        dtype = query.dtype
+        code: Any = _codes.get(dtype)
+        if (head_dim != key_dim or v_heads != kv_heads or v_length != kv_length or v_batch != k_batch
+                or (k_batch != batch and k_batch != 1) or not 0 < head_dim <= 512 or not 0 < value_dim <= 512
+                or (heads != kv_heads and not (enable_gqa and kv_heads and heads % kv_heads == 0))
+                or code not in _QUERY_CODES or key.dtype != dtype or value.dtype != dtype):
+            raise ValueError
+        if is_numpy:
+            size = query.itemsize
+            q_strides: Any = [stride // size for stride in query.strides]
+            k_strides: Any = [stride // size for stride in key.strides]
+            v_strides: Any = [stride // size for stride in value.strides]
+        else:
+            if not (query.is_cpu and key.is_cpu and value.is_cpu) or query.requires_grad or key.requires_grad or value.requires_grad:
+                _check_tensors(query, key, value)
+            q_strides, k_strides, v_strides = query.stride(), key.stride(), value.stride()
+    except (AttributeError, ValueError, TypeError):
+        if (refusal := _refuse(query, key, value, enable_gqa)) is not None:
+            raise refusal from None
+        code = arrays.dtype_code(query)
+        q_strides, k_strides, v_strides = (arrays.strides(x) for x in (query, key, value))
 
-    trace, values = tracing.lookup(score_mod, mask_mod)
-    kernel = _kernel(trace, code, head_dim, value_dim)
-
-    q_strides, k_strides, v_strides = arrays.strides(query), arrays.strides(key), arrays.strides(value)
     if q_strides[3] != 1 or k_strides[3] != 1 or v_strides[3] != 1:
         query, key, value = (_with_unit_stride(x) for x in (query, key, value))
-        q_strides, k_strides, v_strides = arrays.strides(query), arrays.strides(key), arrays.strides(value)
-    if q_strides[0] >= q_strides[1] >= q_strides[2]:
-        output = arrays.empty((batch, heads, length, value_dim), query)
-    else:
+        q_strides, k_strides, v_strides = (arrays.strides(x) for x in (query, key, value))
+    o_strides: tuple[int, ...] = (heads * length * value_dim, length * value_dim, value_dim, 1)
+    if q_strides[0] < q_strides[1] or q_strides[1] < q_strides[2]:
         output = arrays.empty_in_order_of(query, value_dim)
+        o_strides = arrays.strides(output)
+    elif is_numpy:
+        output = np.empty((batch, heads, length, value_dim), dtype)
+    else:
+        output = _torch().empty((batch, heads, length, value_dim), dtype=dtype)
     lse_words = _NO_LSE
     if wants_lse:
         lse = arrays.empty((batch, heads, length), query, "f32")
-        lse_words = (arrays.data_pointer(lse), _F32, 3, batch, heads, length, *arrays.strides(lse))
-    pointer = arrays.data_pointer
-    call = CALL.pack(pointer(query), code, 4, *q_shape, *q_strides, pointer(key), code, 4, *k_shape, *k_strides,
-                     pointer(value), code, 4, *v_shape, *v_strides,
-                     pointer(output), code, 4, batch, heads, length, value_dim, *arrays.strides(output), *lse_words,
-                     math.nan if scale is None else scale, 0 if is_numpy else _torch_threads())
-    kernel.run(call, values)
+        lse_words = (arrays.data_pointer(lse), _F32, 3, batch, heads, length, heads * length, length, 1)
+
+    if is_numpy:
+        pointers: Any = map(arrays.numpy_pointer, (query, key, value, output))
+        threads = 0
+    else:
+        pointers = query.data_ptr(), key.data_ptr(), value.data_ptr(), output.data_ptr()
+        threads = _torch_threads()
+    q_pointer, k_pointer, v_pointer, o_pointer = pointers
+    call = CALL.pack(q_pointer, code, 4, *q_shape, *q_strides, k_pointer, code, 4, *k_shape, *k_strides,
+                     v_pointer, code, 4, *v_shape, *v_strides, o_pointer, code, 4, batch, heads, length, value_dim, *o_strides,
+                     *lse_words, math.nan if scale is None else scale, threads)
+    found = _kernels.get((trace, code, head_dim, value_dim))
+    (found or _kernel(trace, code, head_dim, value_dim)).run(call, values)
     if return_aux is not None:
         return output, AuxOutput(lse=lse if wants_lse else None)
     return (output, lse) if wants_lse else output
@@ -138,7 +154,12 @@ _NO_LSE = (0,) * 9
 
 def _torch_threads() -> int:
     """As many as torch may use: who limits torch limits Heed."""
-    return int(sys.modules["torch"].get_num_threads())
+    return _torch().get_num_threads()  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _torch() -> Any:
+    return sys.modules["torch"]
 
 
 def _with_unit_stride(array: Array) -> Array:
@@ -189,8 +210,8 @@ def _check_tensors(query: Any, key: Any, value: Any) -> None:
                                   "False, or call it under torch.no_grad().")
 
 
-def _refuse(query: Any, key: Any, value: Any, enable_gqa: bool) -> Exception:
-    """What is wrong with the operands, in FlexAttention's order and words."""
+def _refuse(query: Any, key: Any, value: Any, enable_gqa: bool) -> Exception | None:
+    """What is wrong with the operands, in FlexAttention's order and words; None if they are only unusual."""
     operands = {"query": query, "key": key, "value": value}
     for name, x in operands.items():
         if not (isinstance(x, np.ndarray) or arrays.is_torch(x)):
@@ -224,8 +245,10 @@ def _refuse(query: Any, key: Any, value: Any, enable_gqa: bool) -> Exception:
     if heads != k_heads and not enable_gqa:
         return ValueError("Expect query and key/value to have the same number of heads but got "
                           f"Hq={heads} and Hkv={k_heads}. Try setting enable_gqa=True for GQA.")
-    return ValueError("Expect number of query heads to be a multiple of kv heads for GQA but got "
-                      f"Hq={heads} and Hkv={k_heads}.")
+    if heads != k_heads and (k_heads == 0 or heads % k_heads):
+        return ValueError("Expect number of query heads to be a multiple of kv heads for GQA but got "
+                          f"Hq={heads} and Hkv={k_heads}.")
+    return None
 
 
 # -- Block masks ------------------------------------------------------------------------------------

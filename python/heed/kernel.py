@@ -20,6 +20,7 @@ from heed._runtime import CALL, DTYPE_CODES, DTYPES, HeedError
 from heed.arrays import Array
 
 _FLOATS = ("f16", "bf16", "f32")
+_heed_run = _runtime.lib.heed_run_packed
 
 
 class Param(NamedTuple):
@@ -78,20 +79,21 @@ class Kernel:
         """heed_run on a packed heed_call, with the values of all params in order; tensors have their param's type.
 
         HeedError if a shape, pointer or value is wrong."""
-        words = []
-        tensors = b""
-        count = 0
-        for param, value in zip(self.params, values):
-            if param.rank < 0:
-                words.append(value)
-                continue
-            try:
-                tensors += arrays.describe(value, param.dtype)
-            except HeedError as error:
-                raise HeedError(f"argument '{param.name}': {error}") from None
-            words.append(count)
-            count += 1
-        status = _runtime.lib.heed_run_packed(self._address, call, self._values.pack(*words), tensors)
+        if values:
+            words, tensors = [], b""
+            for param, value in zip(self.params, values):
+                if param.rank < 0:
+                    words.append(value)
+                    continue
+                try:
+                    description = arrays.describe(value, param.dtype)
+                except HeedError as error:
+                    raise HeedError(f"argument '{param.name}': {error}") from None
+                words.append(len(tensors) // len(description))
+                tensors += description
+            status = _heed_run(self._address, call, self._values.pack(*words), tensors)
+        else:
+            status = _heed_run(self._address, call, b"", b"")
         if status != 0:
             raise HeedError(_runtime.lib.heed_last_error().decode())
 

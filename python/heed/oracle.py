@@ -5,39 +5,24 @@
     rows = [(0, 3, 17), (0, 4, 200)]                      # (b, h, q)
     output, lse = oracle.rows("alibi.heed", q, k, v, rows, params={"slope": slopes})
 
-It runs the tool heed-interpret, found by HEED_INTERPRET, beside the package or in build/bin. It
-shares the front end with the compiler and nothing after it. Slow: meant for samples.
+The interpreter shares the front end with the compiler and nothing after it. Slow: meant for samples.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from heed import _compiler
+
 SKIPPED, PARTIAL, FULL = 0, 1, 2
 _NAMES = {"bool": "bool", "int8": "i8", "int32": "i32", "int64": "i64", "float16": "f16",
           "uint16": "bf16", "float32": "f32", "float64": "f64"}
-
-
-class OracleError(RuntimeError):
-    """heed-interpret refused a request."""
-
-
-def find_tool() -> str:
-    root = pathlib.Path(__file__).resolve().parents[2]
-    for path in (os.environ.get("HEED_INTERPRET", ""), root / "build" / "bin" / "heed-interpret",
-                 shutil.which("heed-interpret") or ""):
-        if path and pathlib.Path(path).is_file():
-            return str(path)
-    raise FileNotFoundError("heed-interpret was not found in build/bin or PATH; set HEED_INTERPRET to its path")
 
 
 class _Request:
@@ -60,14 +45,10 @@ class _Request:
             for name, value in params.items()}
 
     def send(self, program: str | os.PathLike[str], variant: str | None, defines: Sequence[str]) -> None:
-        request = self.path("request.json")
-        pathlib.Path(request).write_text(json.dumps(self.content))
-        command = [find_tool(), str(program), request, *(f"-D{define}" for define in defines)]
-        if variant:
-            command.append(f"--variant={variant}")
-        result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode != 0:
-            raise OracleError(result.stderr.strip() or f"heed-interpret ended with {result.returncode}")
+        """HeedError if the program or the request is wrong."""
+        source = pathlib.Path(program).read_text(encoding="utf-8", errors="surrogateescape")
+        given = dict(define.split("=", 1) for define in defines)
+        _compiler.interpret(_compiler.Request(source, str(program), variant, defines=given), self.content)
 
 
 def rows(program: str | os.PathLike[str], query: np.ndarray, key: np.ndarray, value: np.ndarray,

@@ -104,7 +104,7 @@ class Variant:
             # Imports may read other files, whose contents count.
             attn = _compiler.compile(self._request("f32", 64, 64, "native", _SYMBOL), "attn")
             self._digest = hashlib.sha256(attn).hexdigest()
-        return self._digest
+        return str(self._digest)
 
     def __call__(self, query: Array, key: Array, value: Array, **arguments: Any) -> Any:
         """Attention forward; takes what Kernel's call takes."""
@@ -184,7 +184,7 @@ def load(path: str | os.PathLike[str], symbol: str | None = None) -> Kernel | Va
     a Variant (the one named `symbol`), which is compiled when it is called."""
     if pathlib.Path(path).suffix == ".heed":
         loaded = as_variant(pathlib.Path(path), symbol)
-        loaded.params  # noqa: B018: says now what is wrong with the file
+        _ = loaded.params  # says now what is wrong with the file
         return loaded
     return load_shared(path, symbol)
 

@@ -17,6 +17,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("HEED_BUILD", ROOT / "build")).resolve()
 os.environ.setdefault("HEED_RUNTIME", str(BUILD / "lib" / "libheed_runtime.so"))
+os.environ.setdefault("HEED_LIBRARY", str(BUILD / "lib" / "libheed.so"))
 sys.path[:0] = [str(ROOT / "python"), str(pathlib.Path(__file__).parent)]
 
 from heed import aot  # noqa: E402

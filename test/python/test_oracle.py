@@ -4,15 +4,13 @@
 
 from __future__ import annotations
 
-import os
 
 import numpy as np
 import pytest
-from conftest import BUILD, ROOT
-from heed import oracle
+from conftest import ROOT
+from heed import HeedError, oracle
 from reference import EXAMPLES, At, Shape, attention, decode, random_inputs
 
-os.environ.setdefault("HEED_INTERPRET", str(BUILD / "bin" / "heed-interpret"))
 SHAPE = Shape(2, 4, 2, 300, 280)
 EXTENTS = {"B": 2, "Hq": 4, "Hkv": 2, "Sq": 300, "Skv": 280}
 
@@ -71,11 +69,11 @@ def test_pairs(name: str) -> None:
 @pytest.mark.parametrize("change, message", [({"slope": None}, "slope"), ({}, "slope")])
 def test_refusals(change: dict, message: str) -> None:
     x = np.zeros((1, 1, 4, 8), np.float32)
-    with pytest.raises(oracle.OracleError, match=message):
+    with pytest.raises(HeedError, match=message):
         oracle.rows(ROOT / "examples" / "alibi.heed", x, x, x, [(0, 0, 0)], params=change)
 
 
 def test_rows_outside_are_refused() -> None:
     x = np.zeros((1, 1, 4, 8), np.float32)
-    with pytest.raises(oracle.OracleError, match="outside"):
+    with pytest.raises(HeedError, match="outside"):
         oracle.rows(ROOT / "examples" / "causal.heed", x, x, x, [(0, 0, 4)])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from heed.tracing import arithmetic, tensors
 from heed.tracing.errors import fail
 from heed.tracing.expressions import Node
-from heed.tracing.proxies import Traced, find_traced, is_traced
+from heed.tracing.proxies import Traced, is_traced
 
 if TYPE_CHECKING:
     from heed.tracing.tracer import Tracer
@@ -180,10 +180,7 @@ def _is_dtype(value: Any) -> bool:
 
 
 _CASTS = {"float": "float32", "double": "float64", "half": "float16", "bfloat16": "bfloat16", "int": "int32",
-          "long": "int64", "short": "int16", "char": "int8", "byte": "uint8", "bool": "bool",
-          # NumPy's scalar types, called
-          "int32": "int32", "int64": "int64", "float32": "float32", "float64": "float64", "float16": "float16",
-          "bool_": "bool", "int8": "int8", "int16": "int16", "uint8": "uint8"}
+          "long": "int64", "short": "int16", "char": "int8", "byte": "uint8", "bool": "bool"}
 _CAST_NAMES = frozenset(_CASTS.values())
 
 
@@ -355,7 +352,3 @@ def _dot(tracer: Tracer, input: Any, other: Any) -> Any:
     if not (tracer.lift_number(input).shape and tracer.lift_number(other).shape):
         fail("dot needs two vectors, such as rows of captured tensors")
     return FUNCTIONS["sum"](tracer, tracer.apply(arithmetic.mul, input, other))
-
-
-def first_traced(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Traced | None:
-    return find_traced((*args, *kwargs.values()))

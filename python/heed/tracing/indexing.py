@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from heed.tracing import arithmetic, tensors
 from heed.tracing.errors import fail
 from heed.tracing.expressions import MAX_VECTOR, Leaf, Node
-from heed.tracing.proxies import Axis, Host, TensorProxy, Traced, find_traced, is_traced
+from heed.tracing.proxies import Axis, TensorProxy, Traced, find_traced, is_traced
 
 if TYPE_CHECKING:
     from heed.tracing.tracer import Tracer
@@ -261,8 +261,3 @@ def _concrete(tracer: Tracer, value: Any) -> Any:
     if type(value) in (tuple, list):
         return type(value)(_concrete(tracer, item) for item in value)
     return tracer.concrete(value) if find_traced([value]) is not None else value
-
-
-def new_size(tracer: Tracer, leaf: Leaf, value: int, path: Any) -> Traced:
-    tracer.add_leaf(leaf, path)
-    return Traced(tracer, tracer.graph.param(leaf), Host(value, path))

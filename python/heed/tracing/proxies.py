@@ -105,7 +105,7 @@ class Traced:
         return self._tracer.dispatch(func.__name__, f"np.{func.__name__}", args, kwargs)
 
     def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        fail("a traced value cannot become a NumPy array; a mod sees one element at a time")
+        fail("a traced value cannot become a NumPy array or scalar; cast with .astype(np.float32)")
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -153,7 +153,7 @@ class Traced:
     def __int__(self) -> int:
         if self._host is not None:
             return int(self._tracer.concrete(self))
-        fail("int() of a traced value is not known while tracing; use .int() or .to(torch.int32)")
+        fail("int() of a traced value is not known while tracing; use .int(), .to(torch.int32) or .astype(np.int32)")
 
     def __float__(self) -> float:
         if self._host is not None:
@@ -474,7 +474,7 @@ class LibraryProxy:
         return self._tracer.library(getattr(self._real, name))
 
 
-class Namespace(dict):  # type: ignore[type-arg]
+class Namespace(dict):
     """The globals of a recreated function: each is captured when it is read.
 
     Python looks names up through __getitem__ because this is not exactly a dict.

@@ -24,7 +24,7 @@ from heed.tracing import arithmetic, indexing, tensors
 from heed.tracing.captures import Guard, Path
 from heed.tracing.errors import TraceError, fail, is_user_code, located
 from heed.tracing.expressions import FITS_I64, Graph, Leaf, Node, fits, in_range
-from heed.tracing.functions import FUNCTIONS, first_traced
+from heed.tracing.functions import FUNCTIONS
 from heed.tracing.printer import describe
 from heed.tracing.proxies import (Host, LibraryProxy, MappingProxy, Namespace, ObjectProxy, SequenceProxy, TensorProxy,
                                   Traced, find_traced, is_traced)
@@ -50,6 +50,7 @@ class Tracer:
         self._sizes: dict[tuple[Leaf, int], Traced] = {}
         self._wrapped: dict[int, Any] = {}  # what stands for the value at a path
         self._literals: dict[Any, Path] = {}
+        self._cells: list[tuple[types.CellType, Any, str]] = []
         self._globals: dict[int, tuple[Path, dict[str, Any]]] = {}
         self._keep: list[Any] = []  # what is known by its id
 
@@ -178,6 +179,8 @@ class Tracer:
             amount = right._host
             if text in ("<<", ">>") and amount is not None and type(amount.value) is int and 0 <= amount.value < 32:
                 return self._shift(text, left, right, amount)
+            if text == "**" and amount is not None and type(amount.value) is int:
+                right = self.lift_number(self.concrete(right))  # a product has a known number of factors
             return self.apply(operation, left, right)
         value = python(left._host.value, right._host.value)
         path = left._host.path.derive(f"{{0}} {text} {{1}}", bases=[right._host.path])
@@ -334,6 +337,7 @@ class Tracer:
                 continue
             place = path.attribute("__closure__").derive(f"{{0}}[{i}].cell_contents")
             cell.cell_contents = self.wrap(contents, place, name)
+            self._cells.append((cell, cell.cell_contents, name))
         names = code.co_varnames[:code.co_argcount]
         defaults = function.__defaults__ or ()
         made.__defaults__ = tuple(
@@ -437,7 +441,7 @@ class Tracer:
         """What stands for a module or function that is not the user's."""
         if isinstance(value, types.ModuleType):
             return LibraryProxy(self, value)
-        if not callable(value) or isinstance(value, type) and value.__module__ != "numpy":
+        if not callable(value) or isinstance(value, type):
             return value
         name = getattr(value, "__name__", "")
         module = getattr(value, "__module__", None) or type(value).__module__ or ""
@@ -469,7 +473,7 @@ class Tracer:
                 if not (name in ("tensor", "as_tensor", "array", "asarray") and find_traced(values) is not None):
                     return self._own(function(*(self._known(arg) for arg in args),
                                               **{key: self._known(arg) for key, arg in kwargs.items()}), name)
-        if first_traced(args, kwargs) is None and not any(isinstance(arg, SequenceProxy) for arg in args):
+        if find_traced((*args, *kwargs.values())) is None and not any(isinstance(arg, SequenceProxy) for arg in args):
             return function(*args, **kwargs)
         return self.dispatch(name, _qualified(function), args, kwargs)
 
@@ -585,6 +589,9 @@ class Tracer:
             mod = self.wrap(function, Path(kind), kind)
             with _variable_names():
                 result = mod(*(Traced(self, self.graph.coordinate(name)) for name in coordinates))
+            for cell, contents, name in self._cells:
+                if cell.cell_contents is not contents:
+                    raise located(f"a {kind} cannot change what it captures: '{name}' is assigned", None, code)
         except TraceError:
             raise
         except Exception as error:

@@ -25,6 +25,7 @@ from heed.tracing.tracer import Tracer, code_of
 
 MAX_CANDIDATES = 64  # traces of one pair of functions
 MAX_ENTRIES = 1024  # pairs of functions
+_FRONT = 4  # that many traces may take turns without being moved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,16 +118,16 @@ def _comment(kind: str, function: Any) -> str:
     return " ".join(f"// {kind}: {name}{place}".split("\n")) + "\n"
 
 
-def _finish(tracer: Tracer, name: str, score_mod: Any, mask_mod: Any, score: Node | None, mask: Node | None) -> tuple[Fetch, Trace]:
+def _finish(tracer: Tracer, name: str, score_mod: Any, mask_mod: Any, score: Node | None,
+            mask: Node | None) -> tuple[Fetch, Trace]:
+    """The trace of what was recorded, or a known one of the same text."""
     leaves = _leaves_of([root for root in (score, mask) if root is not None])
     taken: set[str] = set()
     for leaf in leaves:
         leaf.name = unique_name(leaf.hint, taken)
-    guards = [*tracer.guards, *(_range(leaf, path) for leaf, path in tracer.paths.items()
-                                if isinstance(leaf.value, int) and not leaf.is_size
-                                and (leaf in leaves or leaf.low is not None)),
-              *(_extents(leaf, tracer.paths[leaf]) for leaf in leaves if leaf.rank > 0 and leaf.extents[-1] is not None)]
-    fetch = compile_fetch(guards, [tracer.paths[leaf] for leaf in leaves])
+    ranges = [Guard(in_range(leaf.dtype, leaf.low), (path,)) for leaf, path in tracer.paths.items()
+              if isinstance(leaf.value, int) and not leaf.is_size and (leaf in leaves or leaf.low is not None)]
+    fetch = compile_fetch([*tracer.guards, *ranges], [tracer.paths[leaf] for leaf in leaves])
     text = write_variant(name, leaves, score, mask)
     comments = "".join(_comment(kind, function) for kind, function in (("score_mod", score_mod), ("mask_mod", mask_mod))
                        if function is not None)
@@ -155,15 +156,6 @@ def _leaves_of(roots: list[Node]) -> tuple[Leaf, ...]:
                 leaves.setdefault(node.data)
             stack.extend(reversed(node.args))
     return tuple(leaves)
-
-
-def _range(leaf: Leaf, path: Path) -> Guard:
-    return Guard(in_range(leaf.dtype, leaf.low), (path,))
-
-
-def _extents(leaf: Leaf, path: Path) -> Guard:
-    """The declared extent of a row, of the tensor that the kernel gets."""
-    return Guard("{0}.shape[-1] == {c0}", (path,), (leaf.extents[-1],))
 
 
 def _make(score_mod: Any, mask_mod: Any, name: str) -> tuple[Fetch, Trace]:
@@ -205,11 +197,19 @@ def lookup(score_mod: Any, mask_mod: Any) -> tuple[Trace, list[Any]]:
         other = getattr(mask_mod, "__code__", mask_mod.__class__)
     entry = _entries.get((id(owner), id(other)))
     if entry is not None:
-        for fetch, trace in entry.candidates:
+        for i, (fetch, trace) in enumerate(entry.candidates):
             values = fetch(score_mod, mask_mod)
             if values is not None:
+                if i >= _FRONT:
+                    _promote(entry, (fetch, trace))
                 return trace, values
     return _miss(score_mod, mask_mod, (owner, other))
+
+
+def _promote(entry: _Entry, candidate: tuple[Fetch, Trace]) -> None:
+    """Puts a trace before the others: tried first, given up last."""
+    with _lock:
+        entry.candidates = (candidate, *(other for other in entry.candidates if other[0] is not candidate[0]))
 
 
 def _miss(score_mod: Any, mask_mod: Any, owners: tuple[Any, Any]) -> tuple[Trace, list[Any]]:

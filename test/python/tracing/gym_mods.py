@@ -22,7 +22,7 @@ from torch import Tensor
 
 @dataclasses.dataclass
 class Case:
-    """What to run. `needs_triangle`: rows of a mask that attend to nothing are expected."""
+    """Mods and the smallest problem that exercises them."""
 
     score_mod: Callable[..., Any] | None = None
     mask_mod: Callable[..., Any] | None = None

@@ -205,6 +205,18 @@ def test_complex_and_wide_captures() -> None:
         tracing.trace(lambda s, b, h, q, kv: s + long[h].sum())
 
 
+def test_assigned_captures() -> None:
+    calls = 0
+
+    def counting(s, b, h, q, kv):
+        nonlocal calls
+        calls += 1
+        return s
+
+    with pytest.raises(tracing.TraceError, match="'calls' is assigned"):
+        tracing.trace(counting)
+
+
 def test_values_do_not_outlive_a_trace() -> None:
     kept: list[Any] = []
 

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402
 from heed import tracing  # noqa: E402
 
-from conftest import Compiler, grid  # noqa: E402
+from tracing_helpers import check, grid  # noqa: E402
 
 AT = grid(2, 3, 7, 40)
 SCORES = np.concatenate([np.linspace(-6, 6, 1600), [0.5, 1.5, 2.5, -0.5, -1.5, 0.0, -0.0, 21.0, 25.0, -30.0, 1e-3, -1e-9]])[:1680]
@@ -23,10 +23,10 @@ COUNT = 7
 
 # name -> function of (s, b, h, q, kv), which works on traced values and on whole float64 and int64 tensors alike.
 FUNCTIONS: dict[str, Any] = {
-    **{name: lambda s, b, h, q, kv, f=getattr(torch, name): f(s) for name in (
+    **{name: lambda s, b, h, q, kv, name=name: getattr(torch, name)(s) for name in (
         "exp", "exp2", "expm1", "tanh", "sin", "cos", "tan", "sigmoid", "erf", "floor", "ceil", "trunc", "round", "abs",
         "square", "neg", "sign", "relu")},
-    **{name: lambda s, b, h, q, kv, f=getattr(torch, name): f(torch.abs(s) + 0.25) for name in (
+    **{name: lambda s, b, h, q, kv, name=name: getattr(torch, name)(torch.abs(s) + 0.25) for name in (
         "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal")},
     "gelu": lambda s, b, h, q, kv: F.gelu(s),
     "gelu tanh": lambda s, b, h, q, kv: F.gelu(s, approximate="tanh"),
@@ -80,15 +80,14 @@ def _deep(s: Any, q: Any, kv: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_function(name: str, compiler: Compiler) -> None:
+def test_function(name: str) -> None:
     function = FUNCTIONS[name]
-    trace, values = tracing.lookup(function, None) if name not in ("deep",) else (t := tracing.trace(function), t.values(function))
-    compiler.check(trace)
+    trace, values = tracing.lookup(function, None)
     arrays = [torch.from_numpy(np.ascontiguousarray(x)) for x in AT]
     expected = function(torch.from_numpy(SCORES), *arrays).double().expand(SCORES.shape).numpy()
     actual = trace.evaluate_score(values, SCORES, *AT)
-    single = "casts" in name  # q.float() / 3 is float32 in torch
-    np.testing.assert_allclose(actual, expected, rtol=1e-6 if single else 2e-12, atol=1e-6 if single else 1e-12)
+    single = name in ("casts", "clamp tensors")  # an integer and a Python float make a float32 in torch
+    np.testing.assert_allclose(actual, expected, rtol=1e-5 if single else 2e-12, atol=1e-5 if single else 1e-12)
 
 
 def test_text_of_operators() -> None:
@@ -96,7 +95,7 @@ def test_text_of_operators() -> None:
         kind = tracing.mod_kind(function)
         return tracing.trace(**{kind: function}).source.split("return ")[1].split(" }")[0].split("\n")[0]
 
-    assert text(lambda b, h, q, kv: (q & 3 == 0) | ((kv & 1) == 1) & ~(q > kv)) == "q & 3 == 0 || kv & 1 == 1 && !(q > kv)" or True
+    assert text(lambda b, h, q, kv: (q & 3 == 0) | ((kv & 1) == 1) & ~(q > kv)) == "q & 3 == 0 || kv & 1 == 1 && !(q > kv)"
     assert text(lambda b, h, q, kv: ((q & 3) == 0) & (q - (kv - 1) > 2)) == "q & 3 == 0 && q - (kv - 1) > 2"
     assert text(lambda b, h, q, kv: ~((q > kv) | (q < 2))) == "!(q > kv || q < 2)"
     assert text(lambda b, h, q, kv: ((q > kv) & True) | False) == "q > kv"
@@ -104,28 +103,27 @@ def test_text_of_operators() -> None:
     assert text(lambda s, b, h, q, kv: s + (kv - q)) == "s + (kv - q)"
     assert text(lambda s, b, h, q, kv: s * -(q - kv) / 2) == "s * -(q - kv) / 2.0"
     assert text(lambda s, b, h, q, kv: s * 1e-5 + 1e20 - (-2)) == "s * 1e-05 + 1e20 - -2.0"
-    assert text(lambda s, b, h, q, kv: (q + kv).float() * (q - kv).float()) == "f32((q + kv)) * f32((q - kv))" or True
+    assert text(lambda s, b, h, q, kv: (q + kv).float() * (q - kv).float()) == "f32(q + kv) * f32(q - kv)"
     assert text(lambda s, b, h, q, kv: torch.exp(q - kv)) == "exp(q - kv)"
     assert text(lambda s, b, h, q, kv: s + 2**33 * q) == "s + 8589934592 * q"
     assert text(lambda s, b, h, q, kv: 3) == "3.0"
 
 
-def test_dtypes(compiler: Compiler) -> None:
+def test_dtypes() -> None:
     types = [torch.bool, torch.int8, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float32,
              torch.uint8, torch.int16, torch.float64]
     declared = ["bool", "i8", "i32", "i64", "f16", "bf16", "f32", "i32", "i32", "f32"]
     for dtype, name in zip(types, declared):
-        table = (torch.arange(40) % 3 - (dtype not in (torch.bool, torch.uint8))).to(dtype)
-        trace, values = tracing.lookup(lambda s, b, h, q, kv: s + table[kv], None)
+        table = (torch.arange(40) % 3 - int(dtype not in (torch.bool, torch.uint8))).to(dtype)
+        trace, values = tracing.lookup(lambda s, b, h, q, kv, table=table: s + table[kv], None)
         assert [p.dtype for p in trace.params] == [name]
         direct = dtype not in (torch.uint8, torch.int16, torch.float64)
         assert (values[0] is table) == direct
         actual = trace.evaluate_score(values, SCORES, *AT)
         np.testing.assert_allclose(actual, SCORES + table.double().numpy(), rtol=1e-14, atol=1e-14)
-        compiler.check(trace)
     for numpy_type in (np.uint16, np.int16, np.float64, np.uint32):
         array = np.arange(40).astype(numpy_type)
-        _, values = tracing.lookup(lambda s, b, h, q, kv: s + array[kv], None)
+        _, values = tracing.lookup(lambda s, b, h, q, kv, array=array: s + array[kv], None)
         assert values[0].dtype in (np.int32, np.int64, np.float32) and values[0].tolist() == array.tolist()
 
 
@@ -183,10 +181,9 @@ INDEXING: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", INDEXING)
-def test_indexing(name: str, compiler: Compiler) -> None:
+def test_indexing(name: str) -> None:
     function = INDEXING[name]
     trace, values = tracing.lookup(lambda s, b, h, q, kv: s + function(b, h, q, kv), None)
-    compiler.check(trace)
     vmapped = function
     for dims in ((None, None, None, 0), (None, None, 0, None), (None, 0, None, None), (0, None, None, None)):
         vmapped = torch.vmap(vmapped, in_dims=dims)
@@ -198,7 +195,15 @@ def test_indexing(name: str, compiler: Compiler) -> None:
     else:
         expected = vmapped(*arguments).double().numpy()
     actual = trace.evaluate_score(values, np.zeros(()), *AT)
-    np.testing.assert_allclose(actual, np.broadcast_to(expected, (2, 3, 7, 40)), rtol=1e-12)
+    tolerance = 1e-6 if name == "row mean" else 1e-12  # a float32 in torch
+    np.testing.assert_allclose(actual, np.broadcast_to(expected, (2, 3, 7, 40)), rtol=tolerance)
+
+
+def test_texts() -> None:
+    """All of the above, as one program."""
+    functions = list(FUNCTIONS.values())
+    functions += [lambda s, b, h, q, kv, f=function: s + f(b, h, q, kv) for function in INDEXING.values()]
+    check(*(tracing.trace(function, name=f"v{i}") for i, function in enumerate(functions)))
 
 
 def test_wrap_only_where_needed() -> None:
@@ -230,10 +235,10 @@ def test_sign_of_a_captured_number_is_guarded() -> None:
     np.testing.assert_array_equal(negative.evaluate_mask(values, *AT), np.broadcast_to(expected, (2, 3, 7, 40)))
 
 
-def test_high_rank(compiler: Compiler) -> None:
+def test_high_rank() -> None:
     table = torch.arange(2 * 3 * 2 * 2 * 2 * 2 * 5 * 2, dtype=torch.int32).reshape(2, 3, 2, 2, 2, 2, 5, 2)
     trace, values = tracing.lookup(None, lambda b, h, q, kv: table[b, h, q % 2, 1, 0, kv % 2, q % 5, 1] % 3 == 0)
-    assert trace.params[0].rank == 6 or any(p.rank == 6 for p in trace.params)
-    compiler.check(trace)
+    assert next(p for p in trace.params if p.name == "table").rank == 6
+    check(trace)
     expected = table.numpy()[AT[0], AT[1], AT[2] % 2, 1, 0, AT[3] % 2, AT[2] % 5, 1] % 3 == 0
     np.testing.assert_array_equal(trace.evaluate_mask(values, *AT), np.broadcast_to(expected, (2, 3, 7, 40)))

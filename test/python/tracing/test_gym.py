@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from gym_mods import GYM, Case  # noqa: E402
 from heed import oracle, tracing  # noqa: E402
 
-from conftest import Compiler, grid, values_of  # noqa: E402
+from tracing_helpers import check, grid, values_of  # noqa: E402
 
 
 def dense(function: Any, case: Case, *scores: Any) -> np.ndarray:
@@ -27,10 +27,10 @@ def dense(function: Any, case: Case, *scores: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", GYM)
-def test_gym(name: str, compiler: Compiler) -> None:
+def test_gym(name: str) -> None:
     case = GYM[name](np.random.default_rng(0))
     trace, values = tracing.lookup(case.score_mod, case.mask_mod)
-    path = compiler.check(trace)
+    path = check(trace)
     at = grid(case.B, case.H, case.Sq, case.Skv)
     if case.mask_mod is not None:
         expected = dense(case.mask_mod, case)
@@ -52,14 +52,14 @@ def test_gym(name: str, compiler: Compiler) -> None:
 
 @pytest.mark.parametrize("name", ["alibi", "sandwich", "graphormer_edge", "mla_rope", "causal_score", "activation_gelu_tanh",
                                   "activation_softplus"])
-def test_scores_by_the_interpreter(name: str, compiler: Compiler) -> None:
+def test_scores_by_the_interpreter(name: str) -> None:
     """The text computes what the graph computes: rows of attention, with the score read off the log-sum-exp."""
     case = GYM[name](np.random.default_rng(0))
     trace, values = tracing.lookup(case.score_mod, case.mask_mod)
     rng = np.random.default_rng(2)
     q, k = (rng.standard_normal((case.B, case.H, n, 8)).astype(np.float32) for n in (case.Sq, case.Skv))
     rows = [(b, h, i) for b in range(case.B) for h in (0, 3) for i in (0, 1, 17, case.Sq - 1)]
-    _, lse = oracle.rows(compiler.check(trace), q, k, k, rows, params=values_of(trace, values), scale=0.5)
+    _, lse = oracle.rows(check(trace), q, k, k, rows, params=values_of(trace, values), scale=0.5)
     at = grid(case.B, case.H, case.Sq, case.Skv)
     scores = 0.5 * np.einsum("bhqd,bhkd->bhqk", q.astype(np.float64), k.astype(np.float64))
     s = np.where(trace.evaluate_mask(values, *at), trace.evaluate_score(values, scores, *at), -np.inf)
@@ -79,12 +79,12 @@ variant traced(window: i32) {
 }
 """
     assert source("mla_rope") == """\
-variant traced(scale: f32, q_pe: f32[?, ?, ?, 16], group: i32, k_pe: f32[?, ?, ?, 16]) {
+variant traced(scale: f32, q_pe: f32[?, ?, ?, 16], k_pe: f32[?, ?, ?, 16], group: i32) {
   score_mod(s, b, h, q, kv) { return s + scale * dot(q_pe[b, h, q], k_pe[b, h // group, kv]) }
 }
 """
     assert source("sandwich") == """\
-variant traced(length: i32, table_len: i32, table: f32[?], heads: i32) {
+variant traced(table: f32[?], length: i32, table_len: i32, heads: i32) {
   score_mod(s, b, h, q, kv) {
     let i0 = q - kv + (length - 1)
     return s + table[where(i0 < 0, i0 + table_len, i0)] * heads / (8.0 * (h + 1))
@@ -92,7 +92,7 @@ variant traced(length: i32, table_len: i32, table: f32[?], heads: i32) {
 }
 """
     assert source("vsa_topk") == """\
-variant traced(tile: i32, chosen: i64[?, ?, ?, 3], sizes: i32[?]) {
+variant traced(chosen: i64[?, ?, ?, 3], tile: i32, sizes: i32[?]) {
   mask_mod(b, h, q, kv) {
     let kv_tile = kv // tile
     return any(chosen[b, h, q // tile] == kv_tile) && kv % tile < sizes[kv_tile]
