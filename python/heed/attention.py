@@ -112,6 +112,10 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
     except (AttributeError, ValueError, TypeError):
         if (refusal := _refuse(query, key, value, enable_gqa)) is not None:
             raise refusal from None
+        if not is_numpy and isinstance(query, np.ndarray):  # of a subclass
+            is_numpy, query, key, value = True, np.asarray(query), np.asarray(key), np.asarray(value)
+        if not is_numpy:
+            _check_tensors(query, key, value)
         code = arrays.dtype_code(query)
         q_strides, k_strides, v_strides = (arrays.strides(x) for x in (query, key, value))
 
@@ -147,6 +151,15 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
         return output, AuxOutput(lse=lse if wants_lse else None)
     return (output, lse) if wants_lse else output
 
+
+def _in_graph(*args: Any, **kwargs: Any) -> Any:
+    """What torch.compile traces in place of flex_attention. torch's name for such a function; it costs calls nothing."""
+    from heed.integrations import torch
+
+    return torch.flex_attention(*args, **kwargs)
+
+
+flex_attention._torchdynamo_inline = _in_graph  # type: ignore[attr-defined]
 
 _F32 = DTYPES.index("f32")
 _NO_LSE = (0,) * 9

@@ -104,7 +104,7 @@ class Variant:
             # Imports may read other files, whose contents count.
             attn = _compiler.compile(self._request("f32", 64, 64, "native", _SYMBOL), "attn")
             self._digest = hashlib.sha256(attn).hexdigest()
-        return str(self._digest)
+        return self._digest
 
     def __call__(self, query: Array, key: Array, value: Array, **arguments: Any) -> Any:
         """Attention forward; takes what Kernel's call takes."""
@@ -122,8 +122,8 @@ class Variant:
 
 def _default_symbol(content: bytes) -> str:
     """The C name that the compiler chose: the only exported symbol of the object ends in _kernel."""
-    names = {match.decode() for match in re.findall(rb"(?<=\0)([A-Za-z_]\w*)_kernel(?=\0)", content)}
-    return names.pop()
+    found: list[bytes] = re.findall(rb"(?<=\0)([A-Za-z_]\w*)_kernel(?=\0)", content)
+    return found[0].decode()
 
 
 def _load(content: bytes, symbol: str, header: Callable[[], str] | None = None) -> Kernel:

@@ -93,11 +93,10 @@ struct ExpandMath : heed::impl::ExpandMathPassBase<ExpandMath> {
   void runOnOperation() override {
     RewritePatternSet expansions(&getContext());
     math::populateExpansionPatterns(expansions, {"powf", "rsqrt"});
-    if (failed(applyPatternsGreedily(getOperation(), std::move(expansions))))
-      return signalPassFailure();
     RewritePatternSet approximations(&getContext());
     populateMathPolynomialApproximationPatterns(approximations);
-    if (failed(applyPatternsGreedily(getOperation(), std::move(approximations))))
+    if (failed(rewriteMath(std::move(expansions))) ||
+        failed(rewriteMath(std::move(approximations))))
       return signalPassFailure();
     if (!getOperation()->hasAttr(kNoFMAAttr))
       return;
@@ -109,6 +108,19 @@ struct ExpandMath : heed::impl::ExpandMathPassBase<ExpandMath> {
           arith::AddFOp::create(b, fma.getLoc(), product, fma.getC()).getResult());
       fma.erase();
     });
+  }
+
+  /// Visits functions and what becomes of them, not the thousands of other ops.
+  LogicalResult rewriteMath(RewritePatternSet patterns) {
+    SmallVector<Operation *> ops;
+    getOperation().walk([&](Operation *op) {
+      if (isa<math::MathDialect>(op->getDialect()))
+        ops.push_back(op);
+    });
+    return applyOpPatternsGreedily(ops, std::move(patterns),
+                                   GreedyRewriteConfig()
+                                       .setStrictness(GreedyRewriteStrictness::ExistingAndNewOps)
+                                       .enableFolding(false));
   }
 };
 

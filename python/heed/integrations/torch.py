@@ -1,0 +1,273 @@
+# Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""heed.flex_attention under torch.compile, without graph breaks.
+
+    compiled = torch.compile(model, fullgraph=True)      # whose attention calls heed.flex_attention
+
+There is nothing to call here: torch.compile finds this through heed.flex_attention.
+
+A graph holds one node a call, the operator heed::flex_attention. Operators take tensors and numbers, not functions,
+so the mods become a text, the `program`: Dynamo records each mod as a graph of its own, as it does for torch's
+flex_attention, and that graph is printed. What the mods capture are the inputs of these graphs, hence arguments of
+the operator, and as fresh at each call as any other tensor: nothing is baked in. Python numbers are Dynamo's to
+treat: it guards on their values, and turns those that change into inputs. When it is called, the operator makes
+functions of the text again, and calls heed.flex_attention, which knows them from the call before.
+
+The text is all that the operator needs, so graphs may outlive the process in torch's caches.
+
+This builds upon internals of Dynamo, which has no public way to lift what a function captures. They are all in
+`_Variable`; tested with torch 2.13.
+"""
+
+from __future__ import annotations
+
+import functools
+import linecache
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
+from torch._dynamo.exc import unimplemented
+from torch._dynamo.variables import higher_order_ops
+from torch._dynamo.variables.base import VariableTracker
+from torch._dynamo.variables.builder import wrap_fx_proxy
+from torch._ops import HigherOrderOperator
+
+from heed import arrays, attention
+from heed.block_mask import FULL, PARTIAL, SKIPPED, BlockMask
+
+Mod = Callable[..., Any]
+
+# -- The operator -----------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("heed::flex_attention", mutates_args=())
+def flex_attention_op(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, program: str,
+                      tensors: Sequence[torch.Tensor], integers: Sequence[int], floats: Sequence[float],
+                      scale: float | None, enable_gqa: bool, with_lse: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """heed.flex_attention of the mods in `program`, which capture `tensors`, `integers` and `floats`.
+
+    query (B, Hq, L, E), key (Bkv, Hkv, S, E), value (Bkv, Hkv, S, Ev) as in heed.flex_attention. Returns output
+    (B, Hq, L, Ev) and the LSE (B, Hq, L) in f32, or an empty tensor in its place. Raises as heed.flex_attention does.
+    """
+    score_mod, mask_mod = _maker(program)(tensors, integers, floats)
+    aux = attention.AuxRequest(lse=with_lse)
+    output, found = attention.flex_attention(query, key, value, score_mod, None, scale, enable_gqa, mask_mod=mask_mod,
+                                             return_aux=aux)
+    return output, found.lse if with_lse else query.new_empty(0, dtype=torch.float32)
+
+
+@flex_attention_op.register_fake
+def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, program: str, tensors: Sequence[torch.Tensor],
+      integers: Sequence[int], floats: Sequence[float], scale: float | None, enable_gqa: bool,
+      with_lse: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    lse = query.new_empty(query.shape[:-1] if with_lse else (0,), dtype=torch.float32)
+    return arrays.empty_in_order_of(query, value.shape[-1]), lse
+
+
+# -- Programs ---------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1024)
+def _maker(program: str) -> Callable[..., tuple[Mod | None, Mod | None]]:
+    """`make` of a program. The same function each time: by the code of the mods Heed finds its trace."""
+    name = f"<heed program {_maker.cache_info().misses}>"
+    linecache.cache[name] = (len(program), None, program.splitlines(True), name)  # for messages about the mods
+    namespace: dict[str, Any] = {}
+    exec(compile(program, name, "exec"), namespace)
+    make: Callable[..., tuple[Mod | None, Mod | None]] = namespace["make"]
+    return make
+
+
+class _Program:
+    """The text of a program under construction, and what its mods capture, as Dynamo's proxies."""
+
+    COORDINATES = ("b", "h", "q_idx", "kv_idx")
+
+    def __init__(self) -> None:
+        self.captures: dict[str, list[Any]] = {"tensors": [], "integers": [], "floats": []}
+        self._imports: list[str] = []
+        self._graphs: list[str] = []
+        self._bindings: list[str] = []
+        self._mods: dict[str, str] = {}
+        self._names: dict[Any, str] = {}  # of captures, by proxy
+
+    def add(self, kind: str, graph: torch.fx.Graph, lifted: Sequence[Any]) -> None:
+        """Adds the "score_mod" or the "mask_mod": its graph, whose inputs are its arguments, then `lifted`."""
+        for node in graph.nodes:
+            node.type = None  # annotations are about what Dynamo traced with
+            if node.op == "call_method" and node.target == "item" and node.args[0].op == "placeholder":
+                # A number that changed between calls, which Dynamo passes as a tensor: as good as the number itself.
+                node.replace_all_uses_with(node.args[0])
+                graph.erase_node(node)
+        code = graph.python_code("self")
+        for name, used in code.globals.items():
+            self._import(name, used)
+        self._graphs.append(code.src.strip("\n").replace("def forward(self, ", f"def {kind}_graph(", 1))
+        arguments = ", ".join((("score",) if kind == "score_mod" else ()) + self.COORDINATES)
+        passed = ", ".join([arguments, *map(self._capture, lifted)])
+        self._mods[kind] = f"    def {kind}({arguments}):\n        return {kind}_graph({passed})\n"
+
+    def _capture(self, proxy: Any) -> str:
+        """The name of a captured value."""
+        if proxy not in self._names:
+            example = proxy.node.meta["example_value"]
+            for kind, types in (("tensors", torch.Tensor), ("integers", (int, torch.SymInt)),
+                                ("floats", (float, torch.SymFloat))):
+                if isinstance(example, types) and not isinstance(example, bool):
+                    name = self._names[proxy] = f"{kind[:-1]}_{len(self.captures[kind])}"
+                    self._bindings.append(f"    {name} = {kind}[{len(self.captures[kind])}]\n")
+                    self.captures[kind].append(proxy)
+                    break
+            else:
+                _refuse(f"a mod captures a {type(example).__name__}", "Capture tensors, integers and floats.")
+        return self._names[proxy]
+
+    def _import(self, name: str, used: Any) -> None:
+        """The line that makes a global of a graph's code."""
+        if (builtin := torch.fx.graph._custom_builtins.get(name)) is not None:
+            self._imports.append(builtin.import_str + "\n")
+            return
+        module, qualname = getattr(used, "__module__", ""), getattr(used, "__qualname__", "")
+        if "." in qualname or getattr(sys.modules.get(module), qualname, None) is not used:
+            _refuse(f"a mod calls {used!r}, which cannot be imported by name", "Define it at the top level of a module.")
+        self._imports.append(f"from {module} import {qualname} as {name}\n")
+
+    def text(self) -> str:
+        """The program: a function `make` of the captured values, which returns (score_mod or None, mask_mod or None)."""
+        mods = ", ".join(kind if kind in self._mods else "None" for kind in ("score_mod", "mask_mod"))
+        return "".join(["import torch\n", *sorted(set(self._imports)), *(f"\n\n{graph}\n" for graph in self._graphs),
+                        "\n\ndef make(tensors, integers, floats):\n", *self._bindings, *self._mods.values(),
+                        f"    return {mods}\n"])
+
+
+def _refuse(what: str, hint: str) -> NoReturn:
+    """Ends the compilation with a message of Dynamo's."""
+    unimplemented(gb_type="heed.flex_attention cannot be compiled", context=what, explanation=what, hints=[hint])
+
+
+# -- In a graph -------------------------------------------------------------------------------------
+
+
+def flex_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, score_mod: Mod | None = None,
+                   block_mask: Any = None, scale: float | None = None, enable_gqa: bool = False, return_lse: bool = False,
+                   kernel_options: dict[str, Any] | None = None, *, return_aux: Any = None,
+                   mask_mod: Mod | None = None) -> Any:
+    """What torch.compile traces in place of heed.flex_attention: takes and returns the same.
+
+    Shapes are checked when the graph runs. Raises torch._dynamo.exc.Unsupported for mods that Dynamo cannot trace,
+    and for captures that are neither tensors nor numbers; other errors are those of heed.flex_attention.
+    """
+    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
+        raise NotImplementedError("FlexAttention does not support backward on CPU. Please set the input requires_grad to "
+                                  "False, or call it under torch.no_grad().")
+    if kernel_options is not None:
+        attention._check_kernel_options(kernel_options)
+    if return_lse and return_aux is not None:
+        raise ValueError("Cannot specify both return_lse and return_aux. Use return_aux=AuxRequest(lse=True).")
+    if return_aux is not None and return_aux.max_scores:
+        raise NotImplementedError("Returning max scores is not supported on CPU.")
+    if block_mask is not None:
+        mask_mod = _mask_mod_of(block_mask, mask_mod, query, key)
+    with_lse = return_lse or (return_aux is not None and return_aux.lse)
+    output, lse = _flex_attention(query, key, value, score_mod, mask_mod, scale, enable_gqa, with_lse)
+    if return_aux is not None:
+        return output, attention.AuxOutput(lse=lse if with_lse else None)
+    return (output, lse) if return_lse else output
+
+
+def _mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: torch.Tensor, key: torch.Tensor) -> Mod:
+    if isinstance(block_mask, BlockMask) and not block_mask.has_given_lists:
+        return attention._mask_mod_of(block_mask, mask_mod, query, key)
+    if mask_mod is not None:
+        raise ValueError("Cannot specify both block_mask and mask_mod: a block_mask has its mask_mod")
+    if tuple(block_mask.seq_lengths) != (query.shape[-2], key.shape[-2]):
+        raise ValueError(f"block_mask was created for block_mask.shape={block_mask.shape} but got q_len={query.shape[-2]} "
+                         f"and kv_len={key.shape[-2]}.")
+    return _listed(block_mask)
+
+
+def _listed(block_mask: Any) -> Mod:
+    """The mask of given lists, Heed's or torch's, as attention._listed has it, in operations that a graph can hold."""
+    block_q, block_kv = block_mask.BLOCK_SIZE
+    inner = block_mask.mask_mod
+    indices = torch.as_tensor(block_mask.kv_indices)
+    columns = max(indices.shape[-1], -(-block_mask.seq_lengths[1] // block_kv))
+    kinds = _blocks(torch.as_tensor(block_mask.kv_num_blocks), indices, columns).to(torch.int8)
+    if block_mask.full_kv_num_blocks is not None:
+        full = _blocks(torch.as_tensor(block_mask.full_kv_num_blocks), torch.as_tensor(block_mask.full_kv_indices), columns)
+        kinds = kinds.masked_fill(full, FULL)
+    while kinds.ndim < 4:
+        kinds = kinds.unsqueeze(0)
+    per_batch, per_head = kinds.shape[0] > 1, kinds.shape[1] > 1
+
+    def listed(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+        kind = kinds[b if per_batch else 0, h if per_head else 0, q_idx // block_q, kv_idx // block_kv]
+        return (kind > PARTIAL) | ((kind > SKIPPED) & inner(b, h, q_idx, kv_idx))
+
+    return listed
+
+
+def _blocks(counts: torch.Tensor, indices: torch.Tensor, columns: int) -> torch.Tensor:
+    """bool (..., rows, columns): the blocks that a pair of lists names."""
+    used = torch.arange(indices.shape[-1]) < counts.unsqueeze(-1)
+    used = used & (indices >= 0) & (indices < columns)
+    flags = torch.zeros((*indices.shape[:-1], columns + 1), dtype=torch.bool)
+    # The last column takes what names no block.
+    return flags.scatter(-1, torch.where(used, indices, columns).long(), True)[..., :columns]
+
+
+class _FlexAttention(HigherOrderOperator):
+    """A call with its mods as functions; exists while Dynamo traces only."""
+
+    def __init__(self) -> None:
+        super().__init__("heed_flex_attention")
+
+    def __call__(self, *args: Any) -> Any:
+        raise RuntimeError("heed.integrations.torch.flex_attention is for graphs of torch.compile: call heed.flex_attention")
+
+
+_flex_attention = _FlexAttention()
+
+
+class _Variable(higher_order_ops.TorchHigherOrderOperatorVariable):
+    """How Dynamo traces _flex_attention: as a node of flex_attention_op, with the mods printed."""
+
+    _HOP_NAME = "heed.flex_attention"
+
+    def python_type(self) -> type:
+        return _FlexAttention
+
+    def _call_function(self, tx: Any, args: list[VariableTracker], kwargs: dict[str, VariableTracker]) -> VariableTracker:
+        query, key, value, score_mod, mask_mod, *options = args
+        program = _Program()
+        for kind, mod in (("score_mod", score_mod), ("mask_mod", mask_mod)):
+            if not (mod.is_python_constant() and mod.as_python_constant() is None):
+                program.add(kind, *self._graph(tx, kind, mod, query))
+        arguments = [x.as_proxy() for x in (query, key, value)]
+        captured = [program.captures[kind] for kind in ("tensors", "integers", "floats")]
+        node = tx.output.create_proxy("call_function", torch.ops.heed.flex_attention.default,
+                                      (*arguments, program.text(), *captured, *(x.as_proxy() for x in options)), {})
+        result: VariableTracker = wrap_fx_proxy(tx, node)
+        return result
+
+    def _graph(self, tx: Any, kind: str, mod: VariableTracker, query: VariableTracker) -> tuple[torch.fx.Graph, list[Any]]:
+        """What a mod does, as a graph, and the proxies of its inputs behind the mod's arguments."""
+
+        def scalar(dtype: torch.dtype) -> VariableTracker:
+            return query.call_method(tx, "new_empty", [VariableTracker.build(tx, [])], {"dtype": VariableTracker.build(tx, dtype)})
+
+        with higher_order_ops.discard_graph_changes(tx):
+            inputs = [scalar(torch.float32)] if kind == "score_mod" else []
+            inputs += [scalar(torch.int32) for _ in _Program.COORDINATES]
+        # A tensor indexed by one number, itself a tensor, is no use of that number's value.
+        with TransformGetItemToIndex():
+            _, graph, lifted = higher_order_ops.speculate_subgraph(
+                tx, mod, inputs, {}, f"heed.flex_attention: {kind}", source_target=self.value,
+                set_subgraph_inputs="flatten_manual")
+        return graph, list(lifted)
+
+
+higher_order_ops._hop_name_to_variable_class["heed_flex_attention"] = _Variable
