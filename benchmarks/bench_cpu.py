@@ -6,8 +6,7 @@
 
 All contenders of a case run in turns in one process on the same random inputs. Each round gives a ratio for each pair,
 and a share of the peak measured right before and after Heed's call; the medians of these are shown, because the speed of
-a shared machine changes from one second to the next. Outputs of Heed are poisoned before every call, and checked once
-against SDPA or flex_attention. What runs on one thread is timed by
+a shared machine changes from one second to the next. Outputs are checked once against SDPA or flex_attention. What runs on one thread is timed by
 that thread's CPU time, so that other work on the machine disturbs it less; speed-ups are by the clock. Masks and biases that SDPA needs
 as tensors are made outside the timing. GFLOP/s count pairs that attend, 4 D each. What the time limit leaves out is
 reported as not measured.
@@ -29,7 +28,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -40,11 +38,13 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
 BUILD = pathlib.Path(os.environ.get("HEED_BUILD", ROOT / "build")).resolve()
 os.environ.setdefault("HEED_RUNTIME", str(BUILD / "lib" / "libheed_runtime.so"))
+os.environ.setdefault("HEED_LIBRARY", str(BUILD / "lib" / "libheed.so"))
 sys.path.insert(0, str(ROOT / "python"))
-from heed import aot  # noqa: E402
+import heed  # noqa: E402
 
 VARIANTS = ("dense", "causal", "window", "alibi", "softcap")
 TORCH_TYPE = {"f32": torch.float32, "bf16": torch.bfloat16}
+VARIANTS_FILE = HERE / "variants.heed"
 WINDOW, CAP = 1024, 30.0
 GEMM_SIZE = 1024
 LARGEST_MASK = 1 << 31  # bytes; beyond, SDPA is left out
@@ -121,42 +121,37 @@ class Peak:
         return float(self._lib.peak(kind.encode(), seconds))
 
 
-class Compiler:
-    """heedc, with its times."""
-
-    def __init__(self, directory: pathlib.Path) -> None:
-        self._directory = directory
-        self._kernels: dict[tuple[str, str, int, str], aot.Kernel] = {}
-        self.seconds: list[float] = []
-
-    def __call__(self, variant: str, dtype: str, head_dim: int, target: str = "native") -> aot.Kernel:
-        key = (variant, dtype, head_dim, target)
-        if key not in self._kernels:
-            output = self._directory / ("-".join(map(str, key)) + ".so")
-            start = time.perf_counter()
-            subprocess.run([str(BUILD / "bin" / "heedc"), str(HERE / "variants.heed"), f"--variant={variant}",
-                            f"--dtype={dtype}", f"--head-dim={head_dim}", f"--target={target}", "--emit=shared",
-                            "--symbol=bench", "-o", str(output)], check=True)
-            self.seconds.append(time.perf_counter() - start)
-            self._kernels[key] = aot.load(output, "bench")
-        return self._kernels[key]
+def compile_seconds(variant: str, dtype: str, head_dim: int, directory: pathlib.Path) -> float:
+    """What heedc takes for a shared library, as a whole process."""
+    start = time.perf_counter()
+    subprocess.run([str(BUILD / "bin" / "heedc"), str(VARIANTS_FILE), f"--variant={variant}", f"--dtype={dtype}",
+                    f"--head-dim={head_dim}", "--emit=shared", "--symbol=bench", "-o", str(directory / "bench.so")], check=True)
+    return time.perf_counter() - start
 
 
 # -- Contenders ------------------------------------------------------------------------------------
-
-def as_numpy(x: torch.Tensor) -> np.ndarray:
-    return x.view(torch.int16).numpy().view(np.uint16) if x.dtype == torch.bfloat16 else x.numpy()
-
 
 def slopes(heads: int) -> torch.Tensor:
     return torch.exp2(-8.0 * (torch.arange(heads) + 1) / heads)
 
 
-def heed_runner(kernel: aot.Kernel, case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor,
-                threads: int) -> Runner:
-    arrays, output = [as_numpy(x) for x in (q, k, v)], as_numpy(out)
-    params = {"slope": slopes(case.H).numpy()} if case.variant == "alibi" else {}
-    return lambda: kernel(*arrays, out=output, threads=threads, **params)
+def mods(case: Case) -> tuple[Callable[..., object] | None, Callable[..., object] | None]:
+    """score_mod and mask_mod of a case, for Heed and for flex_attention alike."""
+    slope = slopes(case.H)
+    scores = {"alibi": lambda s, b, h, i, j: s + slope[h] * (j - i), "softcap": lambda s, b, h, i, j: CAP * torch.tanh(s / CAP)}
+    masks = {"dense": None, "window": lambda b, h, i, j: (i >= j) & (i - j < WINDOW)}
+    return scores.get(case.variant), masks.get(case.variant, lambda b, h, i, j: i >= j)
+
+
+def heed_runner(case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Runner:
+    """The Python entry, tracing lookup and allocation of the output included, as for the other contenders."""
+    score_mod, mask_mod = mods(case)
+    return lambda: heed.flex_attention(q, k, v, score_mod=score_mod, mask_mod=mask_mod)
+
+
+def heed_v3_runner(case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Runner:
+    kernel = heed.compile(VARIANTS_FILE, variant=case.variant, dtype=case.dtype, head_dim=case.D, target="x86-64-v3")
+    return lambda: kernel(q, k, v, threads=1)
 
 
 def sdpa_runner(case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Runner | None:
@@ -177,14 +172,11 @@ def sdpa_runner(case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -
 
 
 def flex_runner(case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Runner:
-    masks = {"window": lambda b, h, i, j: (i >= j) & (i - j < WINDOW), "dense": None}
-    mask = masks.get(case.variant, lambda b, h, i, j: i >= j)
-    slope = slopes(case.H)
-    scores = {"alibi": lambda s, b, h, i, j: s + slope[h] * (j - i), "softcap": lambda s, b, h, i, j: CAP * torch.tanh(s / CAP)}
-    block_mask = create_block_mask(mask, None, None, case.S, case.S, device="cpu") if mask else None
+    score_mod, mask_mod = mods(case)
+    block_mask = create_block_mask(mask_mod, None, None, case.S, case.S, device="cpu") if mask_mod else None
     torch._dynamo.reset()  # code is specialised to the number of threads
     compiled = torch.compile(flex_attention, dynamic=False)
-    run = lambda: compiled(q, k, v, score_mod=scores.get(case.variant), block_mask=block_mask)  # noqa: E731
+    run = lambda: compiled(q, k, v, score_mod=score_mod, block_mask=block_mask)  # noqa: E731
     run()
     return run
 
@@ -199,17 +191,14 @@ def softcap_in_full(case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tenso
 
 # -- Measuring -------------------------------------------------------------------------------------
 
-def measure(case: Case, compiler: Compiler, peak: Peak, budget: float) -> Result:
+def measure(case: Case, peak: Peak, budget: float) -> Result:
     torch.manual_seed(case.S + case.D)
     shape = (1, case.H, case.S, case.D)
     q, k, v = (torch.randn(shape).to(TORCH_TYPE[case.dtype]) for _ in range(3))
-    out = torch.empty_like(q)
-    kernel = compiler(case.variant, case.dtype, case.D)
-    runners: dict[str, tuple[int, Runner]] = {
-        f"heed@{n}": (n, heed_runner(kernel, case, q, k, v, out, n)) for n in (1, 2)}
+    run_heed = heed_runner(case, q, k, v)
+    runners: dict[str, tuple[int, Runner]] = {f"heed@{n}": (n, run_heed) for n in (1, 2)}
     if case.variant == "dense" and case.dtype == "f32" and case.S <= 4096:
-        v3 = compiler(case.variant, case.dtype, case.D, "x86-64-v3")
-        runners["heed-v3@1"] = (1, heed_runner(v3, case, q, k, v, out, 1))
+        runners["heed-v3@1"] = (1, heed_v3_runner(case, q, k, v))
     if (library := sdpa_runner(case, q, k, v)) is not None:
         runners |= {f"sdpa@{n}": (n, library) for n in (1, 2)}
     if case.flex:
@@ -227,7 +216,6 @@ def measure(case: Case, compiler: Compiler, peak: Peak, budget: float) -> Result
     while rounds < 3 or (time.perf_counter() - started < budget and rounds < 30):
         for name, (threads, run) in runners.items():
             torch.set_num_threads(threads)
-            out.fill_(torch.nan)
             before = {kind: peak(kind) for kind in kinds} if name == "heed@1" else {}
             start, cpu_start = time.perf_counter(), time.thread_time()
             run()
@@ -237,8 +225,7 @@ def measure(case: Case, compiler: Compiler, peak: Peak, budget: float) -> Result
                 peaks[kind].append((rate + peak(kind)) / 2)
         rounds += 1
 
-    out.fill_(torch.nan)
-    runners["heed@2"][1]()
+    out = run_heed()
     reference = next((run for name, (_, run) in runners.items() if name.startswith(("sdpa", "flex"))), None)
     if reference is None and case.variant == "softcap" and case.S <= 4096:
         reference, out = lambda: softcap_in_full(case, q, k, v), out[:, :1]
@@ -395,13 +382,16 @@ def main() -> int:
     results: list[Result] = []
     plan = list(cases(options.quick))
     with tempfile.TemporaryDirectory(prefix="heed-bench-") as name, console.status("") as status, torch.no_grad():
-        compiler, peak = Compiler(pathlib.Path(name)), Peak(pathlib.Path(name))
+        os.environ["HEED_CACHE_DIR"] = str(pathlib.Path(name, "cache"))
+        peak = Peak(pathlib.Path(name))
+        seconds = [compile_seconds(variant, dtype, head_dim, pathlib.Path(name))
+                   for variant in VARIANTS for dtype in ("f32", "bf16") for head_dim in (64, 128)]
         for case in plan:
             if time.perf_counter() > deadline:
                 break
             status.update(f"{len(results) + 1}/{len(plan)}: {case}")
-            results.append(measure(case, compiler, peak, budget=1.5 if options.quick else 4))
-    found = goals(results, compiler.seconds)
+            results.append(measure(case, peak, budget=1.5 if options.quick else 4))
+    found = goals(results, seconds)
     show_results(console, results)
     show_goals(console, found)
     if len(results) < len(plan):
@@ -409,7 +399,7 @@ def main() -> int:
     if (load := os.getloadavg()[0]) > 2.5:
         console.print(f"Load average {load:.1f}: other work ran beside this; trust ratios before absolutes.")
     path = options.output / "cpu.json"
-    write_json(path, results, found, compiler.seconds)
+    write_json(path, results, found, seconds)
     console.print(f"{cpu_name()}; written to {path}", soft_wrap=True)
     return 0
 
