@@ -297,6 +297,18 @@ def test_captures_outside(kernels: Kernels, target: str) -> None:
                   params={"t": rng.standard_normal(extents).astype(np.float32), "jump": jump})
 
 
+@pytest.mark.parametrize("dtype", ("f32", "bf16"))
+@pytest.mark.parametrize("target", X86_TARGETS)
+def test_diagonals(kernels: Kernels, target: str, dtype: str) -> None:
+    """Diagonals that enter a tile anywhere: groups of its queries need different keys of a block, and some none."""
+    kernel = kernels("v", dtype, 64, target=target,
+                     source="variant v(n: index) { mask_mod(b, h, q, kv) { return q - n >= kv } }")
+    variant = Variant("v", mask=lambda at, p: at.q - p["n"] >= at.kv)
+    for sq, skv in ((17, 129), (130, 130), (300, 500)):
+        for n in (-60, -1, 0, 37, 64, 130):
+            check(kernel, variant, Shape(1, 1, 1, sq, skv), params={"n": n})
+
+
 @pytest.mark.parametrize("target", X86_TARGETS)
 def test_two_dimensional_bias(kernels: Kernels, target: str) -> None:
     text = "variant v(bias: f32[B, Hq, Sq, Skv]) { score_mod(s, b, h, q, kv) { return s + bias[b, h, q, kv] } }"

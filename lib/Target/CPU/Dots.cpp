@@ -29,23 +29,23 @@ LogicalResult KernelLowering::lowerDot(tile::DotOp op) {
       return op.emitError("expects rows of keys and no accumulator with transpose_rhs");
     TileStorage s;
     s.kind = TileStorage::Panel;
-    s.base = allocate((blockKv + schedule.getRows()) * blockQ *
-                      4); // the last group of rows may be ragged
+    s.rows = blockKv + schedule.getRows(); // the last rows of the product may be ragged
+    s.base = allocate(s.rows * blockQ * 4);
     tiles[op.getResult()] = s;
     Epilogue epilogue = collectEpilogue(op);
     int64_t headDim = op.getLhs().getType().getNumColumns();
     if (isAMX)
-      emitScoresAMX(lhs, rhs, headDim, s.base);
+      emitScoresAMX(lhs, rhs, headDim, s);
     else
-      emitScoresFMA(lhs, rhs, headDim, s.base, epilogue);
-    emitEpilogue(epilogue, rhs.count, s.base, takesMaxInDot(epilogue, headDim));
+      emitScoresFMA(lhs, rhs, headDim, s, epilogue);
+    emitEpilogue(epilogue, s, takesMaxInDot(epilogue, headDim));
     return success();
   }
 
   if (!op.getAcc() || !op.getAcc().hasOneUse())
     return op.emitError("expects an accumulator that has no other use");
   int64_t valueDim = op.getRhs().getType().getNumColumns();
-  Value acc = storage(op.getAcc()).base;
+  const TileStorage acc = storage(op.getAcc());
   if (isAMX)
     emitAccumulateAMX(lhs, rhs, valueDim, acc);
   else
@@ -90,26 +90,27 @@ KernelLowering::Epilogue KernelLowering::collectEpilogue(tile::DotOp op) {
 /// Applies stages to all scores of a block and takes their maximum, in a pass of its own: a stage
 /// unrolled into each register tile would be compiled sixteen times over and save one load and
 /// store in a hundred multiplications.
-void KernelLowering::emitEpilogue(const Epilogue &epilogue, Value count, Value scores,
+void KernelLowering::emitEpilogue(const Epilogue &epilogue, const TileStorage &scores,
                                   bool hasMax) {
   auto pass = [&](bool withMask) {
     SmallVector<StageVectorizer *> applied(epilogue.maps);
     if (withMask)
       applied.push_back(epilogue.mask);
     int64_t vectors = schedule.getVectors();
-    e->loop(e->cst(0), e->cst(blockQ), lanes * vectors, [&](Value group) {
+    forEachGroup([&](Value group) {
       auto lane = [&](int64_t j) { return e->add(group, j * lanes); };
       SmallVector<Value> max;
       for (int64_t j = 0; j < vectors && epilogue.newMax; ++j)
         max.push_back(e->load(e->vecF32(), e->at(epilogue.oldMax, lane(j), e->f32())));
-      max = e->loop(e->cst(0), count, 1, max, [&](Value row, ValueRange carried) {
+      max = e->loop(e->cst(0), groupRows(group), 1, max, [&](Value row, ValueRange carried) {
         SmallVector<StageVectorizer::Row> rows;
         Value kv = e->toI32(e->add(blockStart, row));
         for (StageVectorizer *stage : applied)
           rows.push_back(stage->beginRow(kv));
         SmallVector<Value> next;
         for (int64_t j = 0; j < vectors; ++j) {
-          Value address = e->at(scores, e->add(e->mul(row, blockQ), lane(j)), e->f32());
+          Value offset = groupOffset(scores, row, group, j * lanes);
+          Value address = e->at(scores.base, offset, e->f32());
           Value s = e->load(e->vecF32(), address);
           for (auto [stage, stageRow] : llvm::zip(applied, rows)) {
             Value result = stage->evaluate(stageRow, lane(j), s);
@@ -246,28 +247,31 @@ bool KernelLowering::takesMaxInDot(const Epilogue &epilogue, int64_t headDim) {
 }
 
 void KernelLowering::emitScoresFMA(const TileStorage &queries, const TileStorage &keys,
-                                   int64_t headDim, Value scores, const Epilogue &epilogue) {
+                                   int64_t headDim, const TileStorage &scores,
+                                   const Epilogue &epilogue) {
   int64_t vectors = schedule.getVectors(), rows = schedule.getRows();
   bool isPairs = queries.isPairs;
   bool takesMax = takesMaxInDot(epilogue, headDim) && epilogue.newMax;
   Type step = isPairs ? e->i32() : e->f32();
   int64_t steps = isPairs ? headDim / 2 : headDim;
-  Value lastRow = e->sub(keys.count, e->cst(1));
-  e->loop(e->cst(0), e->cst(blockQ), lanes * vectors, [&](Value group) {
+  // All groups read the same keys: each asks for its share of the next block's.
+  int64_t share = llvm::divideCeil(rows, blockQ / groupLanes);
+  forEachGroup([&](Value group) {
     auto lane = [&](int64_t j) { return e->add(group, j * lanes); };
+    Value keyCount = groupRows(group), lastRow = e->sub(keyCount, e->cst(1));
     // Adds `count` steps from `firstStep` on to the scores of all rows, or starts them.
     auto emitChunk = [&](Value firstStep, int64_t count, bool isFirst, SmallVector<Value> max) {
-      return e->loop(e->cst(0), keys.count, rows, max, [&](Value first, ValueRange carried) {
+      return e->loop(e->cst(0), keyCount, rows, max, [&](Value first, ValueRange carried) {
         auto place = [&](int64_t i, int64_t j) {
-          Value offset = e->add(e->mul(e->add(first, i), blockQ), lane(j));
-          return e->at(scores, offset, e->f32());
+          Value offset = groupOffset(scores, e->add(first, i), group, j * lanes);
+          return e->at(scores.base, offset, e->f32());
         };
-        SmallVector<Value> keyRows, rowBase, inits, next(carried);
+        Value firstAsked = e->add(first, e->mul(e->div(group, groupLanes), share));
+        SmallVector<Value> rowBase, inits, next(carried);
         for (int64_t i = 0; i < rows; ++i) {
           // A ragged last group computes the last key again: nobody reads it, and the maximum is
           // the same.
           Value row = e->min(e->add(first, i), lastRow);
-          keyRows.push_back(row);
           rowBase.push_back(e->at(keys.base, e->mul(row, keys.stride), keys.element));
           for (int64_t j = 0; j < vectors; ++j)
             inits.push_back(isFirst ? e->splatF32(0.0f) : e->load(e->vecF32(), place(i, j)));
@@ -279,12 +283,14 @@ void KernelLowering::emitScoresFMA(const TileStorage &queries, const TileStorage
               return e->load(step, e->at(rowBase[i], d, keys.element), isPairs ? 2 : 4);
             },
             [&](Value k, int64_t j) {
-              Value offset = e->add(e->mul(e->add(firstStep, k), blockQ), lane(j));
+              Value offset = groupOffset(queries, e->add(firstStep, k), group, j * lanes);
               return e->load(e->vec(step), e->at(queries.base, offset, step));
             },
             [&](Value k) {
-              for (Value row : keyRows)
+              for (int64_t i = 0; i < share; ++i) {
+                Value row = e->min(e->add(firstAsked, i), lastRow);
                 emitPrefetch(row, e->div(e->add(firstStep, k), kStepsPerLine));
+              }
             });
         for (int64_t i = 0; i < rows; ++i)
           for (int64_t j = 0; j < vectors; ++j) {
@@ -312,17 +318,18 @@ void KernelLowering::emitScoresFMA(const TileStorage &queries, const TileStorage
 }
 
 void KernelLowering::emitAccumulate(const TileStorage &weights, const TileStorage &values,
-                                    int64_t valueDim, Value acc) {
+                                    int64_t valueDim, const TileStorage &acc) {
   int64_t vectors = schedule.getVectors();
   bool isPairs = weights.isPairs;
   Type step = isPairs ? e->i32() : e->f32();
-  Value steps = isPairs ? e->div(e->add(weights.count, 1), 2) : weights.count;
   Value stride = isPairs ? e->cst(valueDim) : values.stride; // packed pairs are dense
-  e->loop(e->cst(0), e->cst(blockQ), lanes * vectors, [&](Value group) {
+  forEachGroup([&](Value group) {
+    Value keyCount = groupRows(group);
+    Value steps = isPairs ? e->div(e->add(keyCount, 1), 2) : keyCount;
     auto emitDims = [&](int64_t rows, Value dim) {
       auto place = [&](int64_t i, int64_t j) {
-        Value offset = e->add(e->mul(e->add(dim, i), blockQ), group);
-        return e->at(acc, e->add(offset, j * lanes), e->f32());
+        Value offset = groupOffset(acc, e->add(dim, i), group, j * lanes);
+        return e->at(acc.base, offset, e->f32());
       };
       SmallVector<Value> inits;
       for (int64_t i = 0; i < rows; ++i)
@@ -335,7 +342,7 @@ void KernelLowering::emitAccumulate(const TileStorage &weights, const TileStorag
             return e->load(step, e->at(base, e->add(e->mul(k, stride), i), step));
           },
           [&](Value k, int64_t j) {
-            Value offset = e->add(e->add(e->mul(k, blockQ), group), j * lanes);
+            Value offset = groupOffset(weights, k, group, j * lanes);
             return e->load(e->vec(step), e->at(weights.base, offset, step));
           });
       for (int64_t i = 0; i < rows; ++i)
@@ -377,12 +384,12 @@ struct AMX {
 } // namespace
 
 void KernelLowering::emitScoresAMX(const TileStorage &queries, const TileStorage &keys,
-                                   int64_t headDim, Value scores) {
-  Value keyStride = e->mul(keys.stride, 2), panelStride = e->cst(blockQ * 4);
+                                   int64_t headDim, const TileStorage &scores) {
+  Value keyStride = e->mul(keys.stride, 2), panelStride = e->cst(groupLanes * 4);
   // 32 keys x 32 queries at a time in four accumulators; the panels' padding takes up a ragged end.
   e->loop(e->cst(0), keys.count, 32, [&](Value key) {
     AMX amx{*e};
-    e->loop(e->cst(0), e->cst(blockQ), 32, [&](Value lane) {
+    e->loop(e->cst(0), queryEnd, 32, [&](Value lane) {
       // Each of the blockQ / 32 products asks for its share of 32 rows.
       Value share = e->div(e->mul(lane, 32), blockQ);
       e->loop(share, e->add(share, 32 * 32 / blockQ), 1, [&](Value row) {
@@ -395,8 +402,8 @@ void KernelLowering::emitScoresAMX(const TileStorage &queries, const TileStorage
         for (int64_t i : {0, 1}) {
           Value row = e->mul(e->add(key, i * 16), keys.stride);
           a[i] = amx.load(e->at(keys.base, e->add(row, d), keys.element), keyStride);
-          b[i] = amx.load(e->at(queries.base, e->add(lane, d / 2 * blockQ + i * 16), e->i32()),
-                          panelStride);
+          Value pairs = laneOffset(queries, e->cst(d / 2), e->add(lane, i * 16));
+          b[i] = amx.load(e->at(queries.base, pairs, e->i32()), panelStride);
         }
         for (int64_t i : {0, 1})
           for (int64_t j : {0, 1})
@@ -404,22 +411,22 @@ void KernelLowering::emitScoresAMX(const TileStorage &queries, const TileStorage
       }
       for (int64_t i : {0, 1})
         for (int64_t j : {0, 1}) {
-          Value place = e->add(e->add(e->mul(e->add(key, i * 16), blockQ), lane), j * 16);
-          amx.store(acc[i][j], e->at(scores, place, e->f32()), panelStride);
+          Value place = laneOffset(scores, e->add(key, i * 16), e->add(lane, j * 16));
+          amx.store(acc[i][j], e->at(scores.base, place, e->f32()), panelStride);
         }
     });
   });
 }
 
 void KernelLowering::emitAccumulateAMX(const TileStorage &weights, const TileStorage &values,
-                                       int64_t valueDim, Value acc) {
-  Value panelStride = e->cst(blockQ * 4), lineStride = e->cst(64);
+                                       int64_t valueDim, const TileStorage &acc) {
+  Value panelStride = e->cst(groupLanes * 4), lineStride = e->cst(64);
   e->loop(e->cst(0), e->cst(valueDim), 32, [&](Value dim) {
     AMX amx{*e};
-    e->loop(e->cst(0), e->cst(blockQ), 32, [&](Value lane) {
+    e->loop(e->cst(0), queryEnd, 32, [&](Value lane) {
       auto place = [&](int64_t i, int64_t j) {
-        Value offset = e->add(e->add(e->mul(e->add(dim, i * 16), blockQ), lane), j * 16);
-        return e->at(acc, offset, e->f32());
+        Value offset = laneOffset(acc, e->add(dim, i * 16), e->add(lane, j * 16));
+        return e->at(acc.base, offset, e->f32());
       };
       Value sums[2][2];
       for (int64_t i : {0, 1})
@@ -430,8 +437,8 @@ void KernelLowering::emitAccumulateAMX(const TileStorage &weights, const TileSto
         for (int64_t i : {0, 1}) {
           Value line = e->add(dim, chunk * valueDim + i * 16);
           a[i] = amx.load(e->at(values.base, e->mul(line, 16), e->i32()), lineStride);
-          b[i] = amx.load(e->at(weights.base, e->add(lane, chunk * 16 * blockQ + i * 16), e->i32()),
-                          panelStride);
+          Value pairs = laneOffset(weights, e->cst(chunk * 16), e->add(lane, i * 16));
+          b[i] = amx.load(e->at(weights.base, pairs, e->i32()), panelStride);
         }
         for (int64_t i : {0, 1})
           for (int64_t j : {0, 1})

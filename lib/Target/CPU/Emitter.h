@@ -77,6 +77,8 @@ public:
   Value min(Value x, Value y) { return b.createOrFold<mlir::arith::MinSIOp>(loc, x, y); }
   /// floor(x / y) for x >= 0, y > 0.
   Value div(Value x, int64_t y) { return b.createOrFold<mlir::arith::DivUIOp>(loc, x, cst(y)); }
+  /// x - div(x, y) * y.
+  Value rem(Value x, int64_t y) { return b.createOrFold<mlir::arith::RemUIOp>(loc, x, cst(y)); }
   Value lt(Value x, Value y) {
     return b.createOrFold<mlir::arith::CmpIOp>(loc, mlir::arith::CmpIPredicate::slt, x, y);
   }

@@ -24,7 +24,8 @@ static constexpr int64_t kZeroBytes = 2048; // 512 elements of f32: the largest 
 KernelLowering::KernelLowering(tile::KernelOp kernel, const CPUTarget &target,
                                tile::CPUScheduleAttr schedule)
     : kernel(kernel), target(target), schedule(schedule), lanes(schedule.getLanes()),
-      blockQ(schedule.getBlockQ()), blockKv(schedule.getBlockKv()), builder(kernel),
+      groupLanes(lanes * schedule.getVectors()), blockQ(schedule.getBlockQ()),
+      blockKv(schedule.getBlockKv()), builder(kernel),
       e(std::make_unique<Emitter>(builder, kernel.getLoc(), schedule, target.hasAVX512,
                                   target.hasFMA, target.hasF16Conversion,
                                   target.hasDotBF16 || target.hasAMX)) {}
@@ -171,6 +172,14 @@ LogicalResult KernelLowering::emitTileFunction() {
   scratchBytes = 0;
   bindArguments(entry->getArgument(0), entry->getArgument(1), entry->getArgument(2),
                 entry->getArgument(3));
+  groupRowCounts = Value();
+  queryEnd = e->cst(blockQ);
+  if (blockQ > groupLanes) {
+    // The last tile of a sequence, and the only one of a short one, computes no group in vain.
+    Value first = e->mul(entry->getArgument(3), blockQ);
+    Value count = validRows(first, blockQ, argWord(HEED_ARG_SQ));
+    queryEnd = e->mul(e->div(e->add(count, groupLanes - 1), groupLanes), groupLanes);
+  }
   if (failed(lowerBlock(*kernel.getBodyBlock())))
     return failure();
   func::ReturnOp::create(builder, kernel.getLoc());
@@ -297,6 +306,7 @@ LogicalResult KernelLowering::lowerForKV(tile::ForKVOp op) {
     tiles[result] = storage(init);
   }
   // What stages compute from queries alone is the same for all blocks.
+  StageVectorizer *mask = nullptr;
   for (Operation &inner : *op.getBodyBlock()) {
     if (!isa<tile::MapOp, tile::MaskOp>(inner) || inner.getRegion(0).empty())
       continue;
@@ -306,10 +316,15 @@ LogicalResult KernelLowering::lowerForKV(tile::ForKVOp op) {
         *e, block, isMap ? block.getArgument(0) : Value(), block.getArgument(isMap ? 1 : 0),
         block.getArgument(isMap ? 2 : 1), scalars,
         [&](Value tensor) -> const CapturedTensor & { return captured.find(tensor)->second; });
-    stage->hoist(scalarI64(inner.getOperand(1)), blockQ,
+    stage->hoist(scalarI64(inner.getOperand(1)), queryEnd,
                  [&](int64_t bytes) { return allocate(blockQ * bytes); });
+    if (!isMap)
+      mask = stage.get();
     stages[&inner] = std::move(stage);
   }
+  // AMX products take all queries of some keys at a time, and have no use for it.
+  if (mask && blockQ > groupLanes && schedule.getDot() != tile::DotKind::AMX)
+    groupRowCounts = allocate(blockQ / groupLanes * 8);
   blockLoads = llvm::to_vector(op.getBodyBlock()->getOps<tile::LoadOp>());
   if (static_cast<int64_t>(op.getStep()) != blockKv)
     return op.emitError("expects the step to be the schedule's block_kv = ") << blockKv;
@@ -325,6 +340,8 @@ LogicalResult KernelLowering::lowerForKV(tile::ForKVOp op) {
     scalars.map(op.getBlockStart(), index(kv));
     auto lowerBody = [&](Value isPartial) {
       scalars.map(op.getIsPartial(), isPartial);
+      if (groupRowCounts)
+        emitGroupRows(*mask, isPartial);
       // Loads first: products prefetch the next block of each.
       for (tile::LoadOp load : blockLoads)
         if (succeeded(result))
@@ -354,6 +371,35 @@ LogicalResult KernelLowering::lowerForKV(tile::ForKVOp op) {
     if (storage(iter).base != storage(yielded).base)
       return op.emitError("expects loop-carried tiles that are updated in place");
   return success();
+}
+
+void KernelLowering::emitGroupRows(StageVectorizer &mask, Value isPartial) {
+  forEachGroup([&](Value group) {
+    // From the end: a tile's bounds are those of all its queries, so that at a diagonal its first
+    // groups need nothing of the last keys. Most searches end at the first key they look at.
+    auto search = [&]() -> Value {
+      auto loop = scf::WhileOp::create(
+          builder, e->loc, TypeRange(e->i64()), ValueRange(blockRows),
+          [&](OpBuilder &, Location, ValueRange carried) {
+            Value row = e->sub(carried[0], e->cst(1));
+            StageVectorizer::Row values = mask.beginRow(e->toI32(e->add(blockStart, row)));
+            Value kept;
+            for (int64_t lane = 0; lane < groupLanes; lane += lanes) {
+              Value v = mask.evaluate(values, e->add(group, lane), Value());
+              kept = kept ? arith::OrIOp::create(builder, e->loc, kept, v).getResult() : v;
+            }
+            Value isNeeded =
+                arith::OrIOp::create(builder, e->loc, e->anyLane(kept), e->lt(row, e->cst(0)));
+            scf::ConditionOp::create(builder, e->loc, e->eq(isNeeded, e->cstBool(false)), carried);
+          },
+          [&](OpBuilder &, Location, ValueRange carried) {
+            scf::YieldOp::create(builder, e->loc, ValueRange(e->sub(carried[0], e->cst(1))));
+          });
+      return loop.getResult(0);
+    };
+    Value rows = e->ifElse(isPartial, e->i64(), search, [&] { return blockRows; });
+    e->store(rows, e->at(groupRowCounts, e->div(group, groupLanes), e->i64()));
+  });
 }
 
 //===----------------------------------------------------------------------===//

@@ -8,16 +8,18 @@
 //
 // Tiles live in the calling thread's scratch memory, with queries in lanes:
 //
-//   scores, weights     [keys][block_q]        one vector: `lanes` queries of one key
-//   accumulator         [value dims][block_q]
-//   queries             [dims][block_q]        transposed once a kernel
+//   scores, weights     [groups][keys][group]         a row: one key, `group` queries
+//   accumulator         [groups][value dims][group]
+//   queries             [groups][dims][group]         transposed once a kernel
 //   statistics          [block_q]
 //   keys, values        where they are: rows of the tensors, read by broadcast; or
 //                       blocks that were widened or packed before
 //
 // so S^T = K Q^T and O^T = V^T P^T are sums of broadcast times vector, softmax
 // statistics need no horizontal step, and one micro-kernel serves both products
-// (cpu.md, section 0). A 16-bit `dpbf16` or `amx` product reads pairs of
+// (cpu.md, section 0). A group is the queries of one micro-kernel, lanes * vectors: what it reads
+// of a panel is contiguous, for with a row of all block_q queries it would meet only a part of the
+// first-level cache's sets. A 16-bit `dpbf16` or `amx` product reads pairs of
 // neighbours along the contracted axis as one 32-bit lane.
 //
 // Each tile op has one function here. Values are updated in place where an op
@@ -42,13 +44,15 @@ namespace heed::cpu {
 /// Where a tile is.
 struct TileStorage {
   enum Kind {
-    Panel,   // [steps][block_q] in scratch, f32 or (isPairs) bf16 pairs
+    Panel,   // [groups][rows][group] in scratch, f32 or (isPairs) bf16 pairs
     Stats,   // f32[block_q] in scratch
     KvRows,  // row-major rows of 16-bit or f32 elements
     KvPacked // a packed block of values
   };
   Kind kind = Panel;
   Value base;
+  // Panel:
+  int64_t rows = 0; // that there is room for
   bool isPairs = false;
   // KvRows and KvPacked:
   Value stride; // i64, elements from row to row
@@ -76,6 +80,8 @@ private:
   mlir::LogicalResult lowerBlock(mlir::Block &block);
   mlir::LogicalResult lowerOp(mlir::Operation &op);
   mlir::LogicalResult lowerForKV(tile::ForKVOp op);
+  /// Finds how many keys of a partial block each group needs.
+  void emitGroupRows(StageVectorizer &mask, Value isPartial);
   mlir::LogicalResult emitTileFunction();
   mlir::LogicalResult emitCostFunction();
   void emitPrepareFunction(tile::LoadOp valueLoad);
@@ -89,6 +95,25 @@ private:
   Value rowStride(Value tensor);
   /// Rows of [first, first + block) that exist.
   Value validRows(Value first, int64_t block, Value limit);
+  /// Calls `body` with the first lane of each group that holds queries.
+  void forEachGroup(llvm::function_ref<void(Value group)> body) {
+    e->loop(e->cst(0), queryEnd, groupLanes, body);
+  }
+  /// Keys of the current block that a group needs, from the first on.
+  Value groupRows(Value group) {
+    if (!groupRowCounts)
+      return blockRows;
+    return e->load(e->i64(), e->at(groupRowCounts, e->div(group, groupLanes), e->i64()));
+  }
+  /// Offset in a panel of lane `lane` of the group that begins at lane `group`.
+  Value groupOffset(const TileStorage &panel, Value row, Value group, int64_t lane) {
+    return e->add(e->add(e->mul(group, panel.rows), e->mul(row, groupLanes)), lane);
+  }
+  /// Offset in a panel of any lane.
+  Value laneOffset(const TileStorage &panel, Value row, Value lane) {
+    Value inGroup = e->rem(lane, groupLanes);
+    return e->add(groupOffset(panel, row, e->sub(lane, inGroup), 0), inGroup);
+  }
   /// 2048 bytes of zeros, which rows beyond a tensor's end read from.
   Value zeros();
 
@@ -121,15 +146,15 @@ private:
   /// Whether the product takes the maximum while its scores are in registers.
   bool takesMaxInDot(const Epilogue &epilogue, int64_t headDim);
   /// `hasMax`: the product has taken the maximum of unchanged scores.
-  void emitEpilogue(const Epilogue &epilogue, Value count, Value scores, bool hasMax);
+  void emitEpilogue(const Epilogue &epilogue, const TileStorage &scores, bool hasMax);
   void emitScoresFMA(const TileStorage &queries, const TileStorage &keys, int64_t headDim,
-                     Value scores, const Epilogue &epilogue);
+                     const TileStorage &scores, const Epilogue &epilogue);
   void emitScoresAMX(const TileStorage &queries, const TileStorage &keys, int64_t headDim,
-                     Value scores);
+                     const TileStorage &scores);
   void emitAccumulate(const TileStorage &weights, const TileStorage &values, int64_t valueDim,
-                      Value acc);
+                      const TileStorage &acc);
   void emitAccumulateAMX(const TileStorage &weights, const TileStorage &values, int64_t valueDim,
-                         Value acc);
+                         const TileStorage &acc);
   /// rows x vectors accumulators: sum over k of broadcast(scalar(k, row)) * vector(k, column).
   /// `onEachLine` emits what else to do each time the scalars of a row enter a cache line; with it,
   /// `steps` is a constant.
@@ -149,7 +174,7 @@ private:
   tile::KernelOp kernel;
   const CPUTarget &target;
   tile::CPUScheduleAttr schedule;
-  const int64_t lanes, blockQ, blockKv;
+  const int64_t lanes, groupLanes, blockQ, blockKv;
   mlir::OpBuilder builder;
   std::unique_ptr<Emitter> e;
 
@@ -157,6 +182,7 @@ private:
   mlir::Block *entry = nullptr;
   Value args, scratch;
   int64_t scratchBytes = 0;
+  Value queryEnd; // i64, end of the lanes whose groups hold queries
   mlir::IRMapping scalars;
   llvm::DenseMap<Value, TileStorage> tiles;
   llvm::DenseMap<Value, CapturedTensor> captured;
@@ -164,6 +190,7 @@ private:
   llvm::DenseMap<Value, Value> blockMax; // final scores -> the new running maximum
   SmallVector<tile::LoadOp> blockLoads;  // keys and values of the loop, for prefetching
   Value blockRows, blockStart;           // i64, of the current block of keys
+  Value groupRowCounts;                  // i64 a group, where groups differ in the keys they need
   int64_t packedBytes = 0;               // a block of packed values
 };
 

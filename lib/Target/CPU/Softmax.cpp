@@ -22,15 +22,20 @@ LogicalResult KernelLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
   Value newMaxOfBlock = blockMax.lookup(op.getScores());
   if (!newMaxOfBlock)
     return op.emitError("expects scores that come from a tile.dot through maps and masks");
-  Value scores = storage(op.getScores()).base;
+  const TileStorage scores = storage(op.getScores());
   Value max = storage(op.getReference()).base, sum = storage(op.getSum()).base;
   Value rescale = allocate(blockQ * 4), minusMax = allocate(blockQ * 4);
   bool isPairs = op.getWeights().getType().getElementType().isBF16();
-  Value weights = isPairs ? allocate(blockKv / 2 * blockQ * 4) : scores;
+  TileStorage weights = scores;
+  if (isPairs) {
+    weights.isPairs = true;
+    weights.rows = blockKv / 2;
+    weights.base = allocate(weights.rows * blockQ * 4);
+  }
   Value factor = e->broadcast(scalar(op.getFactor()));
 
   // m' is known; 2^(factor (m - m')) rescales what earlier blocks left.
-  e->loop(e->cst(0), e->cst(blockQ), lanes, [&](Value lane) {
+  e->loop(e->cst(0), queryEnd, lanes, [&](Value lane) {
     auto at = [&](Value base) { return e->at(base, lane, e->f32()); };
     Value least = e->splatF32(-kMaxFloat);
     Value before = e->fmax(e->load(e->vecF32(), at(max)), least);
@@ -45,68 +50,64 @@ LogicalResult KernelLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
 
   int64_t vectors = schedule.getVectors();
   auto perGroup = [&](Value group) {
-    SmallVector<Value> offset, sums;
+    SmallVector<Value> shift, sums;
     for (int64_t j = 0; j < vectors; ++j) {
       Value lane = e->add(group, j * lanes);
-      offset.push_back(e->load(e->vecF32(), e->at(minusMax, lane, e->f32())));
+      shift.push_back(e->load(e->vecF32(), e->at(minusMax, lane, e->f32())));
       sums.push_back(e->load(e->vecF32(), e->at(sum, lane, e->f32())));
     }
     auto place = [&](Value row, int64_t j) {
-      return e->add(e->add(e->mul(row, blockQ), group), j * lanes);
+      return e->at(weights.base, groupOffset(weights, row, group, j * lanes), e->i32());
     };
     auto weight = [&](Value row, int64_t j) {
-      Value s = e->load(e->vecF32(), e->at(scores, place(row, j), e->f32()));
-      return e->exp2(e->fma(s, factor, offset[j]));
+      Value offset = groupOffset(scores, row, group, j * lanes);
+      Value s = e->load(e->vecF32(), e->at(scores.base, offset, e->f32()));
+      return e->exp2(e->fma(s, factor, shift[j]));
     };
+    Value keyCount = groupRows(group);
     if (!isPairs) {
-      sums = e->loop(e->cst(0), blockRows, 1, sums, [&](Value row, ValueRange carried) {
+      sums = e->loop(e->cst(0), keyCount, 1, sums, [&](Value row, ValueRange carried) {
         SmallVector<Value> next;
         for (int64_t j = 0; j < vectors; ++j) {
           Value p = weight(row, j);
-          e->store(p, e->at(weights, place(row, j), e->f32()));
+          e->store(p, place(row, j));
           next.push_back(e->fadd(carried[j], p));
         }
         return next;
       });
     } else {
-      Value even = e->mul(e->div(blockRows, 2), 2);
+      Value even = e->mul(e->div(keyCount, 2), 2);
       sums = e->loop(e->cst(0), even, 2, sums, [&](Value row, ValueRange carried) {
         SmallVector<Value> next;
         for (int64_t j = 0; j < vectors; ++j) {
           Value p0 = weight(row, j), p1 = weight(e->add(row, 1), j);
-          e->store(e->packPairs(p0, p1), e->at(weights, place(e->div(row, 2), j), e->i32()));
+          e->store(e->packPairs(p0, p1), place(e->div(row, 2), j));
           next.push_back(e->fadd(carried[j], e->fadd(p0, p1)));
         }
         return next;
       });
       // An odd last key is paired with zeros, and AMX multiplies the whole block.
-      sums = e->loop(even, blockRows, 2, sums, [&](Value row, ValueRange carried) {
+      sums = e->loop(even, keyCount, 2, sums, [&](Value row, ValueRange carried) {
         SmallVector<Value> next;
         for (int64_t j = 0; j < vectors; ++j) {
           Value p = weight(row, j);
-          e->store(e->packPairs(p, e->splatF32(0.0f)),
-                   e->at(weights, place(e->div(row, 2), j), e->i32()));
+          e->store(e->packPairs(p, e->splatF32(0.0f)), place(e->div(row, 2), j));
           next.push_back(e->fadd(carried[j], p));
         }
         return next;
       });
       if (schedule.getDot() == tile::DotKind::AMX)
-        e->loop(e->div(e->add(blockRows, 1), 2), e->cst(blockKv / 2), 1, [&](Value pair) {
+        e->loop(e->div(e->add(keyCount, 1), 2), e->cst(blockKv / 2), 1, [&](Value pair) {
           for (int64_t j = 0; j < vectors; ++j)
-            e->store(e->splatI32(0), e->at(weights, place(pair, j), e->i32()));
+            e->store(e->splatI32(0), place(pair, j));
         });
     }
     for (int64_t j = 0; j < vectors; ++j)
       e->store(sums[j], e->at(sum, e->add(group, j * lanes), e->f32()));
   };
-  e->loop(e->cst(0), e->cst(blockQ), lanes * vectors, perGroup);
+  forEachGroup(perGroup);
 
-  TileStorage w;
-  w.kind = TileStorage::Panel;
-  w.base = weights;
-  w.isPairs = isPairs;
-  w.count = blockRows;
-  tiles[op.getWeights()] = w;
+  tiles[op.getWeights()] = weights;
   tiles[op.getNewReference()] = storage(op.getReference());
   tiles[op.getNewSum()] = storage(op.getSum());
   TileStorage r;
@@ -117,11 +118,12 @@ LogicalResult KernelLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
 }
 
 void KernelLowering::lowerScaleRows(tile::ScaleRowsOp op) {
-  Value tile = storage(op.getTile()).base, factors = storage(op.getFactors()).base;
+  const TileStorage tile = storage(op.getTile());
+  Value factors = storage(op.getFactors()).base;
   int64_t columns = op.getTile().getType().getNumColumns();
   // Most blocks leave every maximum where it was: then there is nothing to do.
   int64_t vectors = schedule.getVectors();
-  e->loop(e->cst(0), e->cst(blockQ), lanes * vectors, [&](Value group) {
+  forEachGroup([&](Value group) {
     SmallVector<Value> f;
     Value changed;
     for (int64_t j = 0; j < vectors; ++j) {
@@ -133,8 +135,7 @@ void KernelLowering::lowerScaleRows(tile::ScaleRowsOp op) {
     e->ifThen(e->anyLane(changed), [&] {
       e->loop(e->cst(0), e->cst(columns), 1, [&](Value d) {
         for (int64_t j = 0; j < vectors; ++j) {
-          Value address =
-              e->at(tile, e->add(e->add(e->mul(d, blockQ), group), j * lanes), e->f32());
+          Value address = e->at(tile.base, groupOffset(tile, d, group, j * lanes), e->f32());
           e->store(e->fmul(e->load(e->vecF32(), address), f[j]), address);
         }
       });
@@ -144,11 +145,11 @@ void KernelLowering::lowerScaleRows(tile::ScaleRowsOp op) {
 }
 
 void KernelLowering::lowerNormalize(tile::NormalizeOp op) {
-  Value acc = storage(op.getAcc()).base;
+  const TileStorage acc = storage(op.getAcc());
   Value max = storage(op.getReference()).base, sum = storage(op.getSum()).base;
   int64_t columns = op.getAcc().getType().getNumColumns();
   Value factor = e->broadcast(scalar(op.getFactor()));
-  e->loop(e->cst(0), e->cst(blockQ), lanes, [&](Value lane) {
+  e->loop(e->cst(0), queryEnd, lanes, [&](Value lane) {
     auto at = [&](Value base) { return e->at(base, lane, e->f32()); };
     Value l = e->load(e->vecF32(), at(sum));
     Value isEmpty =
@@ -156,7 +157,7 @@ void KernelLowering::lowerNormalize(tile::NormalizeOp op) {
     Value inverse = arith::DivFOp::create(builder, e->loc, e->splatF32(1.0f), l);
     // A row without any key is 0 even where a masked value is infinite.
     e->loop(e->cst(0), e->cst(columns), 1, [&](Value d) {
-      Value address = e->at(acc, e->add(e->mul(d, blockQ), lane), e->f32());
+      Value address = e->at(acc.base, laneOffset(acc, d, lane), e->f32());
       Value o = e->fmul(e->load(e->vecF32(), address), inverse);
       e->store(e->select(isEmpty, e->splatF32(0.0f), o), address);
     });

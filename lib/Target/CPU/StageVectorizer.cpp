@@ -186,7 +186,7 @@ void StageVectorizer::emitScalar(Operation &op, IRMapping &mapping) {
   e.b.clone(op, mapping);
 }
 
-void StageVectorizer::hoist(Value firstQ, int64_t blockQ,
+void StageVectorizer::hoist(Value firstQ, Value queryEnd,
                             llvm::function_ref<Value(int64_t)> allocate) {
   // Uniform values, and the rows that vectors will read: values that depend on q alone and have a
   // user that does not.
@@ -206,7 +206,7 @@ void StageVectorizer::hoist(Value firstQ, int64_t blockQ,
   }
   if (rows.empty())
     return;
-  e.loop(e.cst(0), e.cst(blockQ), e.lanes, [&](Value lane) {
+  e.loop(e.cst(0), queryEnd, e.lanes, [&](Value lane) {
     IRMapping mapping = uniforms;
     Value start = e.toI32(e.add(firstQ, lane));
     mapping.map(qArg, e.add(e.broadcast(start), e.laneNumbers()));

@@ -51,9 +51,9 @@ public:
                   const mlir::IRMapping &scalars, TensorLookup tensors);
 
   /// Emits what does not depend on the key: at the builder's insertion point, which must dominate
-  /// all evaluations. `firstQ` is the tile's first query (i64); `allocate` returns scratch memory
-  /// for so many bytes a query.
-  void hoist(Value firstQ, int64_t blockQ, llvm::function_ref<Value(int64_t)> allocate);
+  /// all evaluations. `firstQ` is the tile's first query and `queryEnd` the end of its
+  /// lanes (i64); `allocate` returns scratch memory for so many bytes a query.
+  void hoist(Value firstQ, Value queryEnd, llvm::function_ref<Value(int64_t)> allocate);
 
   /// Values that are shared by all vectors of a row.
   using Row = mlir::IRMapping;

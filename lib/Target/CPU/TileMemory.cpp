@@ -44,6 +44,8 @@ LogicalResult KernelLowering::lowerLoad(tile::LoadOp op) {
   if (role == OperandRole::Unknown)
     return op.emitError("expects a tile that one tile.dot reads");
   if (role == OperandRole::Queries) {
+    if (op.getResult().getType().getNumRows() != blockQ)
+      return op.emitError("expects tiles of the schedule's block_q = ") << blockQ << " queries";
     // Where the only user scales the tile, that happens while it is packed.
     if (!isa<tile::ScaleOp>(*op->user_begin()))
       packQueries(op, Value());
@@ -120,14 +122,18 @@ LogicalResult KernelLowering::lowerLoad(tile::LoadOp op) {
   return success();
 }
 
-/// Transposes the tile's queries into a panel [dims][block_q]; rows beyond Sq are zero.
+/// Transposes the tile's queries into a panel; rows beyond Sq are zero.
 void KernelLowering::packQueries(tile::LoadOp op, Value factor) {
   tile::TileType type = op.getResult().getType();
   Type element = type.getElementType();
   bool isPairs = schedule.getDot() != tile::DotKind::FMA;
   int64_t steps = isPairs ? type.getNumColumns() / 2 : type.getNumColumns();
   int64_t elementsPerStep = isPairs ? 2 : 1;
-  Value panel = allocate(steps * blockQ * 4);
+  TileStorage panel;
+  panel.kind = TileStorage::Panel;
+  panel.base = allocate(steps * blockQ * 4);
+  panel.rows = steps;
+  panel.isPairs = isPairs;
   Value first = scalarI64(op.getRow());
   Value count = validRows(first, blockQ, argWord(HEED_ARG_SQ));
   Value stride = rowStride(op.getTensor());
@@ -152,7 +158,7 @@ void KernelLowering::packQueries(tile::LoadOp op, Value factor) {
 
   Type stepType = isPairs ? e->i32() : e->f32();
   int64_t main = steps / lanes * lanes;
-  e->loop(e->cst(0), e->cst(blockQ), lanes, [&](Value lane) {
+  e->loop(e->cst(0), queryEnd, lanes, [&](Value lane) {
     SmallVector<Value> rows;
     for (int64_t i = 0; i < lanes; ++i) {
       Value row = e->add(lane, i);
@@ -169,7 +175,7 @@ void KernelLowering::packQueries(tile::LoadOp op, Value factor) {
                                          : e->loadWidened(element, address(row, step))));
       e->transpose(vectors);
       for (auto [k, v] : llvm::enumerate(vectors))
-        e->store(v, e->at(panel, e->add(e->mul(e->add(step, k), blockQ), lane), stepType));
+        e->store(v, e->at(panel.base, laneOffset(panel, e->add(step, k), lane), stepType));
     });
     // Dims that do not fill a vector: gathered element by element into the lanes of one.
     e->loop(e->cst(main), e->cst(steps), 1, [&](Value step) {
@@ -179,15 +185,11 @@ void KernelLowering::packQueries(tile::LoadOp op, Value factor) {
                           : e->loadScalarWidened(element, address(row, step));
         v = vector::InsertOp::create(builder, e->loc, x, v, i);
       }
-      e->store(scaled(v), e->at(panel, e->add(e->mul(step, blockQ), lane), stepType));
+      e->store(scaled(v), e->at(panel.base, laneOffset(panel, step, lane), stepType));
     });
   });
 
-  TileStorage s;
-  s.kind = TileStorage::Panel;
-  s.base = panel;
-  s.isPairs = isPairs;
-  tiles[op.getResult()] = s;
+  tiles[op.getResult()] = panel;
 }
 
 //===----------------------------------------------------------------------===//
@@ -263,8 +265,9 @@ void KernelLowering::lowerFill(tile::FillOp op) {
   TileStorage s;
   s.kind = type.getRank() == 1 ? TileStorage::Stats : TileStorage::Panel;
   s.base = allocate(steps * blockQ * 4);
+  s.rows = steps;
   Value v = e->splatF32(op.getValue().convertToFloat());
-  e->loop(e->cst(0), e->cst(steps * blockQ), lanes,
+  e->loop(e->cst(0), e->mul(queryEnd, steps), lanes,
           [&](Value i) { e->store(v, e->at(s.base, i, e->f32())); });
   tiles[op.getResult()] = s;
 }
@@ -297,7 +300,7 @@ LogicalResult KernelLowering::lowerStore(tile::StoreOp op) {
 void KernelLowering::storeRows(tile::StoreOp op) {
   int64_t columns = op.getTile().getType().getNumColumns();
   Type element = op.getTensor().getType().getElementType();
-  Value panel = storage(op.getTile()).base;
+  const TileStorage panel = storage(op.getTile());
   Value first = scalarI64(op.getRow());
   Value count = validRows(first, blockQ, argWord(HEED_ARG_SQ));
   Value stride = rowStride(op.getTensor());
@@ -305,14 +308,14 @@ void KernelLowering::storeRows(tile::StoreOp op) {
                      e->mul(first, stride), element);
   Value nowhere = allocate(columns * 4); // rows beyond Sq go here
   int64_t main = columns / lanes * lanes;
-  e->loop(e->cst(0), e->cst(blockQ), lanes, [&](Value lane) {
+  e->loop(e->cst(0), queryEnd, lanes, [&](Value lane) {
     SmallVector<Value> rows;
     for (int64_t i = 0; i < lanes; ++i) {
       Value row = e->add(lane, i);
       rows.push_back(
           e->select(e->lt(row, count), e->at(base, e->mul(row, stride), element), nowhere));
     }
-    auto source = [&](Value d) { return e->at(panel, e->add(e->mul(d, blockQ), lane), e->f32()); };
+    auto source = [&](Value d) { return e->at(panel.base, laneOffset(panel, d, lane), e->f32()); };
     e->loop(e->cst(0), e->cst(main), lanes, [&](Value d) {
       SmallVector<Value> vectors;
       for (int64_t k = 0; k < lanes; ++k)

@@ -1,5 +1,8 @@
 // Tiles of another size than the schedule's.
-// RUN: heed-opt %s --verify-diagnostics --pass-pipeline="builtin.module(attn-to-tile{block-kv=32},tile.kernel(tile-select-cpu-schedule{target=x86-64-v3}),tile-to-cpu)"
+// RUN: heed-opt %s --verify-diagnostics --pass-pipeline="builtin.module(attn-to-tile{block-q=128 block-kv=32},tile.kernel(tile-select-cpu-schedule{target=x86-64-v3}),tile-to-cpu)"
+// RUN: not heed-opt %s --pass-pipeline="builtin.module(attn-to-tile{block-q=32},tile.kernel(tile-select-cpu-schedule{target=x86-64-v3}),tile-to-cpu)" 2>&1 | FileCheck %s
+
+// CHECK: error: expects tiles of the schedule's block_q = 128 queries
 
 !t = !attn.tensor<[B, Hq, Sq, 64], f32>
 !k = !attn.tensor<[B, Hkv, Skv, 64], f32>

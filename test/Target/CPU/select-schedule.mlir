@@ -27,7 +27,7 @@ attn.variant @dense() {}
 // V3-LABEL:   tile.kernel @wide(
 // V3-SAME:      #tile.cpu_schedule<target = "x86-64-v3", lanes = 8, {{.*}} dot = fma, exp_degree = 5>
 // V4-LABEL:   tile.kernel @wide(
-// V4-SAME:      #tile.cpu_schedule<target = "x86-64-v4", lanes = 16, {{.*}} dot = fma, exp_degree = 5>
+// V4-SAME:      #tile.cpu_schedule<target = "x86-64-v4", lanes = 16, block_q = 128, block_kv = 128, {{.*}} dot = fma, exp_degree = 5>
 // BF16-LABEL: tile.kernel @wide(
 // BF16-SAME:    #tile.cpu_schedule<target = "x86-64-v4+bf16", lanes = 16, {{.*}} dot = fma, exp_degree = 5>
 // AMX-LABEL:  tile.kernel @wide(
@@ -45,7 +45,7 @@ func.func @wide(%q: !t32, %k: !k32, %v: !k32, %s: f32) -> (!t32, !lse) {
 // BF16-LABEL: tile.kernel @narrow(
 // BF16-SAME:    dot = dpbf16, exp_degree = 3>
 // AMX-LABEL:  tile.kernel @narrow(
-// AMX-SAME:     dot = amx, exp_degree = 3>
+// AMX-SAME:     block_q = 128, block_kv = 256, {{.*}} dot = amx, exp_degree = 3>
 func.func @narrow(%q: !t16, %k: !k16, %v: !k16, %s: f32) -> (!t16, !lse) {
   %o, %l = attn.forward @dense(%q, %k, %v) scale(%s) : (!t16, !k16, !k16) -> (!t16, !lse)
   return %o, %l : !t16, !lse

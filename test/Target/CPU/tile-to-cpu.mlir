@@ -1,6 +1,6 @@
 // The functions of a kernel, what the runtime must know of them, and the products of each schedule.
-// RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile,tile.kernel(tile-select-cpu-schedule{target=x86-64-v3}),tile-to-cpu)" | FileCheck %s --check-prefixes=CHECK,FMA
-// RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile{bf16-weights=true},tile.kernel(tile-select-cpu-schedule{target=x86-64-v4+bf16}),tile-to-cpu)" | FileCheck %s --check-prefixes=CHECK,PACKED,DPBF16
+// RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile{block-q=128},tile.kernel(tile-select-cpu-schedule{target=x86-64-v3}),tile-to-cpu)" | FileCheck %s --check-prefixes=CHECK,FMA
+// RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile{block-q=128 bf16-weights=true},tile.kernel(tile-select-cpu-schedule{target=x86-64-v4+bf16}),tile-to-cpu)" | FileCheck %s --check-prefixes=CHECK,PACKED,DPBF16
 // RUN: sed -e s/@block/@/ %s | heed-opt --pass-pipeline="builtin.module(attn-to-tile{block-q=128 block-kv=256 bf16-weights=true},tile.kernel(tile-select-cpu-schedule{target=x86-64-v4+amx}),tile-to-cpu)" | FileCheck %s --check-prefixes=CHECK,PACKED,AMX
 
 !t = !attn.tensor<[B, Hq, Sq, 64], bf16>
@@ -16,9 +16,9 @@ attn.variant @causal() {
 
 // CHECK-NOT:    tile.
 // CHECK:        func.func @f_tile(%{{.+}}: !llvm.ptr, %{{.+}}: i64, %{{.+}}: i64, %{{.+}}: i64, %{{.+}}: !llvm.ptr)
-// FMA-SAME:       attributes {heed.code = {block_kv = 128 : i64, block_q = 64 : i64, packed_bytes_per_block = 0 : i64, scratch_bytes = {{[1-9][0-9]*}} : i64}}
+// FMA-SAME:       attributes {heed.code = {block_kv = 128 : i64, block_q = 128 : i64, packed_bytes_per_block = 0 : i64, scratch_bytes = {{[1-9][0-9]*}} : i64}}
 // Two keys' values in a pair: 128 x 64 bf16 a block.
-// DPBF16-SAME:    attributes {heed.code = {block_kv = 128 : i64, block_q = 64 : i64, packed_bytes_per_block = 16384 : i64, scratch_bytes = {{[1-9][0-9]*}} : i64}}
+// DPBF16-SAME:    attributes {heed.code = {block_kv = 128 : i64, block_q = 128 : i64, packed_bytes_per_block = 16384 : i64, scratch_bytes = {{[1-9][0-9]*}} : i64}}
 // AMX-SAME:       attributes {heed.code = {block_kv = 256 : i64, block_q = 128 : i64, packed_bytes_per_block = {{[1-9][0-9]*}} : i64, scratch_bytes = {{[1-9][0-9]*}} : i64}}
 // FMA-NOT:      func.func @f_prepare
 // FMA:          math.fma {{.*}} : vector<8xf32>
