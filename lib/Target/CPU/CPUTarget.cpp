@@ -147,13 +147,16 @@ tile::CPUScheduleAttr heed::selectCPUSchedule(MLIRContext *context, const CPUTar
   int64_t rows = 6, vectors = target.numVectorRegisters < 32 ? 2 : 4;
   if (!target.hasFMA || dot == tile::DotKind::DPBF16)
     rows = 4;
-  // A block of keys and values comes from memory once for all queries of a tile. On Sapphire
-  // Rapids, 128 queries are 2 to 6% faster than 64 without a mask (most where keys and values
-  // outgrow the second-level cache) and within 2% of them with a causal one. 256 gain up to 4%
-  // more, but leave half as many tiles to share between threads, and their panels outgrow a cache
-  // of 1 MiB from head dim 256 on. Blocks of 64 keys are 1 to 5% slower than of 128. AMX products
-  // are so fast that reading counts: they take larger blocks.
-  int64_t blockQ = 128, blockKv = dot == tile::DotKind::AMX ? 256 : 128;
+  // A block of keys and values comes from memory once for all queries of a tile. Against 64
+  // queries, f32 on Sapphire Rapids gains 2 to 6% with 128 and 2 to 7% with 256, most where keys
+  // and values outgrow the second-level cache; with a causal mask only 256 gains, 2 to 5%. Beyond
+  // 256 columns in all, the panels of 256 queries would outgrow a cache of 1 MiB. Blocks of 64 keys
+  // are 1 to 5% slower than of 128. AMX products are so fast that reading counts: they take larger
+  // blocks.
+  bool isAMX = dot == tile::DotKind::AMX;
+  bool hasLargeTiles =
+      dot == tile::DotKind::FMA && target.hasAVX512 && headDim + valueHeadDim <= 256;
+  int64_t blockQ = hasLargeTiles ? 256 : 128, blockKv = isAMX ? 256 : 128;
   int64_t expDegree = elementType.isF32() ? 5 : 3;
   return tile::CPUScheduleAttr::get(context, target.name, target.lanes, blockQ, blockKv, rows,
                                     vectors, dot, expDegree);

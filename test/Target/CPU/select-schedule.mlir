@@ -27,7 +27,7 @@ attn.variant @dense() {}
 // V3-LABEL:   tile.kernel @wide(
 // V3-SAME:      #tile.cpu_schedule<target = "x86-64-v3", lanes = 8, {{.*}} dot = fma, exp_degree = 5>
 // V4-LABEL:   tile.kernel @wide(
-// V4-SAME:      #tile.cpu_schedule<target = "x86-64-v4", lanes = 16, block_q = 128, block_kv = 128, {{.*}} dot = fma, exp_degree = 5>
+// V4-SAME:      #tile.cpu_schedule<target = "x86-64-v4", lanes = 16, block_q = 256, block_kv = 128, {{.*}} dot = fma, exp_degree = 5>
 // BF16-LABEL: tile.kernel @wide(
 // BF16-SAME:    #tile.cpu_schedule<target = "x86-64-v4+bf16", lanes = 16, {{.*}} dot = fma, exp_degree = 5>
 // AMX-LABEL:  tile.kernel @wide(

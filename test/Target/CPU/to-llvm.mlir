@@ -1,6 +1,6 @@
 // After cpu-to-llvm everything is in the llvm dialect, and no math library is called.
 // RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile{block-q=128},tile.kernel(tile-select-cpu-schedule{target=x86-64-v2}),tile-to-cpu,cpu-to-llvm)" | FileCheck %s --implicit-check-not=llvm.intr.fma
-// RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile{block-q=128},tile.kernel(tile-select-cpu-schedule{target=x86-64-v4}),tile-to-cpu,cpu-to-llvm)" | FileCheck %s --check-prefixes=CHECK,FMA
+// RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile{block-q=256},tile.kernel(tile-select-cpu-schedule{target=x86-64-v4}),tile-to-cpu,cpu-to-llvm)" | FileCheck %s --check-prefixes=CHECK,FMA
 // RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile{block-q=128},tile.kernel(tile-select-cpu-schedule{target=aarch64}),tile-to-cpu,cpu-to-llvm)" | FileCheck %s --check-prefixes=CHECK,FMA
 
 !t = !attn.tensor<[B, Hq, Sq, 64], f32>
