@@ -35,7 +35,7 @@ extern "C" {
 #endif
 
 /* Raised whenever the layout of a struct or of the argument block changes. */
-#define HEED_ABI_VERSION 1
+#define HEED_ABI_VERSION 2
 
 /*===-- Status ------------------------------------------------------------===*/
 
@@ -132,22 +132,24 @@ enum {
   HEED_ARG_VALUE = 2,
   HEED_ARG_OUTPUT = 3,
   HEED_ARG_LSE = 4, /* 0: not wanted */
+  HEED_ARG_MAX_SCORES = 5, /* 0: not wanted */
   HEED_ARG_PACKED =
-      5, /* the workspace that prepare tasks fill, shared by all threads; 64-byte aligned */
-  HEED_ARG_B = 6,
-  HEED_ARG_HQ = 7,
-  HEED_ARG_HKV = 8,
-  HEED_ARG_SQ = 9,
-  HEED_ARG_SKV = 10,
+      6, /* the workspace that prepare tasks fill, shared by all threads; 64-byte aligned */
+  HEED_ARG_B = 7,
+  HEED_ARG_HQ = 8,
+  HEED_ARG_HKV = 9,
+  HEED_ARG_SQ = 10,
+  HEED_ARG_SKV = 11,
   HEED_ARG_QUERY_STRIDES =
-      11, /* batch, head, sequence; a batch stride is 0 where a batch of 1 is broadcast */
-  HEED_ARG_KEY_STRIDES = 14,
-  HEED_ARG_VALUE_STRIDES = 17,
-  HEED_ARG_OUTPUT_STRIDES = 20,
-  HEED_ARG_LSE_STRIDES = 23,
-  HEED_ARG_SCALE = 26,
+      12, /* batch, head, sequence; a batch stride is 0 where a batch of 1 is broadcast */
+  HEED_ARG_KEY_STRIDES = 15,
+  HEED_ARG_VALUE_STRIDES = 18,
+  HEED_ARG_OUTPUT_STRIDES = 21,
+  HEED_ARG_LSE_STRIDES = 24,
+  HEED_ARG_MAX_SCORES_STRIDES = 27,
+  HEED_ARG_SCALE = 30,
   HEED_ARG_PARAMS =
-      27 /* then the parameters in order: a scalar takes one word (f32 bits or a sign-extended
+      31 /* then the parameters in order: a scalar takes one word (f32 bits or a sign-extended
             integer); a tensor of rank r takes 1 + 2r words: pointer, r extents, r strides */
 };
 
@@ -191,22 +193,23 @@ typedef struct heed_kernel {
 
 /*===-- Calling -----------------------------------------------------------===*/
 
-/* Everything a call passes. Tensors:
- *   query  (B, Hq, Sq, D)      key (Bkv, Hkv, Skv, D)     value (Bkv, Hkv, Skv, Dv)    output (B,
- * Hq, Sq, Dv) lse    (B, Hq, Sq), f32, natural logarithm; data == NULL: not computed Bkv is B or 1
- * (broadcast), Hq a multiple of Hkv. The last stride of query, key, value and output is 1. scale
+/* Everything a call passes. query (B, Hq, Sq, D), key (Bkv, Hkv, Skv, D), value (Bkv, Hkv, Skv,
+ * Dv), output (B, Hq, Sq, Dv), and in f32 lse (B, Hq, Sq), the natural logarithm of the sum of
+ * exponentials, and max_scores (B, Hq, Sq), each row's largest score; where their data is NULL,
+ * these two are not computed. Bkv is B or 1 (broadcast), Hq a multiple of Hkv. The last stride of query, key, value and output is 1. scale
  * multiplies query x key before score_mod; NaN stands for 1/sqrt(D). params holds the kernel's
  * num_params values in order; NULL: every default. num_threads: 0 stands for
  * heed_get_num_threads(). */
 typedef struct heed_call {
-  heed_tensor query, key, value, output, lse;
+  heed_tensor query, key, value, output, lse, max_scores;
   double scale;
   const heed_value *params;
   int32_t num_threads;
 } heed_call;
 
-/* Runs `kernel`. Output and LSE are written completely or, on an error, not at all. Safe from
- * several threads at once and after fork. A fully masked row gets output 0 and LSE -inf. */
+/* Runs `kernel`. Results are written completely or, on an error, not at all. Safe from
+ * several threads at once and after fork. A fully masked row gets output 0, LSE and
+ * largest score -inf. */
 HEED_EXPORT heed_status heed_run(const heed_kernel *kernel, const heed_call *call);
 
 /* The same for callers that write structs byte by byte, such as Python's: call->params is ignored,

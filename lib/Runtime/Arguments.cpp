@@ -53,6 +53,7 @@ void heed::runtime::fillArguments(const heed_kernel &kernel, const heed_call &ca
   words[HEED_ARG_VALUE] = pointerWord(call.value.data);
   words[HEED_ARG_OUTPUT] = pointerWord(call.output.data);
   words[HEED_ARG_LSE] = pointerWord(call.lse.data);
+  words[HEED_ARG_MAX_SCORES] = pointerWord(call.max_scores.data);
   words[HEED_ARG_B] = problem.batch;
   words[HEED_ARG_HQ] = problem.queryHeads;
   words[HEED_ARG_HKV] = problem.keyHeads;
@@ -64,6 +65,8 @@ void heed::runtime::fillArguments(const heed_kernel &kernel, const heed_call &ca
   fillStrides(call.output, words + HEED_ARG_OUTPUT_STRIDES);
   if (call.lse.data)
     fillStrides(call.lse, words + HEED_ARG_LSE_STRIDES);
+  if (call.max_scores.data)
+    fillStrides(call.max_scores, words + HEED_ARG_MAX_SCORES_STRIDES);
   double scale = isnan(call.scale) ? 1.0 / sqrt(double(kernel.head_dim)) : call.scale;
   words[HEED_ARG_SCALE] = floatWord(scale);
 

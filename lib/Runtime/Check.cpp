@@ -206,7 +206,7 @@ static heed_status checkBatch(const char *label, const heed_tensor &tensor, int6
 heed_status heed::runtime::checkTensors(const heed_kernel &kernel, const heed_call &call,
                                         Problem &problem) {
   const heed_tensor &query = call.query, &key = call.key, &value = call.value;
-  const heed_tensor &output = call.output, &lse = call.lse;
+  const heed_tensor &output = call.output;
   heed_status status;
   auto form = [&](const char *label, const heed_tensor &tensor) {
     return checkForm(label, tensor, kernel.dtype, 4, maxExtent);
@@ -248,15 +248,21 @@ heed_status heed::runtime::checkTensors(const heed_kernel &kernel, const heed_ca
       (status = checkStorage("'value'", value)) || (status = checkStorage("'output'", output)))
     return status;
 
-  if (!lse.data)
-    return HEED_OK;
-  if ((status = checkForm("'lse'", lse, HEED_F32, 3, maxExtent)) ||
-      (status = checkExtent("'lse'", lse, 0, "batch", problem.batch)) ||
-      (status = checkExtent("'lse'", lse, 1, "number of heads", problem.queryHeads)) ||
-      (status = checkExtent("'lse'", lse, 2, "sequence length", problem.queryLength)) ||
-      (status = checkNoOverlap("'lse'", lse, 3, 1)))
+  auto checkRowNumbers = [&](const char *label, const heed_tensor &tensor) {
+    heed_status status;
+    if (!tensor.data)
+      return HEED_OK;
+    if ((status = checkForm(label, tensor, HEED_F32, 3, maxExtent)) ||
+        (status = checkExtent(label, tensor, 0, "batch", problem.batch)) ||
+        (status = checkExtent(label, tensor, 1, "number of heads", problem.queryHeads)) ||
+        (status = checkExtent(label, tensor, 2, "sequence length", problem.queryLength)) ||
+        (status = checkNoOverlap(label, tensor, 3, 1)))
+      return status;
+    return checkStorage(label, tensor);
+  };
+  if ((status = checkRowNumbers("'lse'", call.lse)))
     return status;
-  return checkStorage("'lse'", lse);
+  return checkRowNumbers("'max_scores'", call.max_scores);
 }
 
 //===----------------------------------------------------------------------===//

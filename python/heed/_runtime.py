@@ -59,11 +59,11 @@ class KernelTable(ctypes.Structure):
 
 
 # A call is packed by struct rather than through ctypes objects, which would cost as much as everything else in a hot
-# call together. TENSOR is heed_tensor; CALL is heed_call: query, key, value, output of rank 4, lse of rank 3, scale,
-# params (unused), num_threads.
+# call together. TENSOR is heed_tensor; CALL is heed_call: query, key, value, output of rank 4, lse and max_scores of
+# rank 3, scale, params (unused), num_threads.
 TENSOR = {rank: struct.Struct(f"=Qii{rank}q{8 * (MAX_RANK - rank)}x{rank}q{8 * (MAX_RANK - rank)}x")
           for rank in range(MAX_RANK + 1)}
-CALL = struct.Struct("=" + 4 * "Qii4q16x4q16x" + "Qii3q24x3q24x" + "d8xi4x")
+CALL = struct.Struct("=" + 4 * "Qii4q16x4q16x" + 2 * "Qii3q24x3q24x" + "d8xi4x")
 FLOAT_VALUE = struct.Struct("=d")
 INT_VALUE = struct.Struct("=q")
 

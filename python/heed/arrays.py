@@ -38,7 +38,10 @@ def dtype_code(array: Array) -> int | None:
     try:
         return dtype_codes[dtype]
     except KeyError:
-        name = _NUMPY_NAMES.get(dtype.name) if isinstance(dtype, np.dtype) else _TORCH_NAMES.get(str(dtype))
+        if not isinstance(dtype, np.dtype):
+            name = _TORCH_NAMES.get(str(dtype))
+        else:
+            name = _NUMPY_NAMES.get(dtype.name) if dtype.isnative else None
         code = dtype_codes[dtype] = None if name is None else DTYPE_CODES[name]
         return code
 
@@ -80,10 +83,14 @@ def strides(array: Array) -> tuple[int, ...]:
 def describe(array: Array, dtype: str) -> bytes:
     """heed_tensor of an array whose elements have to be of `dtype`; HeedError if it is none."""
     if type(array) is np.ndarray or isinstance(array, np.ndarray):
+        if not array.flags.aligned:  # a field of a structured array, for one: its strides are no whole elements
+            raise HeedError("expected an array whose elements are aligned; numpy.require(array, requirements='A') makes one")
         pointer = numpy_pointer(array)
     elif is_torch(array):
         if not array.is_cpu:
             raise HeedError(f"expected a tensor on the CPU, found one on {array.device}")
+        if array.requires_grad or array.is_neg():
+            _check_plain(array)
         pointer = array.data_ptr()
     else:
         raise HeedError(f"expected an array of {dtype}, found {type(array).__name__}")
@@ -94,6 +101,15 @@ def describe(array: Array, dtype: str) -> bytes:
     if rank > MAX_RANK:
         raise HeedError(f"expected at most {MAX_RANK} dimensions, found {rank}")
     return TENSOR[rank].pack(pointer, code, rank, *array.shape, *strides(array))
+
+
+def _check_plain(array: Array) -> None:
+    torch = sys.modules["torch"]
+    if array.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError("Heed has no backward pass on CPUs: detach tensors that require grad, or call it under "
+                                  "torch.no_grad()")
+    if array.is_neg():
+        raise HeedError("expected a tensor without negative bit; resolve_neg() makes one")
 
 
 def empty(shape: tuple[int, ...], like: Array, dtype: str | None = None) -> Array:

@@ -48,7 +48,7 @@ class AuxOutput(NamedTuple):
     max_scores: Any = None
 
 
-_kernels: dict[tuple[tracing.Trace, int, int, int], Kernel] = {}
+_kernels = variant.kernels_of_traces
 _MAX_KERNELS = 4096
 
 
@@ -74,7 +74,7 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
     gives 0, and -inf as LSE. Both mods are traced, not run per element: see docs/flex_attention.md.
 
     Returns output (B, Hq, L, Ev) of query's dtype, whose axes lie in memory in the order of query's. With
-    return_aux=AuxRequest(lse=True): (output, AuxOutput). With return_lse=True (deprecated): (output, lse).
+    return_aux=AuxRequest(lse=True, max_scores=True): (output, AuxOutput). With return_lse=True (deprecated): (output, lse).
     kernel_options of FlexAttention are checked and have no effect on CPUs.
 
     Raises ValueError for shapes that do not fit, TraceError for mods that cannot be traced, NotImplementedError for
@@ -84,7 +84,13 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
         mask_mod = _mask_mod_of(block_mask, mask_mod, query, key)
     if kernel_options is not None:
         _check_kernel_options(kernel_options)
-    wants_lse = (return_lse or return_aux is not None) and _wants_lse(return_lse, return_aux)
+    wants_lse, wants_max = return_lse, False
+    if return_lse or return_aux is not None:
+        wants_lse, wants_max = _check_aux(return_lse, return_aux)
+    if scale is None:
+        scale = math.nan  # the runtime's word for it
+    elif not math.isfinite(scale):
+        raise ValueError(f"Expect a finite scale, but got {scale}.")
     trace, values = tracing.lookup(score_mod, mask_mod)
 
     # From here on, helpers are called only where something is unusual: each would cost as much as what it does.
@@ -101,6 +107,8 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
                 or code not in _QUERY_CODES or key.dtype != dtype or value.dtype != dtype):
             raise ValueError
         if is_numpy:
+            if not (query.flags.aligned and key.flags.aligned and value.flags.aligned):  # else strides are no whole elements
+                query, key, value = (np.require(x, requirements="A") for x in (query, key, value))
             size = query.itemsize
             q_strides: Any = [stride // size for stride in query.strides]
             k_strides: Any = [stride // size for stride in key.strides]
@@ -109,7 +117,9 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
             if not (query.is_cpu and key.is_cpu and value.is_cpu) or query.requires_grad or key.requires_grad or value.requires_grad:
                 _check_tensors(query, key, value)
             q_strides, k_strides, v_strides = query.stride(), key.stride(), value.stride()
-    except (AttributeError, ValueError, TypeError):
+    except NotImplementedError:
+        raise
+    except (AttributeError, ValueError, TypeError, RuntimeError):
         if (refusal := _refuse(query, key, value, enable_gqa)) is not None:
             raise refusal from None
         if not is_numpy and isinstance(query, np.ndarray):  # of a subclass
@@ -130,10 +140,14 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
         output = np.empty((batch, heads, length, value_dim), dtype)
     else:
         output = _torch().empty((batch, heads, length, value_dim), dtype=dtype)
-    lse_words = _NO_LSE
+    lse = max_scores = None
+    lse_words = max_words = _NO_ROWS
     if wants_lse:
         lse = arrays.empty((batch, heads, length), query, "f32")
         lse_words = (arrays.data_pointer(lse), _F32, 3, batch, heads, length, heads * length, length, 1)
+    if wants_max:
+        max_scores = arrays.empty((batch, heads, length), query, "f32")
+        max_words = (arrays.data_pointer(max_scores), _F32, 3, batch, heads, length, heads * length, length, 1)
 
     if is_numpy:
         pointers: Any = map(arrays.numpy_pointer, (query, key, value, output))
@@ -144,11 +158,11 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
     q_pointer, k_pointer, v_pointer, o_pointer = pointers
     call = CALL.pack(q_pointer, code, 4, *q_shape, *q_strides, k_pointer, code, 4, *k_shape, *k_strides,
                      v_pointer, code, 4, *v_shape, *v_strides, o_pointer, code, 4, batch, heads, length, value_dim, *o_strides,
-                     *lse_words, math.nan if scale is None else scale, threads)
+                     *lse_words, *max_words, scale, threads)
     found = _kernels.get((trace, code, head_dim, value_dim))
     (found or _kernel(trace, code, head_dim, value_dim)).run(call, values)
     if return_aux is not None:
-        return output, AuxOutput(lse=lse if wants_lse else None)
+        return output, AuxOutput(lse, max_scores)
     return (output, lse) if wants_lse else output
 
 
@@ -162,7 +176,7 @@ def _in_graph(*args: Any, **kwargs: Any) -> Any:
 flex_attention._torchdynamo_inline = _in_graph  # type: ignore[attr-defined]
 
 _F32 = DTYPES.index("f32")
-_NO_LSE = (0,) * 9
+_NO_ROWS = (0,) * 9
 
 
 def _torch_threads() -> int:
@@ -178,21 +192,20 @@ def _torch() -> Any:
 def _with_unit_stride(array: Array) -> Array:
     if arrays.strides(array)[3] == 1:
         return array
-    return np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array.contiguous()
+    return np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array.resolve_neg().contiguous()
 
 
 # -- What is asked for ------------------------------------------------------------------------------
 
 
-def _wants_lse(return_lse: bool, return_aux: Any) -> bool:
+def _check_aux(return_lse: bool, return_aux: Any) -> tuple[bool, bool]:
+    """Whether LSE and largest scores are asked for."""
     if return_lse and return_aux is not None:
         raise ValueError("Cannot specify both return_lse and return_aux. Use return_aux=AuxRequest(lse=True).")
     if return_lse:
         warnings.warn("return_lse is deprecated; use return_aux=AuxRequest(lse=True)", FutureWarning, stacklevel=3)
-        return True
-    if getattr(return_aux, "max_scores", False):
-        raise NotImplementedError("Returning max scores is not supported on CPU.")
-    return bool(return_aux.lse)
+        return True, False
+    return bool(return_aux.lse), bool(getattr(return_aux, "max_scores", False))
 
 
 def _check_kernel_options(options: dict[str, Any]) -> None:
@@ -235,6 +248,8 @@ def _refuse(query: Any, key: Any, value: Any, enable_gqa: bool) -> Exception | N
     if query.dtype != key.dtype or query.dtype != value.dtype:
         return ValueError("Expected query, key, and value to have the same dtype, but got "
                           f"query.dtype: {query.dtype}, key.dtype: {key.dtype}, and value.dtype: {value.dtype} instead.")
+    if any(getattr(x, "is_nested", False) for x in operands.values()):
+        return NotImplementedError("flex_attention does not support NestedTensor inputs: convert them to dense tensors.")
     if any(x.ndim != 4 for x in operands.values()):
         return NotImplementedError("NYI: query, key, and value must be 4D tensors, found "
                                    + ", ".join(f"{name} of {x.ndim}D" for name, x in operands.items()))
@@ -267,14 +282,20 @@ def _refuse(query: Any, key: Any, value: Any, enable_gqa: bool) -> Exception | N
 # -- Block masks ------------------------------------------------------------------------------------
 
 
+_SLICED = ("_sliced_mask_mod", "_sliced_mask_mod_error")  # the mask_mod of a sliced mask, ours and torch's
+_NO_BLOCKS = (1 << 30, 1 << 30)  # torch's block size of a mask that is none, good for all lengths
+
+
 def _mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: Any, key: Any) -> Mod:
     if mask_mod is not None:
         raise ValueError("Cannot specify both block_mask and mask_mod: a block_mask has its mask_mod")
     if not isinstance(block_mask, BlockMask):
         block_mask = _adopt(block_mask)
+    if getattr(block_mask.mask_mod, "__name__", None) in _SLICED:
+        block_mask.mask_mod(None, None, None, None)  # raises, and says what to do
     *batch_dims, mask_q, mask_kv = block_mask.shape
     length, kv_length = query.shape[-2], key.shape[-2]
-    if (length, kv_length) != (mask_q, mask_kv):
+    if (length, kv_length) != (mask_q, mask_kv) and block_mask.BLOCK_SIZE != _NO_BLOCKS:
         smaller = length > mask_q or kv_length > mask_kv
         raise ValueError(
             f"block_mask was created for block_mask.shape={block_mask.shape} but got q_len={length} and kv_len={kv_length}. "

@@ -15,11 +15,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from heed import _compiler, _runtime, arrays
 from heed._runtime import CALL, DTYPE_CODES, DTYPES, HeedError
 from heed.arrays import Array
 
 _FLOATS = ("f16", "bf16", "f32")
+_ABI_VERSION = 2  # HEED_ABI_VERSION
 _heed_run = _runtime.lib.heed_run_packed
 
 
@@ -44,6 +47,9 @@ class Kernel:
                  header: Callable[[], str] | None = None) -> None:
         """Of the heed_kernel at `address`, whose code lives as long as `owner`."""
         table = _runtime.KernelTable.from_address(address)
+        _heed_run(address, None, None, None)  # without a call: the runtime finds fault with the kernel first
+        if not (fault := _runtime.lib.heed_last_error().decode()).startswith("argument 'call'"):
+            raise HeedError(fault)
         self._owner = owner
         self._address = address
         self._object = content
@@ -111,11 +117,14 @@ class Kernel:
             out = arrays.empty((*query.shape[:3], self.value_head_dim), query)
         if return_lse and lse is None:
             lse = arrays.empty(tuple(query.shape[:3]), query, "f32")
+        for name, array in (("output", out), ("lse", lse)):
+            if isinstance(array, np.ndarray) and not array.flags.writeable:
+                raise HeedError(f"argument '{name}': expected an array that can be written, found a read-only one")
         described = b""
         for name, array in (("query", query), ("key", key), ("value", value), ("output", out)):
             described += self._describe(name, array, self.dtype)
-        described += _runtime.TENSOR[3].pack(*[0] * 9) if lse is None else self._describe("lse", lse, "f32")
-        call = described + CALL_TAIL.pack(math.nan if scale is None else scale, threads)
+        described += _NO_ROWS if lse is None else self._describe("lse", lse, "f32")
+        call = described + _NO_ROWS + CALL_TAIL.pack(math.nan if scale is None else scale, threads)
         self.run(call, self._bind(params))
         return out if lse is None else (out, lse)
 
@@ -161,17 +170,19 @@ class Kernel:
                 written = linked
             os.replace(written, target)
         if header is not None and self._header is not None:
-            temporary = pathlib.Path(f"{os.fspath(header)}.{os.getpid()}.tmp")
-            temporary.write_text(self._header())
-            os.replace(temporary, header)
+            with tempfile.TemporaryDirectory(prefix=".heed-", dir=pathlib.Path(header).parent) as directory:
+                written = pathlib.Path(directory, "kernel.h")
+                written.write_text(self._header())
+                os.replace(written, header)
 
     def __repr__(self) -> str:
         dims = f"{self.head_dim}" if self.head_dim == self.value_head_dim else f"{self.head_dim}x{self.value_head_dim}"
         return f"<Kernel {self.name} {self.dtype} head dim {dims} ({', '.join(self.param_names)})>"
 
 
+_NO_ROWS = bytes(_runtime.TENSOR[3].size)
 CALL_TAIL = struct.Struct("=d8xi4x")
-assert 5 * _runtime.TENSOR[4].size + CALL_TAIL.size == CALL.size
+assert 6 * _runtime.TENSOR[4].size + CALL_TAIL.size == CALL.size
 
 
 def _read_param(param: _runtime.Param) -> Param:
@@ -201,13 +212,28 @@ def load_shared(path: str | os.PathLike[str], symbol: str | None = None) -> Kern
     `symbol` is the kernel's C name; by default the file's stem, or the only one that the library exports. HeedError if
     there is no such kernel, OSError if the file is no shared library."""
     path = pathlib.Path(path).resolve()
-    library = ctypes.CDLL(str(path))
+    library = _open(path)
     names = _exported_kernels(path, library)
     name = symbol or (path.stem if path.stem in names else names[0] if len(names) == 1 else "")
     if name not in names:
         raise HeedError(f"'{path}' has {'no kernel ' + repr(name) if name else 'several kernels' if names else 'no kernel'}"
                         + (f"; give symbol= one of {', '.join(names)}" if names else ""))
     return Kernel(ctypes.addressof(_runtime.KernelTable.in_dll(library, name + "_kernel")), library)
+
+
+_opened: dict[pathlib.Path, tuple[int, int]] = {}
+
+
+def _open(path: pathlib.Path) -> ctypes.CDLL:
+    status = path.stat()
+    inode = (status.st_dev, status.st_ino)
+    if _opened.setdefault(path, inode) == inode:
+        return ctypes.CDLL(str(path))
+    # The dynamic linker knows libraries by their names: a file that was replaced gets another one.
+    with tempfile.TemporaryDirectory(prefix="heed-") as directory:
+        link = pathlib.Path(directory, path.name)
+        link.symlink_to(path)
+        return ctypes.CDLL(str(link))
 
 
 def _exported_kernels(path: pathlib.Path, library: ctypes.CDLL) -> list[str]:

@@ -108,11 +108,11 @@ class Variant:
 
     def __call__(self, query: Array, key: Array, value: Array, **arguments: Any) -> Any:
         """Attention forward; takes what Kernel's call takes."""
-        code = arrays.dtype_code(query)
+        code = arrays.dtype_code(query) if hasattr(query, "dtype") else None
         if code is None or DTYPES[code] not in QUERY_DTYPES:
-            raise HeedError(f"argument 'query': expected an array of f32, bf16 or f16, found {query.dtype}")
+            raise HeedError(f"argument 'query': expected an array of f32, bf16 or f16, found {getattr(query, 'dtype', type(query).__name__)}")
         for name, array in (("query", query), ("value", value)):
-            if array.ndim != 4:
+            if getattr(array, "ndim", 4) != 4:
                 raise HeedError(f"argument '{name}': expected 4 dimensions (B, H, S, D), found {array.ndim}")
         return self.kernel(DTYPES[code], query.shape[-1], value.shape[-1])(query, key, value, **arguments)
 
@@ -123,7 +123,7 @@ class Variant:
 def _default_symbol(content: bytes) -> str:
     """The C name that the compiler chose: the only exported symbol of the object ends in _kernel."""
     found: list[bytes] = re.findall(rb"(?<=\0)([A-Za-z_]\w*)_kernel(?=\0)", content)
-    return found[0].decode()
+    return found[-1].decode()  # LLVM writes the symbols' names last; names of parameters come before
 
 
 def _load(content: bytes, symbol: str, header: Callable[[], str] | None = None) -> Kernel:
@@ -140,6 +140,8 @@ def _cached(digest: str, request: _compiler.Request) -> Kernel:
 
 
 _variants: dict[str, Variant] = {}  # by the digest of a trace
+# By trace, heed_dtype and head dims: flex_attention's way past all else.
+kernels_of_traces: dict[tuple[tracing.Trace, int, int, int], Kernel] = {}
 
 
 def of_trace(trace: tracing.Trace) -> Variant:
@@ -192,4 +194,5 @@ def load(path: str | os.PathLike[str], symbol: str | None = None) -> Kernel | Va
 def clear_memory() -> None:
     """Forgets all kernels in memory; those in use stay loaded as long as they are."""
     _variants.clear()
+    kernels_of_traces.clear()
     tracing.clear()

@@ -19,7 +19,7 @@ def AttnToTilePass : Pass<"attn-to-tile", "::mlir::ModuleOp"> {
     each block in them (skipped, partial, full), and the mask itself, which only partial blocks evaluate.
 
     ```mlir
-    func.func @f(%q, %k, %v, %scale) { %o, %lse = attn.forward @causal(%q, %k, %v) ... }
+    func.func @f(%q, %k, %v, %scale) { %o, %lse, %max = attn.forward @causal(%q, %k, %v) ... }
     ```
     becomes, with block_q = 64 and block_kv = 128,
     ```mlir

@@ -51,10 +51,10 @@ public:
     b.setInsertionPointToStart(kernel.getBodyBlock());
     auto arguments = kernel.getKernelArguments();
     Value query = arguments[0], key = arguments[1], value = arguments[2], output = arguments[3],
-          lse = arguments[4], scale = arguments[5];
+          lse = arguments[4], maxScores = arguments[5], scale = arguments[6];
     Value batch = kernel.getBatch(), head = kernel.getHead();
 
-    for (auto [capture, argument] : llvm::zip(variant.getCaptures(), arguments.drop_front(6)))
+    for (auto [capture, argument] : llvm::zip(variant.getCaptures(), arguments.drop_front(7)))
       uniforms.map(capture, argument);
     batchI32 = toI32(batch);
     headI32 = toI32(head);
@@ -114,10 +114,11 @@ public:
     }
 
     auto normalized =
-        tile::NormalizeOp::create(b, loc, TypeRange{accTile, stats}, loop.getResult(2),
+        tile::NormalizeOp::create(b, loc, TypeRange{accTile, stats, stats}, loop.getResult(2),
                                   loop.getResult(0), loop.getResult(1), factor);
     tile::StoreOp::create(b, loc, normalized.getOutput(), output, batch, head, firstQ);
     tile::StoreOp::create(b, loc, normalized.getLse(), lse, batch, head, firstQ);
+    tile::StoreOp::create(b, loc, normalized.getMaxScores(), maxScores, batch, head, firstQ);
     tile::ReturnOp::create(b, loc);
     return kernel;
   }
@@ -126,8 +127,9 @@ private:
   tile::KernelOp createKernel(OpBuilder &moduleBuilder, StringRef name) {
     SmallVector<Type> types = {forward.getQuery().getType(), forward.getKey().getType(),
                                forward.getValue().getType(), forward.getOutput().getType(),
-                               forward.getLse().getType(),   forward.getScale().getType()};
-    SmallVector<std::string> names = {"query", "key", "value", "output", "lse", "scale"};
+                               forward.getLse().getType(),   forward.getMaxScores().getType(),
+                               forward.getScale().getType()};
+    SmallVector<std::string> names = {"query", "key", "value", "output", "lse", "max_scores", "scale"};
     for (BlockArgument capture : variant.getCaptures()) {
       types.push_back(capture.getType());
       names.push_back(variant.getCaptureName(capture.getArgNumber()));

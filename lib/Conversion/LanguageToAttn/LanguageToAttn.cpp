@@ -433,6 +433,7 @@ func::FuncOp heed::emitForward(OpBuilder &builder, attn::VariantOp variant, Stri
   llvm::append_range(arguments, TypeRange(ValueRange(variant.getCaptures())));
   SmallVector<Type> results = {
       tensor({Extent::B, Extent::Hq, Extent::Sq, valueHeadDim}, elementType),
+      tensor({Extent::B, Extent::Hq, Extent::Sq}, f32),
       tensor({Extent::B, Extent::Hq, Extent::Sq}, f32)};
 
   Location loc = variant.getLoc();

@@ -90,9 +90,9 @@ void KernelLowering::bindArguments(Value argBlock, Value batch, Value head, Valu
     return type.isF32() ? arith::BitcastOp::create(builder, kernel.getLoc(), type, low).getResult()
                         : low;
   };
-  scalars.map(arguments[5], loadScalar(arguments[5].getType(), HEED_ARG_SCALE));
+  scalars.map(arguments[6], loadScalar(arguments[6].getType(), HEED_ARG_SCALE));
   int64_t word = HEED_ARG_PARAMS;
-  for (BlockArgument argument : arguments.drop_front(6)) {
+  for (BlockArgument argument : arguments.drop_front(7)) {
     auto tensor = dyn_cast<attn::TensorType>(argument.getType());
     if (!tensor) {
       scalars.map(argument, loadScalar(argument.getType(), word++));

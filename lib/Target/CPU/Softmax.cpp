@@ -147,6 +147,7 @@ void KernelLowering::lowerScaleRows(tile::ScaleRowsOp op) {
 void KernelLowering::lowerNormalize(tile::NormalizeOp op) {
   const TileStorage acc = storage(op.getAcc());
   Value max = storage(op.getReference()).base, sum = storage(op.getSum()).base;
+  Value maxScores = allocate(blockQ * 4);
   int64_t columns = op.getAcc().getType().getNumColumns();
   Value factor = e->broadcast(scalar(op.getFactor()));
   e->loop(e->cst(0), queryEnd, lanes, [&](Value lane) {
@@ -161,12 +162,19 @@ void KernelLowering::lowerNormalize(tile::NormalizeOp op) {
       Value o = e->fmul(e->load(e->vecF32(), address), inverse);
       e->store(e->select(isEmpty, e->splatF32(0.0f), o), address);
     });
+    // Both are in base 2 so far.
     Value log2 = math::Log2Op::create(builder, e->loc, l);
-    Value lse =
-        e->fmul(e->fma(e->load(e->vecF32(), at(max)), factor, log2), e->splatF32(0.69314718056f));
-    lse = e->select(isEmpty, e->splatF32(-std::numeric_limits<float>::infinity()), lse);
-    e->store(lse, at(max));
+    Value largest = e->load(e->vecF32(), at(max));
+    auto store = [&](Value v, Value base) {
+      v = e->fmul(v, e->splatF32(0.69314718056f));
+      v = e->select(isEmpty, e->splatF32(-std::numeric_limits<float>::infinity()), v);
+      e->store(v, at(base));
+    };
+    store(e->fmul(largest, factor), maxScores);
+    store(e->fma(largest, factor, log2), max);
   });
   tiles[op.getOutput()] = storage(op.getAcc());
   tiles[op.getLse()] = storage(op.getReference());
+  tiles[op.getMaxScores()] = storage(op.getReference());
+  tiles[op.getMaxScores()].base = maxScores;
 }

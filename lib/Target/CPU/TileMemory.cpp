@@ -277,7 +277,7 @@ LogicalResult KernelLowering::lowerStore(tile::StoreOp op) {
     storeRows(op);
     return success();
   }
-  // One number a row: the LSE, if the caller wants it.
+  // One number a row: what the caller may leave out.
   if (!op.getTensor().getType().getElementType().isF32())
     return op.emitError("expects an f32 tensor for one number a row");
   Value pointer = argPointer(argumentIndex(op.getTensor()));

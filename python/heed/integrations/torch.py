@@ -46,25 +46,27 @@ Mod = Callable[..., Any]
 @torch.library.custom_op("heed::flex_attention", mutates_args=())
 def flex_attention_op(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, program: str,
                       tensors: Sequence[torch.Tensor], integers: Sequence[int], floats: Sequence[float],
-                      scale: float | None, enable_gqa: bool, with_lse: bool) -> tuple[torch.Tensor, torch.Tensor]:
+                      scale: float | None, enable_gqa: bool, with_lse: bool,
+                      with_max: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """heed.flex_attention of the mods in `program`, which capture `tensors`, `integers` and `floats`.
 
     query (B, Hq, L, E), key (Bkv, Hkv, S, E), value (Bkv, Hkv, S, Ev) as in heed.flex_attention. Returns output
-    (B, Hq, L, Ev) and the LSE (B, Hq, L) in f32, or an empty tensor in its place. Raises as heed.flex_attention does.
+    (B, Hq, L, Ev), LSE and largest scores (B, Hq, L) in f32, each empty if not asked for. Raises as heed.flex_attention.
     """
     score_mod, mask_mod = _maker(program)(tensors, integers, floats)
-    aux = attention.AuxRequest(lse=with_lse)
-    output, found = attention.flex_attention(query, key, value, score_mod, None, scale, enable_gqa, mask_mod=mask_mod,
-                                             return_aux=aux)
-    return output, found.lse if with_lse else query.new_empty(0, dtype=torch.float32)
+    output, aux = attention.flex_attention(query, key, value, score_mod, None, scale, enable_gqa, mask_mod=mask_mod,
+                                           return_aux=attention.AuxRequest(with_lse, with_max))
+    lse, max_scores = (query.new_empty(0, dtype=torch.float32) if rows is None else rows for rows in aux)
+    return output, lse, max_scores
 
 
 @flex_attention_op.register_fake
 def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, program: str, tensors: Sequence[torch.Tensor],
-      integers: Sequence[int], floats: Sequence[float], scale: float | None, enable_gqa: bool,
-      with_lse: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    lse = query.new_empty(query.shape[:-1] if with_lse else (0,), dtype=torch.float32)
-    return arrays.empty_in_order_of(query, value.shape[-1]), lse
+      integers: Sequence[int], floats: Sequence[float], scale: float | None, enable_gqa: bool, with_lse: bool,
+      with_max: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    lse, max_scores = (query.new_empty(query.shape[:-1] if asked else (0,), dtype=torch.float32)
+                       for asked in (with_lse, with_max))
+    return arrays.empty_in_order_of(query, value.shape[-1]), lse, max_scores
 
 
 # -- Programs ---------------------------------------------------------------------------------------
@@ -167,14 +169,13 @@ def flex_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, 
         attention._check_kernel_options(kernel_options)
     if return_lse and return_aux is not None:
         raise ValueError("Cannot specify both return_lse and return_aux. Use return_aux=AuxRequest(lse=True).")
-    if return_aux is not None and return_aux.max_scores:
-        raise NotImplementedError("Returning max scores is not supported on CPU.")
     if block_mask is not None:
         mask_mod = _mask_mod_of(block_mask, mask_mod, query, key)
     with_lse = return_lse or (return_aux is not None and return_aux.lse)
-    output, lse = _flex_attention(query, key, value, score_mod, mask_mod, scale, enable_gqa, with_lse)
+    with_max = return_aux is not None and return_aux.max_scores
+    output, lse, max_scores = _flex_attention(query, key, value, score_mod, mask_mod, scale, enable_gqa, with_lse, with_max)
     if return_aux is not None:
-        return output, attention.AuxOutput(lse=lse if with_lse else None)
+        return output, attention.AuxOutput(lse if with_lse else None, max_scores if with_max else None)
     return (output, lse) if return_lse else output
 
 
@@ -262,11 +263,12 @@ class _Variable(higher_order_ops.TorchHigherOrderOperatorVariable):
         with higher_order_ops.discard_graph_changes(tx):
             inputs = [scalar(torch.float32)] if kind == "score_mod" else []
             inputs += [scalar(torch.int32) for _ in _Program.COORDINATES]
-        # A tensor indexed by one number, itself a tensor, is no use of that number's value.
+        # A tensor that is indexed by a number, itself a tensor, does not need the number's value: the mode sees to that.
+        # Restoring side effects loses attributes of objects that were made before (torch 2.13); mods have none to restore.
         with TransformGetItemToIndex():
             _, graph, lifted = higher_order_ops.speculate_subgraph(
-                tx, mod, inputs, {}, f"heed.flex_attention: {kind}", source_target=self.value,
-                set_subgraph_inputs="flatten_manual")
+                tx, mod, inputs, {}, f"heed.flex_attention: {kind}", source_target=self.value, restore_side_effects=False,
+                set_subgraph_inputs="flatten_manual", supports_input_mutation=False)
         return graph, list(lifted)
 
 

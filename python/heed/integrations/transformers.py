@@ -42,6 +42,8 @@ class Mask(BlockMask):
     It is a BlockMask of torch's only for the library's sake, which passes those on as they are. It has no lists.
     """
 
+    ndim = 4
+
     def __init__(self, mask_mod: MaskMod, shape: tuple[int, int, int, int]) -> None:
         self.mask_mod = mask_mod
         self._shape = shape

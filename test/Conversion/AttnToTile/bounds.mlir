@@ -26,9 +26,9 @@ attn.variant @causal_variant() {
 // CHECK:       %[[ENDQ:.+]] = arith.minsi %[[TILEEND]], %[[SQ]]
 // CHECK:       %[[END:.+]] = arith.minsi %[[ENDQ]], %[[SKV]]
 // CHECK:       tile.for_kv %{{.+}}, %{{.+}} = %[[C0]] to %[[END]] step 128
-func.func @causal(%q: !t, %k: !k, %v: !k, %s: f32) -> (!t, !lse) {
-  %o, %l = attn.forward @causal_variant(%q, %k, %v) scale(%s) : (!t, !k, !k) -> (!t, !lse)
-  return %o, %l : !t, !lse
+func.func @causal(%q: !t, %k: !k, %v: !k, %s: f32) -> (!t, !lse, !lse) {
+  %o, %l, %max = attn.forward @causal_variant(%q, %k, %v) scale(%s) : (!t, !k, !k) -> (!t, !lse)
+  return %o, %l, %max : !t, !lse, !lse
 }
 
 attn.variant @window_variant(%w: i32 {attn.name = "w"}) {
@@ -58,9 +58,9 @@ attn.variant @window_variant(%w: i32 {attn.name = "w"}) {
 // CHECK:       %[[BLOCK:.+]] = arith.divui %[[LOWER]], %[[C128]]
 // CHECK:       %[[START:.+]] = arith.muli %[[BLOCK]], %[[C128]]
 // CHECK:       tile.for_kv %{{.+}}, %{{.+}} = %[[START]] to %[[END]] step 128
-func.func @window(%q: !t, %k: !k, %v: !k, %s: f32, %w: i32) -> (!t, !lse) {
-  %o, %l = attn.forward @window_variant(%q, %k, %v) scale(%s) captures(%w) : (!t, !k, !k, i32) -> (!t, !lse)
-  return %o, %l : !t, !lse
+func.func @window(%q: !t, %k: !k, %v: !k, %s: f32, %w: i32) -> (!t, !lse, !lse) {
+  %o, %l, %max = attn.forward @window_variant(%q, %k, %v) scale(%s) captures(%w) : (!t, !k, !k, i32) -> (!t, !lse)
+  return %o, %l, %max : !t, !lse, !lse
 }
 
 attn.variant @prefix_variant(%p: i32 {attn.name = "p"}) {
@@ -78,9 +78,9 @@ attn.variant @prefix_variant(%p: i32 {attn.name = "p"}) {
 // CHECK:       %[[END:.+]] = arith.minsi %{{.+}}, %{{.+}} : index
 // CHECK-NOT:   arith.select
 // CHECK:       tile.for_kv %{{.+}}, %{{.+}} = %[[C0]] to %[[END]] step 128
-func.func @prefix(%q: !t, %k: !k, %v: !k, %s: f32, %p: i32) -> (!t, !lse) {
-  %o, %l = attn.forward @prefix_variant(%q, %k, %v) scale(%s) captures(%p) : (!t, !k, !k, i32) -> (!t, !lse)
-  return %o, %l : !t, !lse
+func.func @prefix(%q: !t, %k: !k, %v: !k, %s: f32, %p: i32) -> (!t, !lse, !lse) {
+  %o, %l, %max = attn.forward @prefix_variant(%q, %k, %v) scale(%s) captures(%p) : (!t, !k, !k, i32) -> (!t, !lse)
+  return %o, %l, %max : !t, !lse, !lse
 }
 
 attn.variant @chunked_variant() {
@@ -101,7 +101,7 @@ attn.variant @chunked_variant() {
 // CHECK:       arith.muli {{.*}} : i64
 // CHECK:       arith.maxsi {{.*}} : index
 // CHECK:       tile.for_kv
-func.func @chunked(%q: !t, %k: !k, %v: !k, %s: f32) -> (!t, !lse) {
-  %o, %l = attn.forward @chunked_variant(%q, %k, %v) scale(%s) : (!t, !k, !k) -> (!t, !lse)
-  return %o, %l : !t, !lse
+func.func @chunked(%q: !t, %k: !k, %v: !k, %s: f32) -> (!t, !lse, !lse) {
+  %o, %l, %max = attn.forward @chunked_variant(%q, %k, %v) scale(%s) : (!t, !k, !k) -> (!t, !lse)
+  return %o, %l, %max : !t, !lse, !lse
 }

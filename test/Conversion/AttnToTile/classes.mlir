@@ -30,9 +30,9 @@ attn.variant @causal_variant() {
 // CHECK:       tile.mask {{.*}} partial %[[PARTIAL]] : !tile.tile<64x128xf32> (%[[QI:.+]], %[[KI:.+]]) {
 // CHECK-NEXT:    %[[KEEP:.+]] = arith.cmpi sge, %[[QI]], %[[KI]] : i32
 // CHECK-NEXT:    tile.yield %[[KEEP]] : i1
-func.func @causal(%q: !t, %k: !k, %v: !k, %s: f32) -> (!t, !lse) {
-  %o, %l = attn.forward @causal_variant(%q, %k, %v) scale(%s) : (!t, !k, !k) -> (!t, !lse)
-  return %o, %l : !t, !lse
+func.func @causal(%q: !t, %k: !k, %v: !k, %s: f32) -> (!t, !lse, !lse) {
+  %o, %l, %max = attn.forward @causal_variant(%q, %k, %v) scale(%s) : (!t, !k, !k) -> (!t, !lse)
+  return %o, %l, %max : !t, !lse, !lse
 }
 
 attn.variant @document_variant(%doc: !doc {attn.name = "doc"}) {
@@ -56,9 +56,9 @@ attn.variant @document_variant(%doc: !doc {attn.name = "doc"}) {
 // CHECK:           attn.load
 // CHECK:         tile.yield %{{.+}} : i32
 // CHECK-NOT:   scf.for
-func.func @documents(%q: !t, %k: !k, %v: !k, %s: f32, %doc: !doc) -> (!t, !lse) {
-  %o, %l = attn.forward @document_variant(%q, %k, %v) scale(%s) captures(%doc) : (!t, !k, !k, !doc) -> (!t, !lse)
-  return %o, %l : !t, !lse
+func.func @documents(%q: !t, %k: !k, %v: !k, %s: f32, %doc: !doc) -> (!t, !lse, !lse) {
+  %o, %l, %max = attn.forward @document_variant(%q, %k, %v) scale(%s) captures(%doc) : (!t, !k, !k, !doc) -> (!t, !lse)
+  return %o, %l, %max : !t, !lse, !lse
 }
 
 attn.variant @padding_variant(%lengths: !attn.tensor<[B], i32> {attn.name = "lengths"}) {
@@ -75,8 +75,8 @@ attn.variant @padding_variant(%lengths: !attn.tensor<[B], i32> {attn.name = "len
 // CHECK:       tile.for_kv {{.*}} classify
 // CHECK-NOT:     attn.load
 // CHECK:         tile.yield %{{.+}} : i32
-func.func @padding(%q: !t, %k: !k, %v: !k, %s: f32, %n: !attn.tensor<[B], i32>) -> (!t, !lse) {
-  %o, %l = attn.forward @padding_variant(%q, %k, %v) scale(%s) captures(%n)
+func.func @padding(%q: !t, %k: !k, %v: !k, %s: f32, %n: !attn.tensor<[B], i32>) -> (!t, !lse, !lse) {
+  %o, %l, %max = attn.forward @padding_variant(%q, %k, %v) scale(%s) captures(%n)
     : (!t, !k, !k, !attn.tensor<[B], i32>) -> (!t, !lse)
-  return %o, %l : !t, !lse
+  return %o, %l, %max : !t, !lse, !lse
 }

@@ -15,7 +15,7 @@
 attn.variant @plain() {}
 
 // CHECK-LABEL: tile.kernel @dense(
-// CHECK-SAME:    "query" %[[Q:.+]]: !attn.tensor<[B, Hq, Sq, 128], bf16>, "key" %[[K:.+]]: {{.*}}, "value" %[[V:.+]]: {{.*}}, "output" %[[O:.+]]: {{.*}}, "lse" %[[LSE:.+]]: {{.*}}, "scale" %[[SCALE:.+]]: f32) parallel (%[[B:.+]], %[[H:.+]], %[[T:.+]]) {
+// CHECK-SAME:    "query" %[[Q:.+]]: !attn.tensor<[B, Hq, Sq, 128], bf16>, "key" %[[K:.+]]: {{.*}}, "value" %[[V:.+]]: {{.*}}, "output" %[[O:.+]]: {{.*}}, "lse" %[[LSE:.+]]: {{.*}}, "max_scores" %[[MAX:.+]]: {{.*}}, "scale" %[[SCALE:.+]]: f32) parallel (%[[B:.+]], %[[H:.+]], %[[T:.+]]) {
 // CHECK:       %[[ROW:.+]] = arith.muli %[[T]], %{{.+}} : index
 // A query head's key head is head // (Hq // Hkv).
 // CHECK:       %[[GROUP:.+]] = arith.divui
@@ -43,9 +43,10 @@ attn.variant @plain() {}
 // CHECK-NEXT:    %[[SCALED:.+]] = tile.scale_rows %[[ACC]] by %[[ALPHA]]
 // CHECK-NEXT:    %[[NEXT:.+]] = tile.dot %[[P]], %[[VT]] acc %[[SCALED]]
 // CHECK-NEXT:    tile.yield %[[M1]], %[[L1]], %[[NEXT]]
-// CHECK:       %[[OUT:.+]], %[[LOG:.+]] = tile.normalize %[[R]]#2, %[[R]]#0, %[[R]]#1 factor %[[FACTOR]]
+// CHECK:       %[[OUT:.+]], %[[LOG:.+]], %[[LARGEST:.+]] = tile.normalize %[[R]]#2, %[[R]]#0, %[[R]]#1 factor %[[FACTOR]]
 // CHECK-NEXT:  tile.store %[[OUT]], %[[O]][%[[B]], %[[H]], %[[ROW]]]
 // CHECK-NEXT:  tile.store %[[LOG]], %[[LSE]][%[[B]], %[[H]], %[[ROW]]]
+// CHECK-NEXT:  tile.store %[[LARGEST]], %[[MAX]][%[[B]], %[[H]], %[[ROW]]]
 // CHECK-NEXT:  tile.return
 
 // OPTIONS-LABEL: tile.kernel @dense
@@ -53,9 +54,9 @@ attn.variant @plain() {}
 // OPTIONS:       tile.for_kv {{.*}} step 16
 // OPTIONS:       tile.online_softmax {{.*}} -> !tile.tile<32x16xbf16>
 // OPTIONS:       tile.dot {{.*}} acc {{.*}} : !tile.tile<32x16xbf16>, !tile.tile<16x64xbf16> -> !tile.tile<32x64xf32>
-func.func @dense(%q: !q, %k: !k, %v: !v, %scale: f32) -> (!o, !lse) {
-  %o, %l = attn.forward @plain(%q, %k, %v) scale(%scale) : (!q, !k, !v) -> (!o, !lse)
-  return %o, %l : !o, !lse
+func.func @dense(%q: !q, %k: !k, %v: !v, %scale: f32) -> (!o, !lse, !lse) {
+  %o, %l, %max = attn.forward @plain(%q, %k, %v) scale(%scale) : (!q, !k, !v) -> (!o, !lse)
+  return %o, %l, %max : !o, !lse, !lse
 }
 
 attn.variant @alibi(%slope: !attn.tensor<[Hq], f32> {attn.name = "slope"}) {
@@ -86,8 +87,8 @@ attn.variant @alibi(%slope: !attn.tensor<[Hq], f32> {attn.name = "slope"}) {
 // CHECK-NEXT:      tile.yield
 // CHECK:         tile.mask %[[MAP]]
 // CHECK-NEXT:    tile.online_softmax {{.*}} factor %[[LOG2E]]
-func.func @biased(%q: !q, %k: !k, %v: !v, %scale: f32, %slope: !attn.tensor<[Hq], f32>) -> (!o, !lse) {
-  %o, %l = attn.forward @alibi(%q, %k, %v) scale(%scale) captures(%slope)
+func.func @biased(%q: !q, %k: !k, %v: !v, %scale: f32, %slope: !attn.tensor<[Hq], f32>) -> (!o, !lse, !lse) {
+  %o, %l, %max = attn.forward @alibi(%q, %k, %v) scale(%scale) captures(%slope)
     : (!q, !k, !v, !attn.tensor<[Hq], f32>) -> (!o, !lse)
-  return %o, %l : !o, !lse
+  return %o, %l, %max : !o, !lse, !lse
 }

@@ -5,9 +5,9 @@
 !lse = !attn.tensor<[B, Hq, Sq], f32>
 attn.variant @dense() {}
 // expected-error @+1 {{expects a function of one attn.forward on its arguments}}
-func.func @order(%q: !t, %v: !k, %k: !k, %s: f32) -> (!t, !lse) {
-  %o, %l = attn.forward @dense(%q, %k, %v) scale(%s) : (!t, !k, !k) -> (!t, !lse)
-  return %o, %l : !t, !lse
+func.func @order(%q: !t, %v: !k, %k: !k, %s: f32) -> (!t, !lse, !lse) {
+  %o, %l, %max = attn.forward @dense(%q, %k, %v) scale(%s) : (!t, !k, !k) -> (!t, !lse)
+  return %o, %l, %max : !t, !lse, !lse
 }
 
 // -----
@@ -17,10 +17,10 @@ func.func @order(%q: !t, %v: !k, %k: !k, %s: f32) -> (!t, !lse) {
 !lse = !attn.tensor<[B, Hq, Sq], f32>
 attn.variant @dense() {}
 // expected-error @+1 {{expects a function of one attn.forward on its arguments}}
-func.func @two(%q: !t, %k: !k, %v: !k, %s: f32) -> (!t, !lse) {
-  %o0, %l0 = attn.forward @dense(%q, %k, %v) scale(%s) : (!t, !k, !k) -> (!t, !lse)
-  %o1, %l1 = attn.forward @dense(%q, %k, %v) scale(%s) : (!t, !k, !k) -> (!t, !lse)
-  return %o0, %l1 : !t, !lse
+func.func @two(%q: !t, %k: !k, %v: !k, %s: f32) -> (!t, !lse, !lse) {
+  %o0, %l0, %max0 = attn.forward @dense(%q, %k, %v) scale(%s) : (!t, !k, !k) -> (!t, !lse)
+  %o1, %l1, %max = attn.forward @dense(%q, %k, %v) scale(%s) : (!t, !k, !k) -> (!t, !lse)
+  return %o0, %l1, %max : !t, !lse, !lse
 }
 
 // -----
@@ -31,7 +31,7 @@ func.func @two(%q: !t, %k: !k, %v: !k, %s: f32) -> (!t, !lse) {
 attn.variant @dense() {}
 // expected-error @+1 {{expects a function of one attn.forward on its arguments}}
 func.func @drops(%q: !t, %k: !k, %v: !k, %s: f32) -> !t {
-  %o, %l = attn.forward @dense(%q, %k, %v) scale(%s) : (!t, !k, !k) -> (!t, !lse)
+  %o, %l, %max = attn.forward @dense(%q, %k, %v) scale(%s) : (!t, !k, !k) -> (!t, !lse)
   return %o : !t
 }
 

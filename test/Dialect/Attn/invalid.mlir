@@ -212,7 +212,7 @@ func.func @division_type(%x: index) {
 !lse = !attn.tensor<[B, Hq, Sq], f32>
 func.func @no_variant(%q: !q, %k: !k, %scale: f32) {
   // expected-error@+1 {{'attn.forward' op expects a variant, found no attn.variant 'missing'}}
-  %o, %lse = attn.forward @missing(%q, %k, %k) scale(%scale) : (!q, !k, !k) -> (!q, !lse)
+  %o, %lse, %max = attn.forward @missing(%q, %k, %k) scale(%scale) : (!q, !k, !k) -> (!q, !lse)
   return
 }
 
@@ -223,7 +223,7 @@ func.func @no_variant(%q: !q, %k: !k, %scale: f32) {
 !lse = !attn.tensor<[B, Hq, Sq], f32>
 func.func @not_a_variant(%q: !q, %k: !k, %scale: f32) {
   // expected-error@+1 {{'attn.forward' op expects a variant, found no attn.variant 'not_a_variant'}}
-  %o, %lse = attn.forward @not_a_variant(%q, %k, %k) scale(%scale) : (!q, !k, !k) -> (!q, !lse)
+  %o, %lse, %max = attn.forward @not_a_variant(%q, %k, %k) scale(%scale) : (!q, !k, !k) -> (!q, !lse)
   return
 }
 
@@ -236,7 +236,7 @@ attn.variant @window(%w: i32) {
 }
 func.func @capture_count(%q: !q, %k: !k, %scale: f32) {
   // expected-error@+1 {{'attn.forward' op expects 1 captures for variant 'window', found 0}}
-  %o, %lse = attn.forward @window(%q, %k, %k) scale(%scale) : (!q, !k, !k) -> (!q, !lse)
+  %o, %lse, %max = attn.forward @window(%q, %k, %k) scale(%scale) : (!q, !k, !k) -> (!q, !lse)
   return
 }
 
@@ -250,7 +250,7 @@ attn.variant @window(%w: i32 {attn.name = "window"}) {
 }
 func.func @capture_type(%q: !q, %k: !k, %scale: f32) {
   // expected-error@+1 {{'attn.forward' op expects capture 'window' of type 'i32', found 'f32'}}
-  %o, %lse = attn.forward @window(%q, %k, %k) scale(%scale) captures(%scale) : (!q, !k, !k, f32) -> (!q, !lse)
+  %o, %lse, %max = attn.forward @window(%q, %k, %k) scale(%scale) captures(%scale) : (!q, !k, !k, f32) -> (!q, !lse)
   return
 }
 
@@ -263,7 +263,7 @@ attn.variant @v() {
 }
 func.func @rank(%q: !q, %k: !k, %scale: f32) {
   // expected-error@+1 {{'attn.forward' op expects key of rank 4, found '!attn.tensor<[B, Skv, 64], f32>'}}
-  %o, %lse = attn.forward @v(%q, %k, %k) scale(%scale) : (!q, !k, !k) -> (!q, !lse)
+  %o, %lse, %max = attn.forward @v(%q, %k, %k) scale(%scale) : (!q, !k, !k) -> (!q, !lse)
   return
 }
 
@@ -275,7 +275,7 @@ attn.variant @v() {
 }
 func.func @lse_rank(%q: !q, %k: !k, %scale: f32) {
   // expected-error@+1 {{'attn.forward' op expects lse of rank 3, found '!attn.tensor<[B, Hq, Sq, 64], f32>'}}
-  %o, %lse = attn.forward @v(%q, %k, %k) scale(%scale) : (!q, !k, !k) -> (!q, !q)
+  %o, %lse, %max = attn.forward @v(%q, %k, %k) scale(%scale) : (!q, !k, !k) -> (!q, !q)
   return
 }
 
@@ -287,7 +287,7 @@ attn.variant @v() {
 }
 func.func @integers(%q: !q, %scale: f32) {
   // expected-error@+1 {{'attn.forward' op expects query of a floating-point type, found 'i32'}}
-  %o, %lse = attn.forward @v(%q, %q, %q) scale(%scale) : (!q, !q, !q) -> (!q, !lse)
+  %o, %lse, %max = attn.forward @v(%q, %q, %q) scale(%scale) : (!q, !q, !q) -> (!q, !lse)
   return
 }
 
@@ -300,7 +300,7 @@ attn.variant @v() {
 }
 func.func @mixed_elements(%q: !q, %k: !k, %scale: f32) {
   // expected-error@+1 {{'attn.forward' op expects query, key and value of one element type, found 'f16' and 'bf16'}}
-  %o, %lse = attn.forward @v(%q, %k, %k) scale(%scale) : (!q, !k, !k) -> (!q, !lse)
+  %o, %lse, %max = attn.forward @v(%q, %k, %k) scale(%scale) : (!q, !k, !k) -> (!q, !lse)
   return
 }
 
@@ -312,7 +312,7 @@ attn.variant @v() {
 }
 func.func @symbolic_head_dim(%q: !q, %scale: f32) {
   // expected-error@+1 {{'attn.forward' op expects head dims between 1 and 512, found D and D}}
-  %o, %lse = attn.forward @v(%q, %q, %q) scale(%scale) : (!q, !q, !q) -> (!q, !lse)
+  %o, %lse, %max = attn.forward @v(%q, %q, %q) scale(%scale) : (!q, !q, !q) -> (!q, !lse)
   return
 }
 
@@ -325,7 +325,7 @@ attn.variant @v() {
 }
 func.func @large_head_dim(%q: !q, %v: !v, %scale: f32) {
   // expected-error@+1 {{'attn.forward' op expects head dims between 1 and 512, found 576 and 512}}
-  %o, %lse = attn.forward @v(%q, %q, %v) scale(%scale) : (!q, !q, !v) -> (!v, !lse)
+  %o, %lse, %max = attn.forward @v(%q, %q, %v) scale(%scale) : (!q, !q, !v) -> (!v, !lse)
   return
 }
 
@@ -338,7 +338,7 @@ attn.variant @v() {
 }
 func.func @head_dims_differ(%q: !q, %k: !k, %scale: f32) {
   // expected-error@+1 {{'attn.forward' op expects query and key to share the head dim, found 64 and 128}}
-  %o, %lse = attn.forward @v(%q, %k, %q) scale(%scale) : (!q, !k, !q) -> (!q, !lse)
+  %o, %lse, %max = attn.forward @v(%q, %k, %q) scale(%scale) : (!q, !k, !q) -> (!q, !lse)
   return
 }
 
@@ -351,7 +351,7 @@ attn.variant @v() {
 }
 func.func @output(%q: !q, %scale: f32) {
   // expected-error@+1 {{'attn.forward' op expects output of element type 'f16' and head dim 64, found '!attn.tensor<[B, Hq, Sq, 64], f32>'}}
-  %o, %lse = attn.forward @v(%q, %q, %q) scale(%scale) : (!q, !q, !q) -> (!o, !lse)
+  %o, %lse, %max = attn.forward @v(%q, %q, %q) scale(%scale) : (!q, !q, !q) -> (!o, !lse)
   return
 }
 
@@ -363,6 +363,6 @@ attn.variant @v() {
 }
 func.func @lse_element(%q: !q, %scale: f32) {
   // expected-error@+1 {{'attn.forward' op expects lse of element type f32, found '!attn.tensor<[B, Hq, Sq], f16>'}}
-  %o, %lse = attn.forward @v(%q, %q, %q) scale(%scale) : (!q, !q, !q) -> (!q, !lse)
+  %o, %lse, %max = attn.forward @v(%q, %q, %q) scale(%scale) : (!q, !q, !q) -> (!q, !lse)
   return
 }

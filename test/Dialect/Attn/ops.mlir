@@ -93,19 +93,19 @@ attn.variant @control() {
 // CHECK-LABEL: func.func @forward
 func.func @forward(%q: !attn.tensor<[B, Hq, Sq, 128], bf16>, %k: !attn.tensor<[B, Hkv, Skv, 128], bf16>,
                    %v: !attn.tensor<[B, Hkv, Skv, 64], bf16>, %scale: f32, %slope: !attn.tensor<[Hq], f32>, %w: i32)
-    -> (!attn.tensor<[B, Hq, Sq, 64], bf16>, !attn.tensor<[B, Hq, Sq], f32>) {
+    -> (!attn.tensor<[B, Hq, Sq, 64], bf16>, !attn.tensor<[B, Hq, Sq], f32>, !attn.tensor<[B, Hq, Sq], f32>) {
   // CHECK: attn.forward @alibi_window(%{{.+}}, %{{.+}}, %{{.+}}) scale(%{{.+}}) captures(%{{.+}}, %{{.+}}) :
   // CHECK-SAME: (!attn.tensor<[B, Hq, Sq, 128], bf16>, !attn.tensor<[B, Hkv, Skv, 128], bf16>,
   // CHECK-SAME: !attn.tensor<[B, Hkv, Skv, 64], bf16>, !attn.tensor<[Hq], f32>, i32)
   // CHECK-SAME: -> (!attn.tensor<[B, Hq, Sq, 64], bf16>, !attn.tensor<[B, Hq, Sq], f32>)
-  %o, %lse = attn.forward @alibi_window(%q, %k, %v) scale(%scale) captures(%slope, %w)
+  %o, %lse, %max = attn.forward @alibi_window(%q, %k, %v) scale(%scale) captures(%slope, %w)
     : (!attn.tensor<[B, Hq, Sq, 128], bf16>, !attn.tensor<[B, Hkv, Skv, 128], bf16>,
        !attn.tensor<[B, Hkv, Skv, 64], bf16>, !attn.tensor<[Hq], f32>, i32)
     -> (!attn.tensor<[B, Hq, Sq, 64], bf16>, !attn.tensor<[B, Hq, Sq], f32>)
   // CHECK: attn.forward @nothing(%{{.+}}, %{{.+}}, %{{.+}}) scale(%{{.+}}) {attn.note} :
-  %o2, %lse2 = attn.forward @nothing(%q, %k, %v) scale(%scale) {attn.note}
+  %o2, %lse2, %max2 = attn.forward @nothing(%q, %k, %v) scale(%scale) {attn.note}
     : (!attn.tensor<[B, Hq, Sq, 128], bf16>, !attn.tensor<[B, Hkv, Skv, 128], bf16>,
        !attn.tensor<[B, Hkv, Skv, 64], bf16>)
     -> (!attn.tensor<[B, Hq, Sq, 64], bf16>, !attn.tensor<[B, Hq, Sq], f32>)
-  return %o, %lse : !attn.tensor<[B, Hq, Sq, 64], bf16>, !attn.tensor<[B, Hq, Sq], f32>
+  return %o, %lse, %max : !attn.tensor<[B, Hq, Sq, 64], bf16>, !attn.tensor<[B, Hq, Sq], f32>, !attn.tensor<[B, Hq, Sq], f32>
 }

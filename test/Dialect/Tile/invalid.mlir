@@ -56,7 +56,7 @@ func.func private @exp_degree() attributes {s = #tile.cpu_schedule<target = "x",
 !t = !attn.tensor<[B, Hq, Sq, 64], f32>
 !lse = !attn.tensor<[B, Hq, Sq], f32>
 // expected-error@+1 {{expected the grid coordinates batch, head and query tile}}
-tile.kernel @grid("query" %q: !t, "key" %k: !t, "value" %v: !t, "output" %o: !t, "lse" %l: !lse, "scale" %s: f32) parallel (%b, %h) {
+tile.kernel @grid("query" %q: !t, "key" %k: !t, "value" %v: !t, "output" %o: !t, "lse" %l: !lse, "max_scores" %max: !lse, "scale" %s: f32) parallel (%b, %h) {
   tile.return
 }
 
@@ -79,7 +79,7 @@ tile.kernel @grid("query" %q: !t, "key" %k: !t, "value" %v: !t, "output" %o: !t,
 // -----
 
 !t = !attn.tensor<[B, Hq, Sq, 64], f32>
-// expected-error@+1 {{'tile.kernel' op expects the arguments query, key, value, output, lse and scale first}}
+// expected-error@+1 {{'tile.kernel' op expects the arguments query, key, value, output, lse, max_scores and scale first}}
 tile.kernel @leading("query" %q: !t, "key" %k: !t) parallel (%b, %h, %qt) {
   tile.return
 }
@@ -89,7 +89,7 @@ tile.kernel @leading("query" %q: !t, "key" %k: !t) parallel (%b, %h, %qt) {
 !t = !attn.tensor<[B, Hq, Sq, 64], f32>
 !lse = !attn.tensor<[B, Hq, Sq], f32>
 // expected-error@+1 {{'tile.kernel' op expects argument 1 to be 'key'}}
-tile.kernel @order("query" %q: !t, "value" %v: !t, "key" %k: !t, "output" %o: !t, "lse" %l: !lse, "scale" %s: f32) parallel (%b, %h, %qt) {
+tile.kernel @order("query" %q: !t, "value" %v: !t, "key" %k: !t, "output" %o: !t, "lse" %l: !lse, "max_scores" %max: !lse, "scale" %s: f32) parallel (%b, %h, %qt) {
   tile.return
 }
 
@@ -98,7 +98,7 @@ tile.kernel @order("query" %q: !t, "value" %v: !t, "key" %k: !t, "output" %o: !t
 !t = !attn.tensor<[B, Hq, Sq, 64], f32>
 !lse = !attn.tensor<[B, Hq, Sq], f32>
 // expected-error@+1 {{'tile.kernel' op expects argument 'scale' to be f32, found 'i32'}}
-tile.kernel @scale("query" %q: !t, "key" %k: !t, "value" %v: !t, "output" %o: !t, "lse" %l: !lse, "scale" %s: i32) parallel (%b, %h, %qt) {
+tile.kernel @scale("query" %q: !t, "key" %k: !t, "value" %v: !t, "output" %o: !t, "lse" %l: !lse, "max_scores" %max: !lse, "scale" %s: i32) parallel (%b, %h, %qt) {
   tile.return
 }
 
@@ -106,7 +106,7 @@ tile.kernel @scale("query" %q: !t, "key" %k: !t, "value" %v: !t, "output" %o: !t
 
 !t = !attn.tensor<[B, Hq, Sq, 64], f32>
 // expected-error@+1 {{'tile.kernel' op expects argument 'lse' to be !attn.tensor, found 'f32'}}
-tile.kernel @lse("query" %q: !t, "key" %k: !t, "value" %v: !t, "output" %o: !t, "lse" %l: f32, "scale" %s: f32) parallel (%b, %h, %qt) {
+tile.kernel @lse("query" %q: !t, "key" %k: !t, "value" %v: !t, "output" %o: !t, "lse" %l: f32, "max_scores" %max: f32, "scale" %s: f32) parallel (%b, %h, %qt) {
   tile.return
 }
 
@@ -408,6 +408,6 @@ func.func @statistics(%s: !tile.tile<8x16xf32>, %m: !tile.tile<16xf32>, %f: f32)
 
 func.func @normalize(%acc: !tile.tile<8x16xf32>, %m: !tile.tile<16xf32>, %f: f32) {
   // expected-error@+1 {{'tile.normalize' op expects statistics for the rows of '!tile.tile<8x16xf32>', found '!tile.tile<16xf32>'}}
-  %o, %l = tile.normalize %acc, %m, %m factor %f : !tile.tile<8x16xf32>, !tile.tile<16xf32>
+  %o, %l, %max_scores = tile.normalize %acc, %m, %m factor %f : !tile.tile<8x16xf32>, !tile.tile<16xf32>
   return
 }

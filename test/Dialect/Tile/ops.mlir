@@ -10,9 +10,9 @@
 // CHECK-LABEL: tile.kernel @forward(
 // CHECK-SAME:    "query" %[[Q:.+]]: !attn.tensor<[B, Hq, Sq, 128], bf16>,
 // CHECK-SAME:    "key" %[[K:.+]]: !attn.tensor<[B, Hkv, Skv, 128], bf16>, "value" %[[V:.+]]: !attn.tensor<[B, Hkv, Skv, 64], bf16>,
-// CHECK-SAME:    "output" %[[O:.+]]: !attn.tensor<[B, Hq, Sq, 64], bf16>, "lse" %[[LSE:.+]]: !attn.tensor<[B, Hq, Sq], f32>,
+// CHECK-SAME:    "output" %[[O:.+]]: !attn.tensor<[B, Hq, Sq, 64], bf16>, "lse" %[[LSE:.+]]: !attn.tensor<[B, Hq, Sq], f32>, "max_scores" %[[MAX:.+]]: !attn.tensor<[B, Hq, Sq], f32>,
 // CHECK-SAME:    "scale" %[[SCALE:.+]]: f32, "window" %[[W:.+]]: i32) parallel (%[[B:.+]], %[[H:.+]], %[[QT:.+]]) {
-tile.kernel @forward("query" %query: !q, "key" %key: !k, "value" %value: !v, "output" %output: !o, "lse" %lse: !lse,
+tile.kernel @forward("query" %query: !q, "key" %key: !k, "value" %value: !v, "output" %output: !o, "lse" %lse: !lse, "max_scores" %max: !lse,
                      "scale" %scale: f32, "window" %w: i32) parallel (%b, %h, %qt) {
   %c0 = arith.constant 0 : index
   %c64 = arith.constant 64 : index
@@ -66,7 +66,7 @@ tile.kernel @forward("query" %query: !q, "key" %key: !k, "value" %value: !v, "ou
     tile.yield %m1, %l1, %acc1 : !tile.tile<64xf32>, !tile.tile<64xf32>, !tile.tile<64x64xf32>
   }
   // CHECK: tile.normalize %{{.+}}#2, %{{.+}}#0, %{{.+}}#1 factor %[[SCALE]] : !tile.tile<64x64xf32>, !tile.tile<64xf32>
-  %out, %log = tile.normalize %r#2, %r#0, %r#1 factor %scale : !tile.tile<64x64xf32>, !tile.tile<64xf32>
+  %out, %log, %max_scores = tile.normalize %r#2, %r#0, %r#1 factor %scale : !tile.tile<64x64xf32>, !tile.tile<64xf32>
   // CHECK: tile.store %{{.+}}, %[[O]][%[[B]], %[[H]], %{{.+}}] : !tile.tile<64x64xf32>, !attn.tensor<[B, Hq, Sq, 64], bf16>
   tile.store %out, %output[%b, %h, %row] : !tile.tile<64x64xf32>, !o
   // CHECK: tile.store %{{.+}}, %[[LSE]][%[[B]], %[[H]], %{{.+}}] : !tile.tile<64xf32>, !attn.tensor<[B, Hq, Sq], f32>
@@ -78,7 +78,7 @@ tile.kernel @forward("query" %query: !q, "key" %key: !k, "value" %value: !v, "ou
 // A loop without a classifier and without carried values, a schedule, and attributes.
 // CHECK-LABEL: tile.kernel @scheduled
 // CHECK-SAME:    attributes {tile.schedule = #tile.cpu_schedule<target = "x86-64-v3", lanes = 8, block_q = 64, block_kv = 128, rows = 4, vectors = 2, dot = fma, exp_degree = 5>} {
-tile.kernel @scheduled("query" %query: !q, "key" %key: !k, "value" %value: !v, "output" %output: !o, "lse" %lse: !lse,
+tile.kernel @scheduled("query" %query: !q, "key" %key: !k, "value" %value: !v, "output" %output: !o, "lse" %lse: !lse, "max_scores" %max: !lse,
                        "scale" %scale: f32) parallel (%b, %h, %qt)
     attributes {tile.schedule = #tile.cpu_schedule<target = "x86-64-v3", lanes = 8, block_q = 64, block_kv = 128,
                                                    rows = 4, vectors = 2, dot = fma, exp_degree = 5>} {
@@ -105,7 +105,7 @@ func.func private @schedules() attributes {
 
 // What backward and scans need of the ops: the first operand of a product transposed, a loop in ascending order.
 // CHECK-LABEL: tile.kernel @orders(
-tile.kernel @orders("query" %query: !q, "key" %key: !k, "value" %value: !v, "output" %output: !o, "lse" %lse: !lse,
+tile.kernel @orders("query" %query: !q, "key" %key: !k, "value" %value: !v, "output" %output: !o, "lse" %lse: !lse, "max_scores" %max: !lse,
                     "scale" %scale: f32) parallel (%b, %h, %qt) {
   %c0 = arith.constant 0 : index
   %skv = arith.constant 1000 : index

@@ -14,8 +14,8 @@ attn.variant @causal() {
     attn.yield %keep : i1
   }
 }
-func.func @f(%q: !t, %k: !k, %v: !k, %s: f32) -> (!t, !lse) {
+func.func @f(%q: !t, %k: !k, %v: !k, %s: f32) -> (!t, !lse, !lse) {
   // expected-error @+1 {{expects the step to be the schedule's block_kv = 128}}
-  %o, %l = attn.forward @causal(%q, %k, %v) scale(%s) : (!t, !k, !k) -> (!t, !lse)
-  return %o, %l : !t, !lse
+  %o, %l, %max = attn.forward @causal(%q, %k, %v) scale(%s) : (!t, !k, !k) -> (!t, !lse)
+  return %o, %l, %max : !t, !lse, !lse
 }

@@ -34,9 +34,9 @@ attn.variant @dense() {}
 // AMX-SAME:     #tile.cpu_schedule<target = "x86-64-v4+amx", lanes = 16, {{.*}} dot = fma, exp_degree = 5>
 // ARM-LABEL:  tile.kernel @wide(
 // ARM-SAME:     #tile.cpu_schedule<target = "aarch64", lanes = 4, {{.*}} dot = fma, exp_degree = 5>
-func.func @wide(%q: !t32, %k: !k32, %v: !k32, %s: f32) -> (!t32, !lse) {
-  %o, %l = attn.forward @dense(%q, %k, %v) scale(%s) : (!t32, !k32, !k32) -> (!t32, !lse)
-  return %o, %l : !t32, !lse
+func.func @wide(%q: !t32, %k: !k32, %v: !k32, %s: f32) -> (!t32, !lse, !lse) {
+  %o, %l, %max = attn.forward @dense(%q, %k, %v) scale(%s) : (!t32, !k32, !k32) -> (!t32, !lse)
+  return %o, %l, %max : !t32, !lse, !lse
 }
 
 // bf16 needs fewer terms of exp, and has products of its own where the machine has.
@@ -46,9 +46,9 @@ func.func @wide(%q: !t32, %k: !k32, %v: !k32, %s: f32) -> (!t32, !lse) {
 // BF16-SAME:    dot = dpbf16, exp_degree = 3>
 // AMX-LABEL:  tile.kernel @narrow(
 // AMX-SAME:     block_q = 128, block_kv = 256, {{.*}} dot = amx, exp_degree = 3>
-func.func @narrow(%q: !t16, %k: !k16, %v: !k16, %s: f32) -> (!t16, !lse) {
-  %o, %l = attn.forward @dense(%q, %k, %v) scale(%s) : (!t16, !k16, !k16) -> (!t16, !lse)
-  return %o, %l : !t16, !lse
+func.func @narrow(%q: !t16, %k: !k16, %v: !k16, %s: f32) -> (!t16, !lse, !lse) {
+  %o, %l, %max = attn.forward @dense(%q, %k, %v) scale(%s) : (!t16, !k16, !k16) -> (!t16, !lse)
+  return %o, %l, %max : !t16, !lse, !lse
 }
 
 // Every head dim has a schedule.
@@ -56,15 +56,15 @@ func.func @narrow(%q: !t16, %k: !k16, %v: !k16, %s: f32) -> (!t16, !lse) {
 // V2-SAME:      #tile.cpu_schedule<
 // V4-LABEL:   tile.kernel @small(
 // V4-SAME:      #tile.cpu_schedule<
-func.func @small(%q: !t1, %k: !k1, %v: !k1, %s: f32) -> (!t1, !lse) {
-  %o, %l = attn.forward @dense(%q, %k, %v) scale(%s) : (!t1, !k1, !k1) -> (!t1, !lse)
-  return %o, %l : !t1, !lse
+func.func @small(%q: !t1, %k: !k1, %v: !k1, %s: f32) -> (!t1, !lse, !lse) {
+  %o, %l, %max = attn.forward @dense(%q, %k, %v) scale(%s) : (!t1, !k1, !k1) -> (!t1, !lse)
+  return %o, %l, %max : !t1, !lse, !lse
 }
 // V2-LABEL:   tile.kernel @large(
 // V2-SAME:      #tile.cpu_schedule<
 // AMX-LABEL:  tile.kernel @large(
 // AMX-SAME:     #tile.cpu_schedule<
-func.func @large(%q: !t512, %k: !k512, %v: !k512, %s: f32) -> (!t512, !lse) {
-  %o, %l = attn.forward @dense(%q, %k, %v) scale(%s) : (!t512, !k512, !k512) -> (!t512, !lse)
-  return %o, %l : !t512, !lse
+func.func @large(%q: !t512, %k: !k512, %v: !k512, %s: f32) -> (!t512, !lse, !lse) {
+  %o, %l, %max = attn.forward @dense(%q, %k, %v) scale(%s) : (!t512, !k512, !k512) -> (!t512, !lse)
+  return %o, %l, %max : !t512, !lse, !lse
 }

@@ -28,7 +28,7 @@ attn.variant @causal() {
 // PACKED:       func.func @f_prepare(%{{.+}}: !llvm.ptr, %{{.+}}: i64, %{{.+}}: i64) {
 // CHECK:        func.func @f_cost(%{{.+}}: !llvm.ptr, %{{.+}}: i64, %{{.+}}: i64, %{{.+}}: i64) -> i64 {
 // CHECK-NOT:    tile.
-func.func @f(%q: !t, %k: !k, %v: !k, %s: f32) -> (!t, !lse) {
-  %o, %l = attn.forward @causal(%q, %k, %v) scale(%s) : (!t, !k, !k) -> (!t, !lse)
-  return %o, %l : !t, !lse
+func.func @f(%q: !t, %k: !k, %v: !k, %s: f32) -> (!t, !lse, !lse) {
+  %o, %l, %max = attn.forward @causal(%q, %k, %v) scale(%s) : (!t, !k, !k) -> (!t, !lse)
+  return %o, %l, %max : !t, !lse, !lse
 }

@@ -24,7 +24,7 @@ attn.variant @softcap(%cap: f32 {attn.name = "cap"}) {
 // FMA:        llvm.intr.fma
 // CHECK:      llvm.func @f_cost(
 // CHECK-NOT:  {{(func\.func|scf\.|cf\.|math\.|vector\.|arith\.|builtin\.unrealized|llvm\.call @)}}
-func.func @f(%q: !t, %k: !k, %v: !k, %s: f32, %cap: f32) -> (!t, !lse) {
-  %o, %l = attn.forward @softcap(%q, %k, %v) scale(%s) captures(%cap) : (!t, !k, !k, f32) -> (!t, !lse)
-  return %o, %l : !t, !lse
+func.func @f(%q: !t, %k: !k, %v: !k, %s: f32, %cap: f32) -> (!t, !lse, !lse) {
+  %o, %l, %max = attn.forward @softcap(%q, %k, %v) scale(%s) captures(%cap) : (!t, !k, !k, f32) -> (!t, !lse)
+  return %o, %l, %max : !t, !lse, !lse
 }

@@ -25,6 +25,7 @@ int64_t word(const void *pointer) { return int64_t(reinterpret_cast<uintptr_t>(p
 TEST(Arguments, TensorsAndExtents) {
   fake::Call c(2, 4, 2, 5, 7);
   c.withLse();
+  c.withMaxScores();
   ASSERT_EQ(c.run(), HEED_OK) << heed_last_error();
   const std::vector<int64_t> &args = fake::record.args;
   EXPECT_EQ(args[HEED_ARG_QUERY], word(c.query.data()));
@@ -32,6 +33,7 @@ TEST(Arguments, TensorsAndExtents) {
   EXPECT_EQ(args[HEED_ARG_VALUE], word(c.value.data()));
   EXPECT_EQ(args[HEED_ARG_OUTPUT], word(c.output.data()));
   EXPECT_EQ(args[HEED_ARG_LSE], word(c.lse.data()));
+  EXPECT_EQ(args[HEED_ARG_MAX_SCORES], word(c.maxScores.data()));
   EXPECT_EQ(args[HEED_ARG_PACKED], 0);
   EXPECT_EQ(args[HEED_ARG_B], 2);
   EXPECT_EQ(args[HEED_ARG_HQ], 4);
@@ -41,7 +43,7 @@ TEST(Arguments, TensorsAndExtents) {
   std::vector<int64_t> strides(args.begin() + HEED_ARG_QUERY_STRIDES,
                                args.begin() + HEED_ARG_SCALE);
   EXPECT_EQ(strides,
-            (std::vector<int64_t>{160, 40, 8, 112, 56, 8, 56, 28, 4, 80, 20, 4, 20, 5, 1}));
+            (std::vector<int64_t>{160, 40, 8, 112, 56, 8, 56, 28, 4, 80, 20, 4, 20, 5, 1, 20, 5, 1}));
 }
 
 TEST(Arguments, UnwantedLse) {
@@ -50,6 +52,7 @@ TEST(Arguments, UnwantedLse) {
   ASSERT_EQ(c.run(), HEED_OK) << heed_last_error();
   EXPECT_EQ(fake::record.args[HEED_ARG_LSE], 0);
   EXPECT_EQ(fake::record.args[HEED_ARG_LSE_STRIDES], 0);
+  EXPECT_EQ(fake::record.args[HEED_ARG_MAX_SCORES], 0);
 }
 
 TEST(Arguments, Scale) {

@@ -44,7 +44,7 @@ TEST(Check, Null) {
 TEST(Check, Abi) {
   Call c(1, 1, 1, 1, 1);
   c.kernel.abi_version = 99;
-  expectError(c, "argument 'kernel': expected Heed ABI version 1, found 99; compile it again",
+  expectError(c, "argument 'kernel': expected Heed ABI version 2, found 99; compile it again",
               HEED_ABI_MISMATCH);
 }
 
@@ -131,6 +131,10 @@ TEST(Check, Shapes) {
               [](Call &c) { c.call.lse.shape[1] = 1; });
   expectError("argument 'lse': expected sequence length 5 in dimension 2, found 1",
               [](Call &c) { c.call.lse.shape[2] = 1; });
+  expectError("argument 'max_scores': expected batch 2 in dimension 0, found 1", [](Call &c) {
+    c.withMaxScores();
+    c.call.max_scores.shape[0] = 1;
+  });
 }
 
 TEST(Check, Pointers) {

@@ -67,12 +67,12 @@ inline int64_t cost(const int64_t *, int64_t, int64_t, int64_t tile) { return ti
 struct Call {
   heed_code code = {"any", 0, 4, 16, 256, 0, nullptr, tile, nullptr};
   heed_kernel kernel = {HEED_ABI_VERSION, 0, "fake", HEED_F32, 8, 4, 1, nullptr, &code};
-  std::vector<float> query, key, value, output, lse;
+  std::vector<float> query, key, value, output, lse, maxScores;
   heed_call call = {};
 
   Call(int64_t B, int64_t Hq, int64_t Hkv, int64_t Sq, int64_t Skv)
       : query(B * Hq * Sq * 8), key(B * Hkv * Skv * 8), value(B * Hkv * Skv * 4),
-        output(B * Hq * Sq * 4), lse(B * Hq * Sq) {
+        output(B * Hq * Sq * 4), lse(B * Hq * Sq), maxScores(B * Hq * Sq) {
     set(call.query, query, {B, Hq, Sq, 8});
     set(call.key, key, {B, Hkv, Skv, 8});
     set(call.value, value, {B, Hkv, Skv, 4});
@@ -84,6 +84,11 @@ struct Call {
   void withLse() {
     const heed_tensor &q = call.query;
     set(call.lse, lse, {q.shape[0], q.shape[1], q.shape[2]});
+  }
+
+  void withMaxScores() {
+    const heed_tensor &q = call.query;
+    set(call.max_scores, maxScores, {q.shape[0], q.shape[1], q.shape[2]});
   }
 
   static void set(heed_tensor &tensor, std::vector<float> &data, std::vector<int64_t> shape) {

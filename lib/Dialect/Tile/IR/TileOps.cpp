@@ -19,8 +19,8 @@ using namespace heed::tile;
 //===----------------------------------------------------------------------===//
 
 static constexpr unsigned kNumGridCoordinates = 3;
-static constexpr llvm::StringLiteral kLeadingArguments[] = {"query",  "key", "value",
-                                                            "output", "lse", "scale"};
+static constexpr llvm::StringLiteral kLeadingArguments[] = {
+    "query", "key", "value", "output", "lse", "max_scores", "scale"};
 
 void KernelOp::build(OpBuilder &builder, OperationState &state, StringRef name,
                      ArrayRef<Type> types, ArrayRef<std::string> names) {
@@ -88,7 +88,7 @@ LogicalResult KernelOp::verify() {
     if (!block.getArgument(numArguments + i).getType().isIndex())
       return emitOpError("expects grid coordinates of type index");
   if (numArguments < std::size(kLeadingArguments))
-    return emitOpError("expects the arguments query, key, value, output, lse and scale first");
+    return emitOpError("expects the arguments query, key, value, output, lse, max_scores and scale first");
   for (auto [index, name] : llvm::enumerate(kLeadingArguments)) {
     if (cast<StringAttr>(getArgNames()[index]).getValue() != name)
       return emitOpError("expects argument ") << index << " to be '" << name << "'";

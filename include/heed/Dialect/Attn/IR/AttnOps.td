@@ -165,16 +165,16 @@ def Attn_ModOp : Attn_DivisionOp<"mod"> {
 // Kernels
 //===----------------------------------------------------------------------===//
 
-def Attn_ForwardOp : Attn_Op<"forward", [Pure, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
+def Attn_ForwardOp : Attn_Op<"forward", [Pure, AllTypesMatch<["lse", "max_scores"]>, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
   let summary = "forward attention: softmax(mask(score(scale q k^T))) v";
   let description = [{
     Runs a variant on query (B, Hq, Sq, D), key (B, Hkv, Skv, D) and value (B, Hkv, Skv, Dv); Hq is a multiple of Hkv,
     and query head h reads key head h // (Hq // Hkv). Yields the output (B, Hq, Sq, Dv) in the element type of the
-    query, and the log-sum-exp of each row's scores (B, Hq, Sq) in f32, natural logarithm. `captures` binds the
-    variant's arguments in order.
+    query, the log-sum-exp of each row's scores (B, Hq, Sq) in f32, natural logarithm, and the largest score of each row,
+    of the same type. `captures` binds the variant's arguments in order.
 
     ```mlir
-    %o, %lse = attn.forward @alibi_window(%q, %k, %v) scale(%scale) captures(%slope, %w)
+    %o, %lse, %max = attn.forward @alibi_window(%q, %k, %v) scale(%scale) captures(%slope, %w)
       : (!attn.tensor<[B, Hq, Sq, 128], bf16>, !attn.tensor<[B, Hkv, Skv, 128], bf16>,
          !attn.tensor<[B, Hkv, Skv, 128], bf16>, !attn.tensor<[Hq], f32>, i32)
       -> (!attn.tensor<[B, Hq, Sq, 128], bf16>, !attn.tensor<[B, Hq, Sq], f32>)
@@ -182,7 +182,7 @@ def Attn_ForwardOp : Attn_Op<"forward", [Pure, DeclareOpInterfaceMethods<SymbolU
   }];
   let arguments = (ins FlatSymbolRefAttr:$variant, Attn_TensorType:$query, Attn_TensorType:$key, Attn_TensorType:$value,
                        F32:$scale, Variadic<AnyType>:$captures);
-  let results = (outs Attn_TensorType:$output, Attn_TensorType:$lse);
+  let results = (outs Attn_TensorType:$output, Attn_TensorType:$lse, Attn_TensorType:$max_scores);
   let assemblyFormat = [{
     $variant `(` $query `,` $key `,` $value `)` `scale` `(` $scale `)` (`captures` `(` $captures^ `)`)? attr-dict
     `:` `(` qualified(type($query)) `,` qualified(type($key)) `,` qualified(type($value)) `` custom<CaptureTypes>(type($captures)) `)`

@@ -25,7 +25,7 @@ def Tile_KernelOp : Tile_Op<"kernel", [Symbol, IsolatedFromAbove, SingleBlock]> 
   let description = [{
     The arguments are the kernel's tensors and scalars, then three grid coordinates of type `index`: batch, query head
     and query tile. `arg_names` names the arguments before the grid coordinates; the first six are always query, key,
-    value, output, lse and scale, as in the run-time ABI. Instances are independent of each other.
+    value, output, lse, max_scores and scale, as in the run-time ABI. Instances are independent of each other.
   }];
   let arguments = (ins SymbolNameAttr:$sym_name, StrArrayAttr:$arg_names);
   let regions = (region SizedRegion<1>:$body);
@@ -110,7 +110,7 @@ def Tile_StoreOp : Tile_Op<"store", [MemoryEffects<[MemWrite]>]> {
   let summary = "writes a tile to rows of a tensor";
   let description = [{
     Writes to rows [row, row + rows of the tile) of `tensor[batch, head]`, rounding to its element type; rows beyond the
-    tensor's extent are not written. A store to a tensor that the caller left out (the LSE) does nothing.
+    tensor's extent are not written. A store to a tensor that the caller left out (lse, max_scores) does nothing.
   }];
   let arguments = (ins Tile_TileType:$tile, Attn_TensorType:$tensor, Index:$batch, Index:$head, Index:$row);
   let assemblyFormat = "$tile `,` $tensor `[` $batch `,` $head `,` $row `]` attr-dict `:` qualified(type($tile)) `,` qualified(type($tensor))";
@@ -211,13 +211,14 @@ def Tile_OnlineSoftmaxOp : Tile_Op<"online_softmax", [Pure, AllTypesMatch<["refe
   let hasVerifier = 1;
 }
 
-def Tile_NormalizeOp : Tile_Op<"normalize", [Pure, AllTypesMatch<["acc", "output"]>, AllTypesMatch<["reference", "sum", "lse"]>]> {
-  let summary = "ends an online softmax: output rows and their log-sum-exp";
+def Tile_NormalizeOp : Tile_Op<"normalize", [Pure, AllTypesMatch<["acc", "output"]>, AllTypesMatch<["reference", "sum", "lse", "max_scores"]>]> {
+  let summary = "ends an online softmax: output rows, their log-sum-exp and their largest score";
   let description = [{
-    output = acc / sum by rows, and lse = ln(2) (factor reference + log2(sum)). Rows whose sum is 0 get output 0 and lse -inf.
+    output = acc / sum by rows, lse = ln(2) (factor reference + log2(sum)) and max_scores = ln(2) factor reference, where the
+    reference is the row's largest score. Rows whose sum is 0 get output 0, lse and max_scores -inf.
   }];
   let arguments = (ins Tile_TileType:$acc, Tile_TileType:$reference, Tile_TileType:$sum, F32:$factor);
-  let results = (outs Tile_TileType:$output, Tile_TileType:$lse);
+  let results = (outs Tile_TileType:$output, Tile_TileType:$lse, Tile_TileType:$max_scores);
   let assemblyFormat = "$acc `,` $reference `,` $sum `factor` $factor attr-dict `:` qualified(type($acc)) `,` qualified(type($reference))";
   let hasVerifier = 1;
 }

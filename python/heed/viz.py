@@ -1,0 +1,327 @@
+# Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""Pictures of masks: which blocks a kernel skips, and why.
+
+    python -m heed viz examples/packed_documents.heed --q 4096 -o mask.html
+    python -m heed viz masks.py:document_causal --block-q 64 --block-kv 64 -o mask.png
+
+The page is one file that needs no other; it can be zoomed, and says of each block what decided its class. In Python:
+
+    picture = viz.picture(subject.load("causal.heed", {}, subject.Sizes({})))
+    viz.save(picture, "causal.svg")
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from heed.oracle import FULL, PARTIAL, SKIPPED
+from heed.subject import FORMS, Sizes, Subject, check_place, load, parse_assignments
+from heed.terms import Progress, Report, Term, block_classes, evaluate_blocks, explain, split
+
+# What is known of a term over a block.
+NEVER, UNKNOWN, ALWAYS, MIXED = 0, 1, 2, 3
+MAX_BLOCKS = 1 << 22
+MAX_PAIRS = 1 << 24  # of partial blocks, evaluated one by one
+MAX_PATTERN_BYTES = 8 << 20
+SUFFIXES = (".html", ".png", ".svg")
+ELEMENTS = 512  # up to this many queries and keys, .png and .svg show pairs
+_LABELS = {SKIPPED: "skipped", PARTIAL: "partial", FULL: "full"}
+# Told apart by people with any colour vision, and in grey: light, orange, dark blue.
+_COLOURS = {SKIPPED: "#e4e8ec", PARTIAL: "#e8a33d", FULL: "#2f6690"}
+_TINT = "#fbe7c6"  # of pairs of a partial block that do not attend
+
+
+@dataclasses.dataclass
+class Picture:
+    """The blocks of a mask. `classes` is what a kernel skips (SKIPPED, PARTIAL, FULL); `exact` what a point by point
+    look says, where partial blocks were few enough for one; `patterns` holds the pairs of partial blocks as bits, each
+    pattern once, and `pattern_of` which one a block has (-1: none)."""
+
+    subject: Subject
+    b: int
+    h: int
+    block_q: int
+    block_kv: int
+    classes: np.ndarray
+    term: Term | None
+    states: list[np.ndarray]  # of each leaf of `term`
+    places: list[str]  # likewise
+    exact: np.ndarray | None
+    patterns: np.ndarray
+    pattern_of: np.ndarray
+    pairs: int | None  # that attend
+    notes: list[str]
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        return self.subject.sizes["Sq"], self.subject.sizes["Skv"]
+
+    def counts(self) -> dict[str, int]:
+        return {label: int(np.count_nonzero(self.classes == kind)) for kind, label in _LABELS.items()}
+
+    @property
+    def skipped(self) -> float:
+        """The share of blocks that are skipped."""
+        return float(np.mean(self.classes == SKIPPED))
+
+
+def picture(subject: Subject, block_q: int | None = None, block_kv: int | None = None, b: int = 0, h: int = 0,
+            progress: Progress | None = None) -> Picture:
+    """The blocks of a subject's mask for batch `b` and head `h`; block sizes are 128, or the BlockMask's.
+
+    ValueError where lengths and block sizes make too many blocks, or the BlockMask has other blocks."""
+    progress = progress or Progress()
+    check_place(subject.sizes, b, h)
+    own = subject.block_size or (128, 128)
+    block_q, block_kv = block_q or own[0], block_kv or own[1]
+    rows, columns = -(-subject.sizes["Sq"] // block_q), -(-subject.sizes["Skv"] // block_kv)
+    if rows * columns > MAX_BLOCKS:
+        raise ValueError(f"{rows} x {columns} blocks are too many to draw; give larger --block-q and --block-kv")
+    progress.update("asking the compiler for the classes")
+    report = explain(subject)
+    notes = list(subject.notes)
+    classes = _given_classes(subject, (block_q, block_kv), b, h)
+    if classes is None:
+        classes = block_classes(subject, block_q, block_kv, b, h)
+    else:
+        notes.append("the lists of the BlockMask say which blocks are visited; the terms are of its mask_mod")
+    term = split(report.mask.root) if report.mask else None
+    states, places = [], []
+    for number, leaf in enumerate(term.leaves() if term else ()):
+        assert report.mask is not None
+        progress.update(f"term {number + 1}: {leaf.text}")
+        # The codes are the same: skipped is never, full is always.
+        states.append(block_classes(subject, block_q, block_kv, b, h, report, leaf.node).copy())
+        place = report.mask.places[leaf.node.number]
+        places.append(f"{os.path.basename(place.file)}:{place.line}" if subject.file_name == place.file
+                      or place.file.startswith("std/") else "")
+    result = Picture(subject, b, h, block_q, block_kv, classes, term, states, places, None, np.zeros((0, 0), np.uint8),
+                     np.full(classes.shape, -1, np.int32), None, notes)
+    _look_closely(result, report, progress)
+    progress.close()
+    return result
+
+
+def _given_classes(subject: Subject, block_size: tuple[int, int], b: int, h: int) -> np.ndarray | None:
+    if subject.block_mask is None:
+        return None
+    if block_size != subject.block_size:
+        raise ValueError(f"the BlockMask's blocks are {subject.block_size}; leave out --block-q and --block-kv")
+    kinds = subject.block_mask.block_kinds()
+    return np.asarray(kinds[min(b, kinds.shape[0] - 1), min(h, kinds.shape[1] - 1)])
+
+
+def _look_closely(result: Picture, report: Report, progress: Progress) -> None:
+    """Evaluates the pairs of partial blocks: exact classes, patterns, and terms of which the analysis knew nothing."""
+    q, kv = result.lengths
+    height = np.minimum(result.block_q, q - np.arange(result.classes.shape[0]) * result.block_q)
+    width = np.minimum(result.block_kv, kv - np.arange(result.classes.shape[1]) * result.block_kv)
+    sizes = height[:, None] * width
+    at = np.argwhere(result.classes == PARTIAL)
+    size = result.block_q * result.block_kv
+    if len(at) * size > MAX_PAIRS:
+        result.notes.append(f"{len(at)} partial blocks are too many to look at pair by pair; fewer queries and keys, or "
+                            "smaller blocks, show pairs")
+        return
+    exact, pairs = result.classes.copy(), int(sizes[result.classes == FULL].sum())
+    known: dict[bytes, int] = {}
+    stored = 0
+    leaves = result.term.leaves() if result.term else []
+    nodes = [report.mask.root, *(leaf.node for leaf in leaves)] if report.mask else []
+    for part, exists, values in evaluate_blocks(result.subject, report, nodes, at, result.block_q, result.block_kv,
+                                                result.b, result.h) if nodes else ():
+        progress.update(f"partial blocks: {part.stop} of {len(at)}")
+        rows, columns = at[part].T
+        every = [(value | ~exists).all((1, 2)) for value in values]
+        some = [(value & exists).any((1, 2)) for value in values]
+        exact[rows, columns] = np.where(every[0], FULL, np.where(some[0], PARTIAL, SKIPPED))
+        for state, all_, any_ in zip(result.states, every[1:], some[1:]):
+            state[rows, columns] = np.where(all_, ALWAYS, np.where(any_, MIXED, NEVER))
+        attends = values[0] & exists
+        pairs += int(attends.sum())
+        for row, column, bits in zip(rows, columns, np.packbits(attends.reshape(len(attends), -1), axis=1)):
+            key = bits.tobytes()
+            if key not in known and stored + len(key) <= MAX_PATTERN_BYTES:
+                known[key] = len(known)
+                stored += len(key)
+            result.pattern_of[row, column] = known.get(key, -1)
+    result.exact, result.pairs = exact, pairs
+    result.patterns = np.frombuffer(b"".join(known), np.uint8).reshape(len(known), -1 if known else 0)
+    coarse = int(np.count_nonzero(exact != result.classes))
+    if coarse:
+        result.notes.append(f"the analysis is coarser than the mask: {coarse} partial block{'s'[:coarse != 1]} could be "
+                            f"skipped or full ({int((exact == SKIPPED).sum() - (result.classes == SKIPPED).sum())} "
+                            f"skipped, {int((exact == FULL).sum() - (result.classes == FULL).sum())} full)")
+
+
+# Files.
+
+
+def save(picture: Picture, path: str | os.PathLike[str]) -> None:
+    """Writes a picture as .html, .png or .svg, by the path's suffix. ValueError for others, or without matplotlib."""
+    target = pathlib.Path(path)
+    if target.suffix == ".html":
+        target.write_text(to_html(picture), encoding="utf-8")
+    elif target.suffix in SUFFIXES:
+        _draw(picture, target)
+    else:
+        raise ValueError(f"'{target}': expected a name that ends in {', '.join(SUFFIXES)}")
+
+
+def _encode(array: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+
+
+def _term_data(term: Term, numbers: dict[int, int]) -> dict[str, Any]:
+    if term.children:
+        return {"op": term.op, "children": [_term_data(child, numbers) for child in term.children]}
+    return {"leaf": numbers[id(term)]}
+
+
+def data(picture: Picture) -> dict[str, Any]:
+    """What the page shows, for json."""
+    leaves = picture.term.leaves() if picture.term else []
+    q, kv = picture.lengths
+    subject = picture.subject
+    return {
+        "name": subject.name, "file": subject.file_name, "source": subject.source.strip(), "b": picture.b, "h": picture.h,
+        "q": q, "kv": kv, "blockQ": picture.block_q, "blockKv": picture.block_kv, "notes": picture.notes,
+        "counts": picture.counts(), "pairs": picture.pairs, "given": subject.block_mask is not None,
+        "values": {name: value for name, value in subject.values.items() if not isinstance(value, np.ndarray)},
+        "classes": _encode(picture.classes.astype(np.uint8)),
+        "exact": None if picture.exact is None else _encode(picture.exact.astype(np.uint8)),
+        "term": picture.term and _term_data(picture.term, {id(leaf): i for i, leaf in enumerate(leaves)}),
+        "leaves": [{"text": leaf.text, "place": place, "states": _encode(state.astype(np.uint8))}
+                   for leaf, place, state in zip(leaves, picture.places, picture.states)],
+        "patterns": _encode(picture.patterns), "patternOf": _encode(picture.pattern_of.astype("<i4"))}
+
+
+def to_html(picture: Picture) -> str:
+    """A page that needs no other file."""
+    template = pathlib.Path(__file__).with_name("viz.html").read_text(encoding="utf-8")
+    # "<" only occurs within strings; escaped, no text can end the script element.
+    return template.replace("@DATA@", json.dumps(data(picture)).replace("<", "\\u003c"))
+
+
+def _elements(picture: Picture) -> np.ndarray | None:
+    """For each pair 0 to 3: skipped, masked in a partial block, attends there, full. None where that is not known."""
+    q, kv = picture.lengths
+    if max(q, kv) > ELEMENTS or (picture.pattern_of[picture.classes == PARTIAL] < 0).any():
+        return None
+    shape = picture.block_q, picture.block_kv
+    kinds = np.repeat(np.repeat(np.array([0, 1, 3])[picture.classes], shape[0], 0), shape[1], 1)
+    for row, column in np.argwhere(picture.classes == PARTIAL):
+        bits = np.unpackbits(picture.patterns[picture.pattern_of[row, column]], count=shape[0] * shape[1])
+        kinds[row * shape[0]:(row + 1) * shape[0], column * shape[1]:(column + 1) * shape[1]] += bits.reshape(shape)
+    return np.asarray(kinds[:q, :kv])
+
+
+def _draw(picture: Picture, target: pathlib.Path) -> None:
+    try:
+        import matplotlib
+    except ImportError:
+        raise ValueError(f"{target.suffix} files need matplotlib (pip install matplotlib); .html files need nothing"
+                         ) from None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+
+    q, kv = picture.lengths
+    rows, columns = picture.classes.shape
+    elements = _elements(picture)
+    figure, axes = plt.subplots(figsize=(6.4, 1.6 + 5.4 * min(max(q / kv, 0.15), 2.0)), layout="constrained")
+    if elements is None:
+        axes.imshow(picture.classes, cmap=ListedColormap(list(_COLOURS.values())), vmin=-0.5, vmax=2.5,
+                    extent=(0, columns * picture.block_kv, rows * picture.block_q, 0), interpolation="nearest")
+    else:
+        axes.imshow(elements, cmap=ListedColormap([_COLOURS[SKIPPED], _TINT, _COLOURS[PARTIAL], _COLOURS[FULL]]),
+                    vmin=-0.5, vmax=3.5, extent=(0, kv, q, 0), interpolation="nearest")
+    if max(rows, columns) <= 64:
+        for line in range(1, columns):
+            axes.axvline(line * picture.block_kv, color="white", linewidth=0.6)
+        for line in range(1, rows):
+            axes.axhline(line * picture.block_q, color="white", linewidth=0.6)
+    axes.set(xlim=(0, kv), ylim=(q, 0), aspect="equal" if 0.15 <= q / kv <= 2.0 else "auto",
+             xlabel=f"key, blocks of {picture.block_kv}", ylabel=f"query, blocks of {picture.block_q}")
+    axes.xaxis.set_label_position("top")
+    axes.xaxis.tick_top()
+    axes.tick_params(labelsize=8, color="#888888")
+    for spine in axes.spines.values():
+        spine.set_color("#c4c9d0")
+    figure.suptitle(picture.subject.name, fontsize=13, fontweight="bold")
+    legend = [Patch(facecolor=_COLOURS[kind], edgecolor="#9aa1a9", linewidth=0.5,
+                    label=f"{label}  {picture.counts()[label]}  ({picture.counts()[label] / (rows * columns):.1%})")
+              for kind, label in _LABELS.items()]
+    if elements is not None and (picture.classes == PARTIAL).any():
+        legend.insert(2, Patch(facecolor=_TINT, edgecolor="#9aa1a9", linewidth=0.5, label="masked in a partial block"))
+    figure.legend(handles=legend, loc="outside lower center", ncols=2 if len(legend) > 3 else 3, fontsize=9, frameon=False)
+    figure.savefig(target, dpi=150)
+    plt.close(figure)
+
+
+# The command.
+
+
+def summary(picture: Picture) -> str:
+    """One line: counts and shares."""
+    q, kv = picture.lengths
+    counts = picture.counts()
+    text = (f"{picture.subject.name}: {q} x {kv}, blocks of {picture.block_q} x {picture.block_kv}: {counts['skipped']} skipped "
+            f"({picture.skipped:.1%}), {counts['partial']} partial, {counts['full']} full")
+    return text if picture.pairs is None else f"{text}; {picture.pairs / (q * kv):.1%} of the pairs attend"
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, found {number}")
+    return number
+
+
+def _index(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"expected at least 0, found {number}")
+    return number
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", metavar="WHAT", help=f"{FORMS}: a mod, a BlockMask, or a function that returns one")
+    parser.add_argument("-o", "--output", metavar="FILE", default="mask.html",
+                        help="the picture: .html, .png or .svg (default: %(default)s)")
+    parser.add_argument("--q", type=_positive, metavar="N", help="queries (default: 1024)")
+    parser.add_argument("--kv", type=_positive, metavar="N", help="keys (default: as many as queries)")
+    parser.add_argument("--block-q", type=_positive, metavar="N", help="queries of a block (default: 128)")
+    parser.add_argument("--block-kv", type=_positive, metavar="N", help="keys of a block (default: 128)")
+    parser.add_argument("-b", "--batch", type=_index, default=0, metavar="I", help="which batch (default: 0)")
+    parser.add_argument("-H", "--head", type=_index, default=0, metavar="I", help="which query head (default: 0)")
+    parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE",
+                        help="a parameter: a number, a list such as [0,0,1,1], or @FILE.npy; may be repeated")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if pathlib.Path(arguments.output).suffix not in SUFFIXES:
+        raise ValueError(f"--output: expected a name that ends in {', '.join(SUFFIXES)}, found '{arguments.output}'")
+    sizes = Sizes({"Sq": arguments.q, "Skv": arguments.kv}, arguments.batch, arguments.head)
+    subject = load(arguments.what, parse_assignments(arguments.param), sizes)
+    progress = Progress()
+    try:
+        made = picture(subject, arguments.block_q, arguments.block_kv, arguments.batch, arguments.head, progress)
+    finally:
+        progress.close()
+    save(made, arguments.output)
+    print(summary(made))
+    for note in made.notes:
+        print(f"note: {note}")
+    print(f"written: {arguments.output}")
+    return 0

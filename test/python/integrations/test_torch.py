@@ -1,0 +1,301 @@
+# Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""heed.flex_attention under torch.compile: fullgraph, so a graph break is an error."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import heed  # noqa: E402
+from heed import variant  # noqa: E402
+from heed.integrations import torch as integration  # noqa: E402
+
+_has_compiler = shutil.which("g++") is not None or shutil.which("clang++") is not None
+BACKENDS = ["eager", pytest.param("inductor", marks=[
+    pytest.mark.slow, pytest.mark.skipif(not _has_compiler, reason="inductor needs a C++ compiler")])]
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Any:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    with torch.no_grad():
+        yield
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+def inputs(length: int = 37, heads: int = 4, kv_heads: int = 4, dtype: Any = torch.float32) -> tuple[Any, Any, Any]:
+    generator = torch.Generator().manual_seed(length)
+    return tuple(torch.randn(2, h, length, 16, generator=generator).to(dtype) for h in (heads, kv_heads, kv_heads))
+
+
+def causal(b: Any, h: Any, q: Any, kv: Any) -> Any:
+    return q >= kv
+
+
+def check(function: Callable[..., Any], *arguments: Any, backend: str = "eager") -> None:
+    """That the compiled function does what the plain one does."""
+    found = torch.compile(function, fullgraph=True, backend=backend)(*arguments)
+    torch.testing.assert_close(found, function(*arguments), rtol=1e-5, atol=1e-6)
+
+
+class Layer(torch.nn.Module):
+    """A score_mod and a mask_mod that capture a parameter, a buffer, tensors made in the graph, and numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projection = torch.nn.Linear(64, 3 * 64)
+        self.slopes = torch.nn.Parameter(torch.randn(4))
+        self.register_buffer("documents", torch.randint(0, 3, (2, 256), generator=torch.Generator().manual_seed(0)))
+        self.cap = 2.0
+        self.window = 20
+
+    def forward(self, x: Any) -> Any:
+        batch, length, _ = x.shape
+        query, key, value = self.projection(x).view(batch, length, 3, 4, 16).permute(2, 0, 3, 1, 4)
+        bias = torch.tanh(x[:, :, 0])  # (B, L)
+
+        def score_mod(score: Any, b: Any, h: Any, q: Any, kv: Any) -> Any:
+            return self.cap * torch.tanh(score / self.cap) + self.slopes[h] * (kv - q) + bias[b, kv]
+
+        def mask_mod(b: Any, h: Any, q: Any, kv: Any) -> Any:
+            return (q >= kv) & (q - kv < self.window) & (self.documents[b, q] == self.documents[b, kv])
+
+        output = heed.flex_attention(query, key, value, score_mod, mask_mod=mask_mod)
+        return output.transpose(1, 2).reshape(batch, length, 64)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_layer(backend: str) -> None:
+    """Dynamic lengths; what is captured changes between calls, and is seen."""
+    layer = Layer()
+    compiled = torch.compile(layer, fullgraph=True, backend=backend)
+
+    def step(length: int) -> Any:
+        x = torch.randn(2, length, 64, generator=torch.Generator().manual_seed(length))
+        expected = layer(x)
+        torch.testing.assert_close(compiled(x), expected, rtol=1e-5, atol=1e-5)
+        return expected
+
+    for length in (37, 50, 64, 130):
+        before = step(length)
+    frames = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert frames == 2  # the second is for all lengths
+    layer.slopes.mul_(2)
+    layer.documents.random_(0, 2)
+    assert not torch.allclose(step(130), before)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == frames
+    for layer.window in (10, 5, 3):
+        before, after = after if layer.window != 10 else before, step(130)
+        assert not torch.allclose(after, before)
+    for layer.cap in (0.5, 0.25, 4.0):
+        before, after = after, step(130)
+        assert not torch.allclose(after, before)
+
+
+def test_explain() -> None:
+    explained = torch._dynamo.explain(Layer())(torch.randn(2, 9, 64))
+    assert explained.graph_break_count == 0
+    nodes = [node for graph in explained.graphs for node in graph.graph.nodes if node.op == "call_function"]
+    assert sum(node.target is torch.ops.heed.flex_attention.default for node in nodes) == 1
+
+
+def test_offset_compiles_two_kernels() -> None:
+    """The first value is a constant of the first graph, all further ones are arguments of the second."""
+    def decode(query: Any, key: Any, value: Any, offset: int) -> Any:
+        return heed.flex_attention(query, key, value, mask_mod=lambda b, h, q, kv: (q + offset >= kv) & (h + 17 != kv))
+
+    compiled = torch.compile(decode, fullgraph=True, backend="eager")
+    counts = []
+    for offset in range(4, 24):
+        query, key, value = inputs(offset + 1)
+        arguments = (query[:, :, -1:], key, value, offset)
+        torch.testing.assert_close(compiled(*arguments), decode(*arguments))
+        counts.append(len(variant._variants))
+    assert counts[2:] == [counts[2]] * 18
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_dtypes(dtype: Any) -> None:
+    check(lambda q, k, v: heed.flex_attention(q, k, v, mask_mod=causal), *inputs(dtype=dtype))
+
+
+def test_no_mods() -> None:
+    check(lambda q, k, v: heed.flex_attention(q, k, v, None, None, 0.3), *inputs())
+    check(lambda q, k, v: heed.flex_attention(q, k, v, enable_gqa=True), *inputs(kv_heads=2))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_strides(backend: str) -> None:
+    """The output lies in memory as the query does, also for what comes after it in the graph."""
+    def function(q: Any, k: Any, v: Any) -> Any:
+        output = heed.flex_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
+        return output.reshape(2, -1, 64) * 2, output
+
+    arguments = [torch.randn(2, 37, 4, 16) for _ in range(3)]
+    check(function, *arguments, backend=backend)
+    output = torch.compile(function, fullgraph=True, backend=backend)(*arguments)[1]
+    assert output.is_contiguous()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_further_results(backend: str) -> None:
+    check(lambda q, k, v: heed.flex_attention(q, k, v, return_aux=heed.AuxRequest(lse=True)), *inputs(), backend=backend)
+    check(lambda q, k, v: heed.flex_attention(q, k, v, return_aux=heed.AuxRequest()), *inputs(), backend=backend)
+    with pytest.warns(FutureWarning, match="return_lse is deprecated"):
+        check(lambda q, k, v: heed.flex_attention(q, k, v, return_lse=True), *inputs(), backend=backend)
+
+
+def test_max_scores() -> None:
+    check(lambda q, k, v: heed.flex_attention(q, k, v, return_aux=heed.AuxRequest(True, True)), *inputs())
+
+
+# Mods and masks.
+
+
+def test_index_chains() -> None:
+    """Tables of tables, rows, rows of rows, constants and lengths as indices."""
+    table = torch.randint(0, 8, (64,))
+    bias = torch.randn(4, 8)
+    rows = torch.randn(2, 4, 64, 3)
+
+    def score_mod(score: Any, b: Any, h: Any, q: Any, kv: Any) -> Any:
+        score = score + bias[h][table[kv]] + bias[0, table[q]] + bias[-1][0]
+        return score + (rows[b, h, q] * rows[b][h][kv]).sum(-1) + table.shape[0] / 64
+
+    check(lambda q, k, v: heed.flex_attention(q, k, v, score_mod), *inputs())
+
+
+def test_combined_masks() -> None:
+    def window(b: Any, h: Any, q: Any, kv: Any) -> Any:
+        return q - kv < 5
+
+    check(lambda q, k, v: heed.flex_attention(q, k, v, mask_mod=heed.and_masks(causal, window)), *inputs())
+    check(lambda q, k, v: heed.flex_attention(q, k, v, mask_mod=heed.or_masks(causal, heed.noop_mask)), *inputs())
+
+
+def _masks() -> dict[str, Any]:
+    documents = torch.randint(0, 3, (2, 300), generator=torch.Generator().manual_seed(1))
+
+    def mask_mod(b: Any, h: Any, q: Any, kv: Any) -> Any:
+        return (documents[b, q] == documents[b, kv]) & (q >= kv)
+
+    derived = heed.create_block_mask(mask_mod, 2, None, 300, 300, device="cpu")
+    lists = [getattr(derived, name) for name in ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices")]
+    lists[0] = lists[0].clone()
+    lists[0][0, 0, 2] = 1  # fewer than mask_mod would need
+    given = heed.BlockMask.from_kv_blocks(*lists, mask_mod=mask_mod, seq_lengths=(300, 300))
+    full = heed.BlockMask.from_kv_blocks(torch.tensor([[[1, 0, 2]]]), torch.tensor([[[1, 0, 2], [0, 1, 2], [2, 0, 1]]]),
+                                         torch.tensor([[[1, 1, 1]]]), torch.tensor([[[0, 1, 2], [2, 0, 1], [1, 0, 2]]]),
+                                         mask_mod=causal, seq_lengths=(300, 300))
+    masks = {"derived": derived, "given": given, "full": full}
+    try:
+        from torch.nn.attention.flex_attention import create_block_mask
+    except ImportError:
+        return masks
+    return {**masks, "torch": create_block_mask(causal, None, None, 300, 300, device="cpu")}
+
+
+@pytest.mark.parametrize("captured", [False, True])
+@pytest.mark.parametrize("name", ["derived", "given", "full", "torch"])
+def test_block_masks(name: str, captured: bool) -> None:
+    mask = _masks().get(name)
+    if mask is None:
+        pytest.skip("this torch has no BlockMask")
+    if captured:
+        check(lambda q, k, v: heed.flex_attention(q, k, v, block_mask=mask), *inputs(300))
+    else:
+        check(lambda q, k, v, mask: heed.flex_attention(q, k, v, block_mask=mask), *inputs(300), mask)
+
+
+def test_mutated_lists_are_seen() -> None:
+    mask = _masks()["given"]
+    compiled = torch.compile(lambda q, k, v: heed.flex_attention(q, k, v, block_mask=mask), fullgraph=True, backend="eager")
+    before = compiled(*inputs(300))
+    mask.kv_num_blocks.zero_()
+    after = compiled(*inputs(300))
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(after, heed.flex_attention(*inputs(300), block_mask=mask))
+
+
+# What is refused.
+
+
+def test_runtime_error() -> None:
+    with pytest.raises(ValueError, match="Try setting enable_gqa=True"):
+        check(lambda q, k, v: heed.flex_attention(q, k, v), *inputs(kv_heads=2))
+
+
+def test_block_mask_of_other_lengths() -> None:
+    for name in ("derived", "given"):
+        with pytest.raises(Exception, match="block_mask was created for"):
+            check(lambda q, k, v: heed.flex_attention(q, k, v, block_mask=_mask), *inputs(301), _mask := _masks()[name])
+
+
+def test_untraceable_mod() -> None:
+    """The message shows the line of the graph's code."""
+    with pytest.raises(heed.TraceError, match=r"(?s)<heed program.*cumsum\(0\)"):
+        check(lambda q, k, v: heed.flex_attention(q, k, v, lambda s, b, h, i, j: s.cumsum(0)), *inputs())
+
+
+def test_mutating_mod() -> None:
+    counts = torch.zeros(4)
+
+    def score_mod(score: Any, b: Any, h: Any, q: Any, kv: Any) -> Any:
+        counts.add_(1)
+        return score + counts[h]
+
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="(?i)mutation"):
+        check(lambda q, k, v: heed.flex_attention(q, k, v, score_mod), *inputs())
+
+
+def test_gradients() -> None:
+    query, key, value = inputs()
+    with torch.enable_grad(), pytest.raises(Exception, match="does not support backward on CPU"):
+        check(lambda q, k, v: heed.flex_attention(q, k, v), query.requires_grad_(), key, value)
+
+
+def test_outside_of_graphs() -> None:
+    with pytest.raises(RuntimeError, match="call heed.flex_attention"):
+        integration.flex_attention(*inputs())
+
+
+def test_operator() -> None:
+    """What torch checks of any operator: schema, fake tensors, functionalisation."""
+    program = "def make(tensors, integers, floats):\n    return None, lambda b, h, q, kv: q + integers[0] >= kv\n"
+    query, key, value = inputs()
+    torch.library.opcheck(integration.flex_attention_op,
+                          (query, key, value, program, [], [3], [], None, False, True, False),
+                          test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic"))
+
+
+# Models.
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("name", ["Llama", "Gemma2"])
+def test_transformers(name: str, padded: bool, backend: str) -> None:
+    transformers = pytest.importorskip("transformers", minversion="5", reason="transformers 5 is not installed")
+    import heed.integrations.transformers
+
+    heed.integrations.transformers.register()
+    sizes = {"vocab_size": 101, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "num_key_value_heads": 2, "head_dim": 16, "pad_token_id": 0}
+    if name == "Gemma2":
+        sizes |= {"sliding_window": 8, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 16}
+    config = getattr(transformers, f"{name}Config")(**sizes)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="heed").eval()
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    for length in (7, 9, 37):
+        arguments = {"input_ids": torch.randint(1, 101, (2, length))}
+        if padded:
+            arguments["attention_mask"] = torch.ones(2, length, dtype=torch.long)
+            arguments["attention_mask"][1, :length // 2] = 0
+        torch.testing.assert_close(compiled(**arguments).logits, model(**arguments).logits, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,519 @@
+# Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""heed.flex_attention on NumPy arrays and torch tensors: attention-gym against dense float64, and the call's contract."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import sys
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+sys.path.append(str(pathlib.Path(__file__).parent / "tracing"))
+
+from gym_mods import GYM  # noqa: E402
+from torch.nn.attention import flex_attention as torch_flex  # noqa: E402
+
+import heed  # noqa: E402
+from heed import _compiler  # noqa: E402
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+TOLERANCE = {"f32": 5e-6, "bf16": 3e-3, "f16": 3e-3}
+
+
+def tensors(shape: tuple[int, int, int, int, int], dims: tuple[int, int] = (64, 64), dtype: str = "f32",
+            seed: int = 0) -> list[torch.Tensor]:
+    """query, key, value of shape (B, Hq, Hkv, Sq, Skv)."""
+    batch, heads, kv_heads, length, kv_length = shape
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(extents, generator=generator).to(DTYPES[dtype])
+            for extents in ((batch, heads, length, dims[0]), (batch, kv_heads, kv_length, dims[0]),
+                            (batch, kv_heads, kv_length, dims[1]))]
+
+
+def for_all_pairs(mod: Any, extents: tuple[int, ...], *scores: Any) -> torch.Tensor:
+    """A mod evaluated by torch itself, as FlexAttention's own reference does it."""
+    for dims in ((None, None, None, 0), (None, None, 0, None), (None, 0, None, None), (0, None, None, None)):
+        mod = torch.vmap(mod, in_dims=((0,) if scores else ()) + dims)
+    with torch.no_grad():
+        return mod(*scores, *(torch.arange(n, dtype=torch.int32) for n in extents)).expand(extents)
+
+
+def dense(query: Any, key: Any, value: Any, score_mod: Any = None, mask: Any = None,
+          scale: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output and LSE in float64; `mask` is a mask_mod or a dense mask."""
+    query, key, value = (torch.as_tensor(x).detach().double() for x in (query, key, value))
+    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
+    s = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if score_mod is not None:
+        s = for_all_pairs(score_mod, tuple(s.shape), s).double()
+    if mask is not None:
+        s = s.where(for_all_pairs(mask, tuple(s.shape)) if callable(mask) else torch.as_tensor(mask), -math.inf)
+    lse = s.logsumexp(-1)
+    return torch.exp(s - lse.where(lse > -math.inf, 0)[..., None]) @ value, lse
+
+
+def check(found: tuple[Any, Any], expected: tuple[torch.Tensor, torch.Tensor], dtype: str = "f32") -> None:
+    output, lse = (torch.as_tensor(x).double() for x in found)
+    assert output.shape == expected[0].shape and lse.shape == expected[1].shape
+    masked = expected[1] == -math.inf
+    assert (output[masked] == 0).all() and torch.equal(lse == -math.inf, masked)
+    assert (output - expected[0]).norm() <= TOLERANCE[dtype] * expected[0].norm()
+    error = (lse - expected[1])[~masked].norm()
+    assert error <= TOLERANCE[dtype] * (expected[1][~masked].norm() + math.sqrt(masked.numel()))
+
+
+def run(query: Any, key: Any, value: Any, **arguments: Any) -> tuple[Any, Any]:
+    output, aux = heed.flex_attention(query, key, value, return_aux=heed.AuxRequest(lse=True), **arguments)
+    return output, aux.lse
+
+
+def causal(b, h, q, kv):
+    return q >= kv
+
+
+# -- attention-gym -----------------------------------------------------------------------------------
+
+FULL, ODD = "full", "odd lengths, GQA"
+
+
+@pytest.mark.parametrize("dtype, size", [("f32", FULL), *(pytest.param(*x, marks=pytest.mark.slow) for x in (
+    ("f32", ODD), ("bf16", FULL), ("f16", ODD)))])
+@pytest.mark.parametrize("name", GYM)
+def test_gym(name: str, dtype: str, size: str) -> None:
+    case = GYM[name](np.random.default_rng(0))
+    if size == FULL:
+        q, k, v = tensors((case.B, case.H, case.H, case.Sq, case.Skv), (64, 64), dtype)
+    else:
+        q, k, v = tensors((1, case.H, 1, case.Sq - 7, case.Skv - 5), (16, 24), dtype)
+    with torch.no_grad():
+        found = run(q, k, v, score_mod=case.score_mod, mask_mod=case.mask_mod, enable_gqa=True)
+        expected = dense(q, k, v, case.score_mod, case.mask_mod)
+        check(found, expected, dtype)
+        assert found[0].dtype == q.dtype and found[1].dtype == torch.float32
+        if dtype == "f32":
+            block_mask = heed.create_block_mask(case.mask_mod or heed.noop_mask, case.B, case.H, q.shape[2], k.shape[2])
+            again = run(*(x.numpy() for x in (q, k, v)), score_mod=case.score_mod, enable_gqa=True,
+                        **({"mask_mod": case.mask_mod} if size == FULL else {"block_mask": None if case.B > 1 else block_mask}))
+            if size == FULL or case.mask_mod is None:
+                assert all(isinstance(x, np.ndarray) for x in again)
+                np.testing.assert_array_equal(again[0], found[0])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (3, 4, 2, 129, 257), (2, 6, 1, 200, 3), (2, 3, 3, 1, 300)])
+def test_shapes(shape: tuple[int, ...]) -> None:
+    q, k, v = tensors(shape)
+    check(run(q, k, v, mask_mod=lambda b, h, i, j: i + 40 * b >= j + h, enable_gqa=True),
+          dense(q, k, v, None, lambda b, h, i, j: i + 40 * b >= j + h))
+
+
+# -- Layouts -----------------------------------------------------------------------------------------
+
+def _bshd(x: Any) -> Any:
+    return x.swapaxes(1, 2).copy().swapaxes(1, 2)
+
+
+def _sbhd(x: Any) -> Any:
+    return x.transpose(2, 0, 1, 3).copy().transpose(1, 2, 0, 3)
+
+
+def _sliced(x: Any) -> Any:
+    room = np.full([n + 3 for n in x.shape], np.nan, x.dtype)
+    room[1:-2, 1:-2, 1:-2, 1:-2] = x
+    return room[1:-2, 1:-2, 1:-2, 1:-2]
+
+
+def _inner_stride(x: Any) -> Any:
+    return np.repeat(x, 2, -1)[..., ::2]
+
+
+def _backwards(x: Any) -> Any:
+    return x[::-1, ::-1, ::-1, ::-1].copy()[::-1, ::-1, ::-1, ::-1]
+
+
+def _field(x: Any) -> Any:
+    room = np.zeros(x.shape, [("a", x.dtype), ("b", np.int16)])
+    room["a"] = x
+    return room["a"]
+
+
+def _unaligned(x: Any) -> Any:
+    room = np.frombuffer(bytearray(x.nbytes + 1), x.dtype, x.size, 1).reshape(x.shape)
+    room[...] = x
+    return room
+
+
+LAYOUTS = (_bshd, _sbhd, _sliced, _inner_stride, np.asfortranarray, _backwards, _field, _unaligned)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("library", ("torch", "numpy"))
+def test_layouts(library: str, layout: Any) -> None:
+    plain = [x.numpy() for x in tensors((2, 4, 4, 37, 50))]
+    arrays = [layout(x) for x in plain]
+    if library == "torch":
+        if layout in (_backwards, _field, _unaligned):
+            pytest.skip("torch has no such strides")
+        arrays = [torch.from_numpy(x) for x in arrays]
+    output, lse = run(*arrays, mask_mod=causal)
+    check((output, lse), dense(*plain, None, causal))
+    given, found = ([abs(n) for n in (x.stride() if library == "torch" else x.strides)[:3]] for x in (arrays[0], output))
+    if layout is not np.asfortranarray:
+        assert np.argsort(given).tolist() == np.argsort(found).tolist(), "stride order of the query"
+    assert math.prod(output.shape) * 4 == (output.untyped_storage().nbytes() if library == "torch" else output.nbytes)
+
+
+def test_broadcast_strides() -> None:
+    q, k, v = tensors((1, 1, 1, 40, 60))
+    wide = [x.expand(3, 4, -1, -1) for x in (q, k, v)]
+    check(run(*wide), dense(*wide))
+    check(run(wide[0].numpy(), *(x.numpy() for x in wide[1:])), dense(*wide))
+    rows = k[:, :, :1].expand(-1, -1, 60, -1)
+    check(run(q, rows, v), dense(q, rows, v))
+    flat = q[..., :1].expand(-1, -1, -1, 64)
+    check(run(flat, k, v), dense(flat, k, v))
+
+
+def test_batch_broadcast() -> None:
+    q, k, v = tensors((3, 4, 2, 40, 60))
+    check(run(q, k[:1], v[:1], enable_gqa=True), dense(q, k[:1].expand(3, -1, -1, -1), v[:1].expand(3, -1, -1, -1)))
+
+
+def test_captures_of_any_stride() -> None:
+    q, k, v = tensors((2, 2, 2, 40, 40))
+    table = torch.randn(40, 80, generator=torch.Generator().manual_seed(1))
+
+    def adding(bias: Any) -> Any:
+        return lambda s, b, h, i, j: s + bias[i, j]
+
+    for bias in (table[:, ::2], table[:, :40].T, table[0, :40].expand(40, 40), table[:, 40:]):
+        check(run(q, k, v, score_mod=adding(bias)), dense(q, k, v, adding(bias)))
+    backwards = table.numpy()[::-1, 39::-1]
+    check(run(q, k, v, score_mod=adding(backwards)), dense(q, k, v, adding(torch.from_numpy(backwards.copy()))))
+
+
+# -- Arguments ---------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("scale", (0.0, -0.5, 1, 3.0, np.float32(0.2), torch.tensor(0.3)))
+def test_scale(scale: Any) -> None:
+    q, k, v = tensors((1, 2, 2, 40, 50))
+    check(run(q, k, v, scale=scale), dense(q, k, v, scale=float(scale)))
+
+
+def test_scale_before_score_mod_before_mask() -> None:
+    q, k, v = tensors((1, 2, 2, 40, 50))
+
+    def score_mod(s, b, h, i, j):
+        return torch.where(i == j, math.inf, s * s)  # a mask must win over this
+
+    check(run(q, k, v, score_mod=lambda s, b, h, i, j: s * s, scale=0.3, mask_mod=lambda b, h, i, j: i > j),
+          dense(q, k, v, lambda s, b, h, i, j: s * s, lambda b, h, i, j: i > j, 0.3))
+    assert run(q, k, v, score_mod=score_mod, mask_mod=lambda b, h, i, j: i > j)[0].isfinite().all()
+
+
+def test_largest_scores() -> None:
+    q, k, v = tensors((1, 2, 2, 40, 50))
+    aux = heed.flex_attention(q, k, v, lambda s, b, h, i, j: s * 2, return_aux=heed.AuxRequest(max_scores=True),
+                              mask_mod=lambda b, h, i, j: j < i)[1]
+    s = (q @ k.mT / 4).where(torch.arange(40)[:, None] > torch.arange(50), -math.inf)
+    torch.testing.assert_close(aux.max_scores, s.amax(-1), rtol=1e-5, atol=1e-5)
+    assert aux.lse is None
+
+
+def test_returns() -> None:
+    q, k, v = tensors((2, 2, 2, 30, 40))
+    plain = heed.flex_attention(q, k, v)
+    with pytest.warns(FutureWarning, match="return_lse is deprecated"):
+        output, lse = heed.flex_attention(q, k, v, return_lse=True)
+    assert torch.equal(plain, output) and lse.shape == (2, 2, 30)
+    for request in (heed.AuxRequest(lse=True), torch_flex.AuxRequest(lse=True)):
+        output, aux = heed.flex_attention(q, k, v, return_aux=request)
+        assert torch.equal(plain, output) and torch.equal(aux.lse, lse) and aux.max_scores is None
+    assert heed.flex_attention(q, k, v, return_aux=heed.AuxRequest())[1] == (None, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        heed.flex_attention(q, k, v, None, None, None, False, False, None)
+
+
+@pytest.mark.parametrize("options", [{}, {"BLOCK_M": 64, "fwd_BLOCK_N": 32, "bwd_num_warps": 4}, {"BACKEND": "TRITON"},
+                                     {"FORCE_USE_FLEX_ATTENTION": True, "PRESCALE_QK": True}])
+def test_kernel_options_have_no_effect(options: dict[str, Any]) -> None:
+    q, k, v = tensors((1, 2, 2, 40, 50))
+    assert torch.equal(heed.flex_attention(q, k, v, kernel_options=options), heed.flex_attention(q, k, v))
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 2, 5, 5), (2, 0, 0, 5, 5), (2, 2, 2, 0, 5), (2, 2, 2, 5, 0), (2, 2, 2, 0, 0)])
+def test_no_elements(shape: tuple[int, ...]) -> None:
+    for convert in (torch.as_tensor, np.asarray):
+        output, lse = run(*(convert(x) for x in tensors(shape)), mask_mod=causal)
+        assert tuple(output.shape) == (*shape[:2], shape[3], 64) and tuple(lse.shape) == (*shape[:2], shape[3])
+        assert (output == 0).all() and (lse == -math.inf).all()
+
+
+def test_not_finite_inputs_flow() -> None:
+    q, k, v = tensors((1, 1, 1, 70, 200))
+    q[0, 0, 3, 5], q[0, 0, 9, 1] = math.nan, math.inf
+    v[0, 0, 150, 7], v[0, 0, 20, 2] = math.nan, -math.inf
+    for mask_mod in (None, lambda b, h, i, j: j <= i + 100):
+        found, expected = run(q, k, v, mask_mod=mask_mod), dense(q, k, v, None, mask_mod)
+        usual = torch.ones(70, dtype=torch.bool)
+        usual[[3, 9]] = False
+        assert found[0][0, 0, [3, 9]].isnan().all() and found[1][0, 0, [3, 9]].isnan().all()
+        check([x[:, :, usual].nan_to_num(7, 7, 7) for x in found], [x[:, :, usual].nan_to_num(7, 7, 7) for x in expected])
+
+
+def test_grad_modes_and_subclasses() -> None:
+    q, k, v = tensors((1, 2, 2, 40, 50))
+    expected = heed.flex_attention(q, k, v)
+    trainable = torch.nn.Parameter(q)
+    for position in range(3):
+        arguments = [q, k, v]
+        arguments[position] = torch.nn.Parameter(arguments[position])
+        with pytest.raises(NotImplementedError, match="FlexAttention does not support backward on CPU"):
+            heed.flex_attention(*arguments)
+        for mode in (torch.no_grad, torch.inference_mode):
+            with mode():
+                assert torch.equal(heed.flex_attention(*arguments), expected)
+    bias = torch.nn.Parameter(torch.zeros(50))
+    with pytest.raises(NotImplementedError, match="argument 'bias'|Heed has no backward"):
+        heed.flex_attention(q, k, v, score_mod=lambda s, b, h, i, j: s + bias[j])
+    with torch.no_grad():
+        assert torch.equal(heed.flex_attention(q, k, v, score_mod=lambda s, b, h, i, j: s + bias[j]), expected)
+    with torch.inference_mode():
+        assert torch.equal(heed.flex_attention(q.clone(), k, v), expected)
+    assert torch.equal(heed.flex_attention(trainable.detach(), k, v), expected)
+    assert not heed.flex_attention(torch.nn.Parameter(q, requires_grad=False), k, v).requires_grad
+
+    class Matrix(np.ndarray):
+        pass
+
+    found = heed.flex_attention(*(x.numpy().view(Matrix) for x in (q, k, v)))
+    np.testing.assert_array_equal(found, expected.numpy())
+    imaginary = torch.complex(q, -q).conj().imag
+    assert imaginary.is_neg() and torch.equal(heed.flex_attention(imaginary, k, v), expected)
+
+
+def test_numpy_bf16_is_uint16() -> None:
+    q, k, v = tensors((1, 2, 2, 40, 50), dtype="bf16")
+    found = heed.flex_attention(*(x.view(torch.uint16).numpy() for x in (q, k, v)))
+    np.testing.assert_array_equal(found, heed.flex_attention(q, k, v).view(torch.uint16).numpy())
+
+
+# -- Refusals ----------------------------------------------------------------------------------------
+
+Q, K, V = tensors((2, 4, 2, 20, 30), (16, 16))
+BIG = "block_mask was created for block_mask.shape="
+
+
+def _adding(t: Any) -> Any:
+    return lambda s, b, h, i, j: s + t[j]
+
+
+UNUSED = heed.create_block_mask(causal, None, None, 20, 30, "numpy")
+REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
+    "3D": (lambda: heed.flex_attention(Q[0], K[0], V[0]), NotImplementedError,
+           "NYI: query, key, and value must be 4D tensors"),
+    "5D": (lambda: heed.flex_attention(Q[None], K, V), NotImplementedError, "NYI: query, key, and value must be 4D tensors"),
+    "E": (lambda: heed.flex_attention(Q, K[..., :8], V), ValueError,
+          "Expect query and key/value to have the same embedding dimension but got E=16 and E=8."),
+    "no dims": (lambda: heed.flex_attention(Q[..., :0], K[..., :0], V), ValueError, "Expect an embedding dimension from 1"),
+    "heads": (lambda: heed.flex_attention(Q, K, V), ValueError,
+              "Expect query and key/value to have the same number of heads but got Hq=4 and Hkv=2. "
+              "Try setting enable_gqa=True for GQA."),
+    "GQA": (lambda: heed.flex_attention(Q[:, :3], K, V, enable_gqa=True), ValueError,
+            "Expect number of query heads to be a multiple of kv heads for GQA but got Hq=3 and Hkv=2."),
+    "no kv heads": (lambda: heed.flex_attention(Q, K[:, :0], V[:, :0], enable_gqa=True), ValueError,
+                    "Expect number of query heads to be a multiple of kv heads"),
+    "batch": (lambda: heed.flex_attention(Q[:1], K, V, enable_gqa=True), ValueError,
+              "Expect query and key/value to have the same batch size, or non-none block_mask"),
+    "key, value": (lambda: heed.flex_attention(Q, K, V[:, :, :7], enable_gqa=True), ValueError, "Expect key and value to"),
+    "dtypes": (lambda: heed.flex_attention(Q, K.half(), V, enable_gqa=True), ValueError,
+               "Expected query, key, and value to have the same dtype"),
+    "f64": (lambda: heed.flex_attention(Q.double(), K.double(), V.double(), enable_gqa=True), NotImplementedError,
+            "`torch.float` , `torch.float16` and `torch.bfloat16` are supported"),
+    "int": (lambda: heed.flex_attention(Q.int(), K.int(), V.int(), enable_gqa=True), NotImplementedError, "`torch.float` ,"),
+    "byte order": (lambda: heed.flex_attention(*(x.numpy().astype(">f4") for x in (Q, Q, Q))), NotImplementedError,
+                   "`torch.float` ,"),
+    "libraries": (lambda: heed.flex_attention(Q, Q.numpy(), Q), TypeError, "query, key and value: expected arrays of one"),
+    "numpy first": (lambda: heed.flex_attention(Q.numpy(), Q, Q), TypeError, "query, key and value: expected arrays of one"),
+    "list": (lambda: heed.flex_attention(Q, [1], V), TypeError, "key: expected a NumPy array or a torch tensor, found list"),
+    "nested": (lambda: heed.flex_attention(torch.nested.nested_tensor([Q[0], Q[1]]), Q, Q), NotImplementedError,
+               "flex_attention does not support NestedTensor"),
+    "meta": (lambda: heed.flex_attention(Q.to("meta"), K.to("meta"), V.to("meta"), enable_gqa=True), ValueError,
+             "FlexAttention is only supported on CUDA, CPU or HPU devices"),
+    "meta key": (lambda: heed.flex_attention(Q, K.to("meta"), V, enable_gqa=True), ValueError,
+                 "Expected query, key, and value to have the same device type"),
+    "meta capture": (lambda: heed.flex_attention(Q, Q, Q, _adding(torch.zeros(20, device="meta"))),
+                     heed.HeedError, "argument 't': expected a tensor on the CPU, found one on meta"),
+    "negative capture": (lambda: heed.flex_attention(Q, Q, Q, _adding(torch.zeros(20).cfloat().conj().imag)), heed.HeedError, "argument 't': expected a tensor without"),
+    "unaligned capture": (lambda: heed.flex_attention(Q, Q, Q, _adding(_field(np.ones(20, np.float32)))), heed.HeedError, "argument 't': expected an array whose"),
+    "both": (lambda: heed.flex_attention(Q, Q, Q, return_lse=True, return_aux=heed.AuxRequest(lse=True)), ValueError,
+             "Cannot specify both return_lse and return_aux"),
+    "option": (lambda: heed.flex_attention(Q, Q, Q, kernel_options={"BLOCK": 1}), ValueError, "Unknown kernel option 'BLOCK'"),
+    "backend": (lambda: heed.flex_attention(Q, Q, Q, kernel_options={"BACKEND": "X"}), ValueError, "Invalid BACKEND value"),
+    "backends": (lambda: heed.flex_attention(Q, Q, Q, kernel_options={"BACKEND": "AUTO", "FORCE_USE_FLEX_ATTENTION": True}),
+                 RuntimeError, "BACKEND cannot be combined with legacy FORCE_USE_FLEX_ATTENTION"),
+    "scale": (lambda: heed.flex_attention(Q, Q, Q, scale=math.nan), ValueError, "Expect a finite scale"),
+    "scale type": (lambda: heed.flex_attention(Q, Q, Q, scale="1"), TypeError, ""),
+    "no BlockMask": (lambda: heed.flex_attention(Q, Q, Q, block_mask=causal), TypeError, "block_mask: expected a BlockMask"),
+    "two masks": (lambda: heed.flex_attention(Q, Q, Q, block_mask=UNUSED, mask_mod=causal), ValueError,
+                  "Cannot specify both block_mask and mask_mod"),
+    "mask too short": (lambda: heed.flex_attention(torch.cat([Q, Q], 2), K, V, None, UNUSED, enable_gqa=True), ValueError,
+                       BIG + "(1, 1, 20, 30) but got q_len=40 and kv_len=30. As the block mask was created for a smaller"),
+    "mask too long": (lambda: heed.flex_attention(Q, K[:, :, :9], V[:, :, :9], None, UNUSED, enable_gqa=True), ValueError,
+                      BIG + "(1, 1, 20, 30) but got q_len=20 and kv_len=9. As the block mask was created for a larger"),
+    "mask heads": (lambda: heed.flex_attention(Q, Q, Q, None, heed.create_block_mask(causal, 2, 3, 20, 20)), ValueError,
+                   "Expect block_mask and query to have the same number of heads"),
+    "mask batch": (lambda: heed.flex_attention(Q, Q, Q, None, heed.create_block_mask(causal, 3, 4, 20, 20)), ValueError,
+                   "Expect block_mask and query to have the same batch size"),
+    "sliced": (lambda: heed.flex_attention(Q, K, V, None, UNUSED[:, :, :1], enable_gqa=True), RuntimeError,
+               "Cannot use mask_mod from a sliced BlockMask"),
+    "torch sliced": (lambda: heed.flex_attention(Q, Q, Q, None, torch_flex.create_block_mask(causal, 1, 1, 20, 20, "cpu")[0]),
+                     RuntimeError, "Cannot use mask_mod from a sliced BlockMask"),
+    "score_mod's type": (lambda: heed.flex_attention(Q, Q, Q, lambda s, b, h, i, j: None), heed.TraceError, ""),
+    "a mask_mod for a score_mod": (lambda: heed.flex_attention(Q, Q, Q, causal), heed.TraceError, ""),
+    "no function": (lambda: heed.flex_attention(Q, Q, Q, 3), heed.TraceError, ""),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_refusals(what: str) -> None:
+    call, kind, words = REFUSED[what]
+    with pytest.raises(kind) as raised:
+        call()
+    assert str(raised.value).startswith(words)
+    check(run(Q, K, V, enable_gqa=True), dense(Q, K, V))
+
+
+# -- Traces and kernels ------------------------------------------------------------------------------
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> list[Any]:
+    """What was compiled, by all means: no kernel is known at the start."""
+    monkeypatch.setenv("HEED_CACHE_DIR", str(tmp_path))
+    heed.variant.clear_memory()
+    requests: list[Any] = []
+    original = _compiler.compile
+    monkeypatch.setattr(_compiler, "compile", lambda request, emit: requests.append(request) or original(request, emit))
+    return requests
+
+
+def test_captured_values_are_read_anew(compiled: list[Any]) -> None:
+    q, k, v = tensors((1, 2, 2, 40, 50))
+    weight, bias, limit = 0.5, torch.zeros(50), 30
+
+    def score_mod(s, b, h, i, j):
+        return s * weight + bias[j]
+
+    def mask_mod(b, h, i, j):
+        return j < limit
+
+    def check_with(new_weight: float, new_limit: int, new_bias: torch.Tensor) -> int:
+        nonlocal weight, limit, bias
+        weight, limit, bias = new_weight, new_limit, new_bias
+        check(run(q, k, v, score_mod=score_mod, mask_mod=mask_mod), dense(q, k, v, score_mod, mask_mod))
+        return len(compiled)
+
+    assert check_with(0.5, 30, bias) == 1
+    for x in (-2.0, 0.0, 1e-3):
+        bias += 0.3  # in place
+        assert check_with(x, int(5 + x), bias) == 1
+    for longer in (torch.randn(90), torch.randn(100)[::2]):
+        assert check_with(0.5, 50, longer) == 1
+    for count, other in enumerate((torch.randn(50).half(), torch.arange(50), torch.randn(50).bfloat16(), torch.randn(50) > 0)):
+        assert check_with(0.5, 30, other) == count + 2
+    assert check_with(1.5, 30, torch.randn(50)) == 5
+    assert check_with(3, 30, torch.randn(50)) <= 6  # an int weight is another program
+
+
+def test_equal_closures_share_a_kernel(compiled: list[Any]) -> None:
+    q, k, v = tensors((1, 2, 2, 40, 50))
+
+    def window(size):
+        return lambda b, h, i, j: (i - j).abs() <= size
+
+    for size in range(20):
+        check(run(q, k, v, mask_mod=window(size)), dense(q, k, v, None, window(size)))
+    heed.flex_attention(q, k, v, mask_mod=lambda b, h, i, j: (i - j).abs() <= 5 + 3)
+    assert len(compiled) <= 2
+    count = len(compiled)
+    heed.flex_attention(q.half(), k.half(), v.half(), mask_mod=window(3))
+    heed.flex_attention(q[..., :32], k[..., :32], v, mask_mod=window(3))
+    assert len(compiled) == count + 2
+    heed.variant.clear_memory()
+    heed.flex_attention(q, k, v, mask_mod=window(3))
+    assert len(compiled) == count + 2, "from the disk"
+
+
+# -- Block masks -------------------------------------------------------------------------------------
+
+def _of_blocks(kinds: np.ndarray, inner: np.ndarray, block: int, shape: tuple[int, int]) -> np.ndarray:
+    """The dense mask of blocks: 0 skipped, 1 as `inner` says, 2 full."""
+    wide = kinds.repeat(block, -1).repeat(block, -2)[..., :shape[0], :shape[1]]
+    return (wide == 2) | ((wide == 1) & inner)
+
+
+def _lists(kinds: np.ndarray, kind: int) -> list[torch.Tensor]:
+    flags = kinds == kind
+    return [torch.from_numpy(x.astype(np.int32)) for x in (flags.sum(-1), np.argsort(~flags, -1, kind="stable"))]
+
+
+@pytest.mark.parametrize("library", ("heed", "torch"))
+@pytest.mark.parametrize("batch, heads", [(1, 1), (2, 1), (1, 4), (2, 4)])
+@pytest.mark.parametrize("with_full", (False, True))
+def test_given_lists(library: str, batch: int, heads: int, with_full: bool) -> None:
+    rng = np.random.default_rng(3)
+    q, k, v = tensors((2, 4, 2, 100, 150))
+    kinds = rng.integers(0, 3 if with_full else 2, (batch, heads, 4, 5)).astype(np.int8)  # holes, and empty rows
+    kinds[:, :, 2] = 0
+    block_mask = (heed.BlockMask if library == "heed" else torch_flex.BlockMask).from_kv_blocks(
+        *_lists(kinds, 1), *(_lists(kinds, 2) if with_full else ()), BLOCK_SIZE=32, mask_mod=causal, seq_lengths=(100, 150))
+    inner = np.arange(100)[:, None] >= np.arange(150)
+    check(run(q, k, v, block_mask=block_mask, enable_gqa=True),
+          dense(q, k, v, None, _of_blocks(kinds, inner, 32, (100, 150))))
+
+
+def test_block_masks_of_builders() -> None:
+    q, k, v = tensors((2, 4, 4, 100, 150))
+
+    def mask_mod(b, h, i, j):
+        return (i + 10 * b >= j) & (j % (h + 2) == 0)
+
+    expected = dense(q, k, v, None, mask_mod)
+    for block_mask in (heed.create_block_mask(mask_mod, 2, 4, 100, 150), heed.create_block_mask(mask_mod, 2, 4, 100, 150, "cpu", 16),
+                       heed.create_block_mask(mask_mod, 2, 4, 200, 300)._adjust(100, 150),
+                       torch_flex.create_block_mask(mask_mod, 2, 4, 100, 150, "cpu"),
+                       heed.create_block_mask(mask_mod, 2, 4, 100, 150).to("numpy")):
+        check(run(q, k, v, block_mask=block_mask), expected)
+    check(run(q, k, v, block_mask=torch_flex._create_empty_block_mask(q, k)), dense(q, k, v))
+
+
+def test_sliced_block_mask_with_its_mask_mod() -> None:
+    q, k, v = tensors((2, 4, 4, 128, 128))
+    sliced = heed.create_block_mask(lambda b, h, i, j: (i >= j) & (j % 4 == h), 2, 4, 128, 128, BLOCK_SIZE=32)[:, 2:3]
+    sliced.mask_mod = lambda b, h, i, j: (i >= j) & (j % 4 == 2)
+    check(run(q, k, v, block_mask=sliced), dense(q, k, v, None, lambda b, h, i, j: (i >= j) & (j % 4 == 2)))
+
+
+def test_adjusted_lists() -> None:
+    kinds = np.random.default_rng(4).integers(0, 3, (1, 1, 4, 5)).astype(np.int8)
+    block_mask = heed.BlockMask.from_kv_blocks(*_lists(kinds, 1), *_lists(kinds, 2), BLOCK_SIZE=32, mask_mod=causal)
+    q, k, v = tensors((2, 2, 2, 70, 99))
+    check(run(q, k, v, block_mask=block_mask._adjust(70, 99)), dense(
+        q, k, v, None, _of_blocks(kinds, np.arange(70)[:, None] >= np.arange(99), 32, (70, 99))))
+
+
+def test_mask_and_score_that_mask() -> None:
+    q, k, v = tensors((2, 2, 2, 100, 150))
+    block_mask = heed.create_block_mask(causal, None, None, 100, 150)
+
+    def score_mod(s, b, h, i, j):
+        return torch.where(j % 3 == 1, s + i, -math.inf)
+
+    check(run(q, k, v, score_mod=score_mod, block_mask=block_mask), dense(q, k, v, score_mod, causal))
