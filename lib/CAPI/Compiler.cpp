@@ -9,6 +9,7 @@
 #include "Blob.h"
 
 #include "heed/Compiler/Compiler.h"
+#include "heed/Compiler/Explain.h"
 #include "heed/Conversion/LanguageToAttn.h"
 #include "heed/Interpreter/Requests.h"
 #include "heed/Language/Format.h"
@@ -149,9 +150,10 @@ static llvm::json::Value toJSON(const lang::Parameter &parameter) {
   if (parameter.isConst)
     object["const"] = true;
   if (const std::optional<lang::ScalarConstant> &value = parameter.value)
-    object["default"] = value->type == lang::ValueType::F32    ? llvm::json::Value(value->real)
-                        : value->type == lang::ValueType::Bool ? llvm::json::Value(value->integer != 0)
-                                                               : llvm::json::Value(value->integer);
+    object["default"] = value->type == lang::ValueType::F32 ? llvm::json::Value(value->real)
+                        : value->type == lang::ValueType::Bool
+                            ? llvm::json::Value(value->integer != 0)
+                            : llvm::json::Value(value->integer);
   return object;
 }
 
@@ -192,6 +194,11 @@ static llvm::Error emitTo(Program &program, const heed_compile_request &request,
     return options.takeError();
   if (emit == HEED_EMIT_HEADER) {
     writeHeader(*variant, *options, defaultSymbol(**variant, *options) + ".h", os);
+    return llvm::Error::success();
+  }
+  if (emit == HEED_EMIT_EXPLAIN) {
+    std::unique_ptr<mlir::MLIRContext> context = makeContext();
+    os << explain(*context, **variant, *options);
     return llvm::Error::success();
   }
   EmitKind kind;

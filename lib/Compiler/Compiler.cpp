@@ -115,7 +115,7 @@ std::unique_ptr<MLIRContext> heed::makeContext() {
   return context;
 }
 
-static Type mlirType(MLIRContext &context, heed_dtype dtype) {
+Type heed::toMLIRType(MLIRContext &context, heed_dtype dtype) {
   Builder b(&context);
   switch (dtype) {
   case HEED_F16:
@@ -137,7 +137,7 @@ OwningOpRef<ModuleOp> heed::buildAttnModule(MLIRContext &context,
     std::string symbol = defaultSymbol(*variant, options);
     if (symbol == op.getSymName())
       op.setSymName(symbol + "_variant"); // kernels and variants share one symbol table
-    emitForward(builder, op, symbol, mlirType(context, options.dtype), options.headDim,
+    emitForward(builder, op, symbol, toMLIRType(context, options.dtype), options.headDim,
                 valueHeadDim(options));
   }
   return module;
@@ -156,7 +156,7 @@ static llvm::Error lowerToTile(ModuleOp module, const CompileOptions &options,
                                const CPUTarget &target) {
   MLIRContext *context = module.getContext();
   tile::CPUScheduleAttr schedule = selectCPUSchedule(
-      context, target, mlirType(*context, options.dtype), options.headDim, valueHeadDim(options));
+      context, target, toMLIRType(*context, options.dtype), options.headDim, valueHeadDim(options));
   return runPasses(module, [&](OpPassManager &pm) {
     AttnToTilePassOptions tileOptions;
     tileOptions.blockQ = schedule.getBlockQ();

@@ -177,20 +177,26 @@ llvm::Error writeRows(attn::VariantOp variant, const ForwardProblem &problem,
 // Classes
 //===----------------------------------------------------------------------===//
 
-/// A function of the first and last query and key of a tile that returns its class.
-func::FuncOp emitClassifier(attn::VariantOp variant, int64_t batch, int64_t head) {
+/// Emits what the analysis finds for a box, before a return: results for it.
+using EmitAnalysis =
+    llvm::function_ref<SmallVector<Value>(OpBuilder &outer, OpBuilder &inner, attn::MaskOp mask,
+                                          const IRMapping &mapping, const TileBox &box)>;
+
+/// A function of the first and last query and key of a tile that returns what `emit` emits.
+func::FuncOp emitAnalysis(attn::VariantOp variant, const json::Object &section, TypeRange results,
+                          EmitAnalysis emit) {
   OpBuilder builder(variant);
   Location loc = variant.getLoc();
   auto mask = variant.getStage<attn::MaskOp>();
   SmallVector<Type> inputs(4, builder.getIndexType());
   llvm::append_range(inputs, TypeRange(variant.getBodyBlock()->getArgumentTypes()));
-  auto func = func::FuncOp::create(builder, loc, "classify",
-                                   builder.getFunctionType(inputs, builder.getI32Type()));
+  auto func =
+      func::FuncOp::create(builder, loc, "analysis", builder.getFunctionType(inputs, results));
   Block *block = func.addEntryBlock();
   builder.setInsertionPointToStart(block);
   IRMapping mapping;
   mapping.map(variant.getCaptures(), block->getArguments().drop_front(4));
-  int64_t uniforms[] = {batch, head};
+  int64_t uniforms[] = {section.getInteger("b").value_or(0), section.getInteger("h").value_or(0)};
   for (auto [coordinate, value] : llvm::zip(mask.getCoordinates(), uniforms))
     mapping.map(coordinate,
                 arith::ConstantIntOp::create(builder, loc, builder.getI32Type(), value));
@@ -200,8 +206,17 @@ func::FuncOp emitClassifier(attn::VariantOp variant, int64_t batch, int64_t head
   OpBuilder outer(separator), inner(end);
   TileBox box = {block->getArgument(0), block->getArgument(1), block->getArgument(2),
                  block->getArgument(3)};
-  end.getOperandsMutable().assign(emitBlockClass(outer, inner, mask, mapping, box));
+  end.getOperandsMutable().assign(emit(outer, inner, mask, mapping, box));
   return func;
+}
+
+/// The compiled function of an analysis, which takes a box.
+FailureOr<RegionEvaluator> compileAnalysis(func::FuncOp func, ArrayRef<HostValue> captures,
+                                           const Extents &extents) {
+  RegionEvaluator::Bindings bindings;
+  for (auto [argument, value] : llvm::zip(func.getArguments().drop_front(4), captures))
+    bindings.try_emplace(argument, value);
+  return RegionEvaluator::compile(func.getBody(), bindings, extents);
 }
 
 llvm::Error writeClasses(attn::VariantOp variant, ArrayRef<HostValue> captures,
@@ -217,12 +232,13 @@ llvm::Error writeClasses(attn::VariantOp variant, ArrayRef<HostValue> captures,
           columns = llvm::divideCeil(extents.Skv, blockKv);
   std::vector<int8_t> classes(rows * columns, int8_t(tile::BlockClass::Full));
   if (variant.getStage<attn::MaskOp>()) {
-    func::FuncOp func = emitClassifier(variant, number("b"), number("h"));
-    RegionEvaluator::Bindings bindings;
-    for (auto [argument, value] : llvm::zip(func.getArguments().drop_front(4), captures))
-      bindings.try_emplace(argument, value);
-    FailureOr<RegionEvaluator> evaluator =
-        RegionEvaluator::compile(func.getBody(), bindings, extents);
+    func::FuncOp func =
+        emitAnalysis(variant, section, IntegerType::get(variant.getContext(), 32),
+                     [](OpBuilder &outer, OpBuilder &inner, attn::MaskOp mask,
+                        const IRMapping &mapping, const TileBox &box) -> SmallVector<Value> {
+                       return {emitBlockClass(outer, inner, mask, mapping, box)};
+                     });
+    FailureOr<RegionEvaluator> evaluator = compileAnalysis(func, captures, extents);
     if (failed(evaluator))
       return makeError("the classifier cannot be interpreted");
     for (int64_t row = 0; row < rows; ++row)
@@ -233,6 +249,43 @@ llvm::Error writeClasses(attn::VariantOp variant, ArrayRef<HostValue> captures,
       }
   }
   return writeRaw<int8_t>(*path, classes);
+}
+
+/// The keys [lower, upper) that the closed form leaves to each tile of queries.
+llvm::Error writeBounds(attn::VariantOp variant, ArrayRef<HostValue> captures,
+                        const Extents &extents, const json::Object &section) {
+  int64_t blockQ = section.getInteger("block_q").value_or(0);
+  if (blockQ < 1)
+    return makeError("expected 'block_q' of at least 1");
+  llvm::Expected<std::string> path = pathIn(section, "output");
+  if (!path)
+    return path.takeError();
+  std::vector<int64_t> bounds;
+  std::optional<RegionEvaluator> evaluator;
+  if (variant.getStage<attn::MaskOp>()) {
+    Type index = IndexType::get(variant.getContext());
+    func::FuncOp func =
+        emitAnalysis(variant, section, {index, index},
+                     [](OpBuilder &, OpBuilder &inner, attn::MaskOp mask, const IRMapping &mapping,
+                        const TileBox &box) -> SmallVector<Value> {
+                       KvBounds keys = emitKvBounds(inner, mask, mapping, box);
+                       return {keys.lower, keys.upper};
+                     });
+    FailureOr<RegionEvaluator> compiled = compileAnalysis(func, captures, extents);
+    if (failed(compiled))
+      return makeError("the bounds cannot be interpreted");
+    evaluator = std::move(*compiled);
+  }
+  for (int64_t q = 0; q < extents.Sq; q += blockQ) {
+    int64_t lower = 0, upper = extents.Skv;
+    if (evaluator) {
+      evaluator->evaluate({q, std::min(q + blockQ, extents.Sq) - 1, 0, extents.Skv - 1});
+      lower = evaluator->getResult(0).i;
+      upper = evaluator->getResult(1).i;
+    }
+    llvm::append_values(bounds, lower, upper);
+  }
+  return writeRaw<int64_t>(*path, bounds);
 }
 
 //===----------------------------------------------------------------------===//
@@ -295,6 +348,9 @@ llvm::Error heed::interpreter::runRequest(attn::VariantOp variant, StringRef tex
     if (llvm::Error error = writePairs(variant, *captures, extents, *pairs))
       return error;
   if (const json::Object *classes = request.section("classes"))
-    return writeClasses(variant, *captures, extents, *classes);
+    if (llvm::Error error = writeClasses(variant, *captures, extents, *classes))
+      return error;
+  if (const json::Object *bounds = request.section("bounds"))
+    return writeBounds(variant, *captures, extents, *bounds);
   return llvm::Error::success();
 }

@@ -52,6 +52,9 @@ using PhaseTimes = std::vector<std::pair<std::string, double>>;
 std::optional<heed_dtype> parseDType(llvm::StringRef word);
 llvm::StringRef spelling(heed_dtype dtype);
 
+/// A type of query, key and value.
+mlir::Type toMLIRType(mlir::MLIRContext &context, heed_dtype dtype);
+
 /// The C name of a variant's kernel: variant_dtype_dN, or variant_dtype_dNxM where the value head
 /// dim differs.
 std::string defaultSymbol(const lang::Variant &variant, const CompileOptions &options);

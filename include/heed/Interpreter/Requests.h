@@ -16,13 +16,15 @@
 //     "params": {"slope": {"path": ...}, "window": 128},
 //     "rows": {"at": [[b, h, q], ...], "output": "o.bin", "lse": "l.bin"},
 //     "classes": {"b": 0, "h": 0, "block_q": 64, "block_kv": 128, "output": "c.bin"},
+//     "bounds": {"b": 0, "h": 0, "block_q": 64, "output": "b.bin"},
 //     "pairs": {"b": 0, "h": 0, "output": "p.bin"}
 //   }
 //
 // Arrays are dense and row-major; "offset" says how many bytes come before the first element. scale
-// is 1/sqrt(D) if left out, a parameter its default. "rows", "classes" and "pairs" may be left out.
+// is 1/sqrt(D) if left out, a parameter its default. Each of "rows" to "pairs" may be left out.
 // Rows are written as float64, rows x Dv and rows; classes as int8, blocks of queries x blocks of
-// keys: 0 skipped, 1 partial, 2 full; pairs as int64, for each query how many keys it attends to.
+// keys: 0 skipped, 1 partial, 2 full; bounds as int64, blocks of queries x 2: the keys [lower, upper)
+// that the closed form leaves; pairs as int64, for each query how many keys it attends to.
 // Where no rows are wanted, "extents": {"B": 1, "Hq": 8, ...} may stand for query, key and value.
 //
 //===----------------------------------------------------------------------===//

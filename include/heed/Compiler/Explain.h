@@ -1,0 +1,54 @@
+//===-- Explain.h - What the compiler knows and decides --------*- C++ -*--===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+//
+// A variant for people and for programs that show it to people, as JSON:
+//
+//   {
+//     "variant": "sliding_window",
+//     "score": null,
+//     "mask": {
+//       "nodes": [
+//         {"op": "coordinate", "type": "i32", "operands": [], "depends": ["q"], "name": "q", ...},
+//         {"op": "coordinate", "type": "i32", "operands": [], "depends": ["kv"], "name": "kv",
+//         ...},
+//         {"op": "ge", "type": "bool", "operands": [0, 1], "depends": ["q", "kv"],
+//          "file": "sliding_window.heed", "line": 4, "column": 35},
+//         ...],
+//       "result": 6
+//     },
+//     "schedules": [{"target": "x86-64-v4", "lanes": 16, "block_q": 64, "block_kv": 128, "rows": 6,
+//                    "vectors": 4, "dot": "fma", "exp_degree": 5}]
+//   }
+//
+// Nodes are those of the checked program (heed/Language/Program.h), operands before users; every
+// node says where it was written. "value" is a constant's ("inf", "-inf" and "nan" as text), "name"
+// a coordinate's, size's or parameter's. "depends" is what decides how often a node is computed
+// (heed/Analysis/Dependence.h). Schedules come in the order of the targets.
+//
+//===----------------------------------------------------------------------===//
+
+#ifndef HEED_COMPILER_EXPLAIN_H
+#define HEED_COMPILER_EXPLAIN_H
+
+#include "heed/Analysis/Dependence.h"
+#include "heed/Compiler/Compiler.h"
+
+#include "llvm/Support/JSON.h"
+
+namespace heed {
+
+/// What each node of `function` depends on, by its id.
+std::vector<Dependence> dependencesOf(const lang::Function &function);
+
+/// What is known of a variant, and decided for each of the targets.
+llvm::json::Value explain(mlir::MLIRContext &context, const lang::Variant &variant,
+                          const CompileOptions &options);
+
+} // namespace heed
+
+#endif // HEED_COMPILER_EXPLAIN_H
