@@ -28,9 +28,11 @@ wheel: setup ## build the self-contained Python package, into dist/
 	@ls -lh dist
 
 test: build build-fuzz wheel ## run every test; ends with 'N passed, N failed, N skipped'
+	@scripts/setup.sh test
 	$(PYTHON) scripts/run_tests.py
 
-test-quick: build ## the tests that take about a minute
+test-quick: build ## the tests that take a few minutes
+	@scripts/setup.sh test
 	$(PYTHON) scripts/run_tests.py --quick
 
 .PHONY: build-fuzz
@@ -41,7 +43,7 @@ build-fuzz/build.ninja: CMakePresets.json | setup
 	cmake --preset fuzz
 
 bench: build ## measure against other libraries (installs PyTorch)
-	@scripts/setup.sh bench
+	@scripts/setup.sh test
 	$(PYTHON) benchmarks/bench_cpu.py
 	$(PYTHON) benchmarks/bench_call.py
 

@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
-# Writes the reference pages that come from TableGen: docs/dialects/{attn,tile}.md and docs/passes.md.
+# Writes the reference pages that come from the sources: docs/dialects/{attn,tile}.md and docs/passes.md from TableGen,
+# docs/python_api.md from the docstrings of python/heed.
 # With --check it writes nothing and fails when a page is out of date; test/Docs/generated.test runs that.
 
 import argparse
+import ast
 import difflib
+import inspect
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -32,11 +36,235 @@ def passes(*sources: str) -> str:
     return "\n".join(text)
 
 
+# -- Python -----------------------------------------------------------------------------------------
+# Read, not imported: this needs no build. Docstrings are prose, with examples and tables as indented blocks.
+
+API_INTRO = """# Python API
+
+<!-- needs: torch -->
+
+[The tutorial](tutorial.md) shows these in use; [FlexAttention and Heed](flex_attention.md) says what differs.
+The examples below run in order. They begin with
+
+```sh
+cp "$HEED/examples/alibi.heed" . && cp "$HEED/examples/gemma2_softcap.heed" gemma2.heed
+```
+
+```python
+import heed
+import numpy as np
+import torch
+
+query, key, value = torch.randn(3, 1, 8, 256, 128, dtype=torch.bfloat16).unbind()
+slopes = torch.exp2(-torch.arange(1.0, 9.0))
+```
+
+Arrays are NumPy arrays or torch tensors on the CPU, and results belong to the library of the query. NumPy has no
+bfloat16: arrays of `ml_dtypes.bfloat16`, and arrays of `uint16` that hold the bits, stand for it.
+Mods, `Array` and `Any` in the signatures are functions, arrays of either library, and what the text says."""
+
+# Section: text, and qualified names.
+API = {
+    "Attention": ("", ["heed.flex_attention", "heed.AuxRequest", "heed.AuxOutput"]),
+    "Masks": ("", ["heed.create_block_mask", "heed.BlockMask", "heed.create_mask", "heed.and_masks", "heed.or_masks",
+                   "heed.noop_mask"]),
+    "Tracing": ("", ["heed.trace", "heed.tracing.trace", "heed.Trace", "heed.tracing.Param", "heed.TraceError"]),
+    "Compiling, saving, loading": ("", ["heed.compile", "heed.Kernel", "heed.load", "heed.Variant", "heed.HeedError"]),
+    "Kernels without the compiler": (
+        "`heed.aot` has what a program needs that only calls saved kernels: `load` (the same as `heed.load` for a shared "
+        "library), `Kernel`, `HeedError`, `get_num_threads` and `set_num_threads`, and two conversions.",
+        ["heed.aot.load", "heed.aot.to_bf16", "heed.aot.from_bf16"]),
+    "Threads": ("", ["heed.set_num_threads", "heed.get_num_threads"]),
+    "Cache": ("Kernels compiled by calls are kept on disk; those of `heed.compile` are not. `python -m heed cache info` "
+              "shows the cache and `python -m heed cache clear` empties it.",
+              ["heed.cache.default_cache", "heed.cache.DiskCache", "heed.cache.CacheInfo", "heed.cache.Removed"]),
+    "Integrations": ("", ["heed.integrations.transformers.register"]),
+    "Configuration": ("", ["heed.show_config", "heed.__version__"]),
+}
+API_MODULES = {"heed.aot", "heed.cache"}  # exported as such
+API_HIDDEN = {"DiskCache.get", "DiskCache.put", "DiskCache.get_or_build", "Kernel.__init__", "Kernel.run", "Variant.kernel"}
+API_ENVIRONMENT = {
+    "HEED_CACHE_DIR": "The directory of the cache. Default: `$XDG_CACHE_HOME/heed`, else `~/.cache/heed`.",
+    "HEED_CACHE_SIZE": "How large the cache may grow: `512M`, `2G`. Default: `1G`. `0` keeps nothing.",
+    "HEED_CACHE_DISABLE": "`1` turns the cache off.",
+    "HEED_NUM_THREADS": "Threads of a call that does not say how many. Default: the CPUs that the process may use.",
+    "HEED_CPU": "The highest CPU level that kernels use, such as `x86-64-v3`, for tests and comparisons.",
+    "HEED_DEBUG": "`1` checks the entries of given block lists (`BlockMask.validate`).",
+    "HEED_LIBRARY": "The path of `libheed.so`, the compiler. Default: the package's, else `build/lib` of the checkout.",
+    "HEED_RUNTIME": "The path of `libheed_runtime.so`. Default: likewise.",
+}
+
+
+def module_path(module: str) -> pathlib.Path:
+    path = ROOT / "python" / module.replace(".", "/")
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def definition(module: str, name: str) -> tuple[str, ast.AST]:
+    """What `module.name` is, and the module of Heed that defines it."""
+    for node in ast.parse(module_path(module).read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
+            return module, node
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+            return module, node
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "heed":
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return definition(str(node.module), alias.name)
+    raise LookupError(f"{module}.{name} is not defined")
+
+
+def docstring(node: ast.AST) -> str:
+    """A docstring without its indentation. inspect.cleandoc would also remove that of an example at the end."""
+    first = node.body[0] if isinstance(node, ast.FunctionDef | ast.ClassDef) else None
+    if not (isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)):
+        return ""
+    return re.sub(rf"^ {{{first.col_offset}}}", "", first.value.value, flags=re.MULTILINE).strip()
+
+
+def prose(node: ast.AST) -> str:
+    """A docstring as Markdown: indented blocks become fenced ones."""
+    lines: list[str] = []
+    block: list[str] = []
+    for line in [*docstring(node).splitlines(), "end"]:
+        if line.startswith("    ") or (block and not line):
+            block.append(line)
+            continue
+        if block:
+            text = inspect.cleandoc("\n".join(block))
+            try:
+                compile(text, "<docstring>", "exec")
+                lines += ["```python", text, "```", ""]
+            except SyntaxError:
+                lines += ["```text", text, "```", ""]
+            block = []
+        # Outside of `code`, * and < would be markup.
+        parts = re.split(r"(`[^`]*`)", line)
+        lines.append("".join(p if p.startswith("`") else re.sub(r"([*<])", r"\\\1", p) for p in parts))
+    return "\n".join(lines[:-1]).strip()
+
+
+def signature(module: str, name: str, node: ast.FunctionDef, bound: bool) -> str:
+    """As one writes the call: one line, or one argument a line."""
+    given = node.args
+    plain = [*given.posonlyargs, *given.args]
+    defaults: list[ast.expr | None] = [None] * (len(plain) - len(given.defaults))
+    parts = [parameter(module, *pair) for pair in zip(plain, [*defaults, *given.defaults], strict=True)][bound:]
+    if given.vararg or given.kwonlyargs:
+        parts.append("*" + (parameter(module, given.vararg, None) if given.vararg else ""))
+    parts += [parameter(module, *pair) for pair in zip(given.kwonlyargs, given.kw_defaults, strict=True)]
+    if given.kwarg:
+        parts.append("**" + parameter(module, given.kwarg, None))
+    returns = f" -> {annotation(node.returns)}" if node.returns and node.name != "__init__" else ""
+    if name.endswith("[]"):
+        line = f"{name[:-1]}{node.args.args[1].arg}]{returns}"
+    else:
+        line = f"{name}({', '.join(parts)}){returns}"
+    if len(line) > 110:
+        line = f"{name}(\n" + "".join(f"    {part},\n" for part in parts) + f"){returns}"
+    return f"```py\n{line}\n```\n"
+
+
+def parameter(module: str, node: ast.arg, default: ast.expr | None) -> str:
+    text = f"{node.arg}: {annotation(node.annotation)}" if node.annotation else node.arg
+    if default is None:
+        return text
+    value = ast.unparse(default)
+    if isinstance(default, ast.Name):  # a constant of the module
+        assigned = definition(module, default.id)[1]
+        assert isinstance(assigned, ast.Assign)
+        value = ast.unparse(assigned.value)
+    return f"{text} = {value}".replace("'", '"')
+
+
+def annotation(node: ast.expr | None) -> str:
+    return "" if node is None else ast.unparse(node).replace("'", "")
+
+
+def attributes(node: ast.ClassDef) -> list[str]:
+    """"name: type" of the fields of a record, or of what __init__ assigns; then of properties without a text."""
+    found: list[str] = []
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.target.id[0] != "_":
+            default = f" = {ast.unparse(item.value)}" if item.value else ""
+            found.append(f"{item.target.id}: {annotation(item.annotation)}{default}")
+        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+            types = {argument.arg: annotation(argument.annotation) for argument in item.args.args}
+            for statement in item.body:
+                target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
+                if not isinstance(target, ast.Attribute) or target.attr[0] == "_":
+                    continue
+                if isinstance(statement, ast.AnnAssign):
+                    found.append(f"{target.attr}: {annotation(statement.annotation)}")
+                elif target.attr in types and not any(f.startswith(f"{target.attr}:") for f in found):
+                    found.append(f"{target.attr}: {types[target.attr]}")
+        if is_property(item) and not docstring(item):
+            assert isinstance(item, ast.FunctionDef)
+            found.append(f"{item.name}: {annotation(item.returns)}")
+    return found
+
+
+def is_property(node: ast.AST) -> bool:
+    return isinstance(node, ast.FunctionDef) and [ast.unparse(d) for d in node.decorator_list] == ["property"]
+
+
+def members(module: str, qualified: str, node: ast.ClassDef) -> list[str]:
+    """Attributes, then what has a docstring: properties and methods, those with an underscore excepted."""
+    text = []
+    if fields := attributes(node):
+        text.append("```py\n" + "\n".join(fields) + "\n```\n")
+    instance = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", node.name).lower()
+    special = {"__init__": qualified, "__call__": instance, "__getitem__": f"{instance}[]",
+               "_adjust": f"{node.name}._adjust"}
+    for item in node.body:
+        if not isinstance(item, ast.FunctionDef) or not docstring(item) or f"{node.name}.{item.name}" in API_HIDDEN:
+            continue
+        if is_property(item):
+            text.append(f"**`{node.name}.{item.name}`**: {prose(item)}\n")
+        elif (item.name[0] != "_" or item.name in special) and not any(
+                ast.unparse(decorator).endswith(".setter") for decorator in item.decorator_list):
+            text.append(signature(module, special.get(item.name, f"{node.name}.{item.name}"), item, True))
+            text.append(prose(item) + "\n")
+    return text
+
+
+def python_api() -> str:
+    text = [NOTE.format("python/heed and scripts/gen_docs.py"), API_INTRO]
+    covered = set(API_MODULES)
+    for title, (introduction, names) in API.items():
+        text.append(f"\n## {title}\n")
+        text += [introduction + "\n"] if introduction else []
+        for qualified in names:
+            covered.add(qualified)
+            module, _, name = qualified.rpartition(".")
+            module, node = definition(module, name)
+            text.append(f"### `{qualified}`\n")
+            if isinstance(node, ast.FunctionDef):
+                text += [signature(module, qualified, node, False), prose(node) + "\n"]
+            elif isinstance(node, ast.ClassDef):
+                bases = ", ".join(f"`{ast.unparse(base)}`" for base in node.bases if ast.unparse(base).endswith("Error"))
+                text += [f"Is a {bases}.\n"] if bases else []
+                text += [prose(node) + "\n", *members(module, qualified, node)]
+            elif qualified == "heed.__version__":
+                text.append("The version, as a string.\n")
+    exported = ast.literal_eval(next(ast.unparse(node.value) for node in ast.parse(module_path("heed").read_text()).body
+                                     if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"))
+    if missing := [name for name in exported if f"heed.{name}" not in covered]:
+        raise LookupError(f"heed.__all__ has {', '.join(missing)}, which API in scripts/gen_docs.py lacks")
+    text.append("\n## Environment variables\n\n| variable | meaning |\n|---|---|")
+    text += [f"| `{name}` | {meaning} |" for name, meaning in API_ENVIRONMENT.items()]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(text))
+
+
+# -- All pages --------------------------------------------------------------------------------------
+
+
 def pages() -> dict[str, str]:
     found = {
         "docs/dialects/attn.md": dialect("attn", "include/heed/Dialect/Attn/IR/AttnOps.td"),
         "docs/dialects/tile.md": dialect("tile", "include/heed/Dialect/Tile/IR/TileOps.td"),
         "docs/passes.md": passes("include/heed/Conversion/Passes.td", "include/heed/Target/CPU/Passes.td"),
+        "docs/python_api.md": python_api(),
     }
     return {path: "\n".join(line.rstrip() for line in page.splitlines()) + "\n" for path, page in found.items()}
 

@@ -2,8 +2,8 @@
 # Installs what is missing on a bare Debian 12 machine: apt packages, and a Python environment in .venv.
 # Does nothing, quickly, when everything is there.
 #
-#   scripts/setup.sh          what the demo and the tests need
-#   scripts/setup.sh bench    also what the benchmarks compare with (PyTorch)
+#   scripts/setup.sh          what the build and the demo need
+#   scripts/setup.sh test     also what tests and benchmarks run beside Heed (PyTorch, transformers, a browser)
 #
 # HEED_SKIP_APT=1 leaves the system's packages alone, for other systems and for users who may not install any.
 set -euo pipefail
@@ -85,5 +85,5 @@ if [[ -z ${HEED_SKIP_APT:-} ]]; then
   install_packages
 fi
 install_python requirements-dev.txt
-if [[ ${1:-} == bench ]]; then install_python requirements-bench.txt; fi
+if [[ ${1:-} == test ]]; then install_python requirements-integrations.txt; fi
 say "everything is in place"

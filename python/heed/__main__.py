@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import heed
-from heed import cache
+from heed import cache, explain, viz
 
 
 class Command(NamedTuple):
@@ -74,6 +74,8 @@ def _run_cache(arguments: argparse.Namespace) -> int:
 
 COMMANDS: list[Command] = [
     Command("cache", "show or clear the cache of compiled kernels", _add_cache_arguments, _run_cache),
+    Command("viz", "draw which blocks a mask skips, and say why", viz.add_arguments, viz.run),
+    Command("explain", "show what the compiler decides about a variant", explain.add_arguments, explain.run),
 ]
 
 

@@ -86,21 +86,24 @@ def describe(array: Array, dtype: str) -> bytes:
         if not array.flags.aligned:  # a field of a structured array, for one: its strides are no whole elements
             raise HeedError("expected an array whose elements are aligned; numpy.require(array, requirements='A') makes one")
         pointer = numpy_pointer(array)
+        size = array.itemsize
+        steps: Any = [stride // size for stride in array.strides]
     elif is_torch(array):
         if not array.is_cpu:
             raise HeedError(f"expected a tensor on the CPU, found one on {array.device}")
         if array.requires_grad or array.is_neg():
             _check_plain(array)
         pointer = array.data_ptr()
+        steps = array.stride()
     else:
         raise HeedError(f"expected an array of {dtype}, found {type(array).__name__}")
-    code = dtype_code(array)
-    if code != DTYPE_CODES[dtype]:
+    if (code := dtype_codes.get(array.dtype) or dtype_code(array)) != DTYPE_CODES[dtype]:
         raise HeedError(f"expected an array of {dtype}, found {array.dtype}")
-    rank = array.ndim
+    shape = array.shape
+    rank = len(shape)
     if rank > MAX_RANK:
         raise HeedError(f"expected at most {MAX_RANK} dimensions, found {rank}")
-    return TENSOR[rank].pack(pointer, code, rank, *array.shape, *strides(array))
+    return TENSOR[rank].pack(pointer, code, rank, *shape, *steps)
 
 
 def _check_plain(array: Array) -> None:
@@ -121,14 +124,28 @@ def empty(shape: tuple[int, ...], like: Array, dtype: str | None = None) -> Arra
 
 
 def empty_in_order_of(query: Array, last: int) -> Array:
-    """An array of query's shape but for the last extent, dense, with its axes in memory in the order of query's."""
-    shape = (*query.shape[:-1], last)
-    order = sorted(range(len(shape) - 1), key=lambda axis: -abs(strides(query)[axis]))
-    if order == list(range(len(shape) - 1)):
-        return empty(shape, query)
-    permuted = empty(tuple(shape[axis] for axis in order) + (last,), query)
-    inverse = tuple(order.index(axis) for axis in range(len(order))) + (len(order),)
-    return permuted.transpose(inverse) if isinstance(query, np.ndarray) else permuted.permute(inverse)
+    """A dense array of query's shape but for the last extent. Its axes lie in memory in the order of query's, but that
+    the last has unit stride, as kernels want it."""
+    order = sorted(range(query.ndim - 1), key=lambda axis: -abs(strides(query)[axis]))
+    return _empty_in_order((*query.shape[:-1], last), [*order, query.ndim - 1], query)
+
+
+def in_order_of(output: Array, query: Array) -> Array:
+    """`output`, copied if its axes lie in memory in another order than query's, the last included."""
+    steps = strides(query)
+    if steps[-1] == min(map(abs, steps)):
+        return output
+    order = sorted(range(query.ndim), key=lambda axis: -abs(steps[axis]))
+    result = _empty_in_order(tuple(output.shape), order, query)
+    result[...] = output
+    return result
+
+
+def _empty_in_order(shape: tuple[int, ...], order: list[int], like: Array) -> Array:
+    """A dense array whose axes lie in memory in `order`, outermost first."""
+    permuted = empty(tuple(shape[axis] for axis in order), like)
+    inverse = [order.index(axis) for axis in range(len(order))]
+    return permuted.transpose(inverse) if isinstance(like, np.ndarray) else permuted.permute(inverse)
 
 
 def to_bf16(x: np.ndarray) -> np.ndarray:

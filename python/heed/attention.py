@@ -81,7 +81,7 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
     devices and dtypes that are not supported, and for inputs that require gradients.
     """
     if block_mask is not None:
-        mask_mod = _mask_mod_of(block_mask, mask_mod, query, key)
+        mask_mod = _mask_mod_of(block_mask, mask_mod, query, key, value, enable_gqa)
     if kernel_options is not None:
         _check_kernel_options(kernel_options)
     wants_lse, wants_max = return_lse, False
@@ -91,7 +91,12 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
         scale = math.nan  # the runtime's word for it
     elif not math.isfinite(scale):
         raise ValueError(f"Expect a finite scale, but got {scale}.")
-    trace, values = tracing.lookup(score_mod, mask_mod)
+    try:
+        trace, values = tracing.lookup(score_mod, mask_mod)
+    except tracing.TraceError:
+        if hasattr(score_mod, "kv_num_blocks"):
+            raise TypeError("score_mod: expected a function, found a BlockMask; pass it as block_mask=") from None
+        raise
 
     # From here on, helpers are called only where something is unusual: each would cost as much as what it does.
     is_numpy = type(query) is np.ndarray
@@ -129,7 +134,10 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
         code = arrays.dtype_code(query)
         q_strides, k_strides, v_strides = (arrays.strides(x) for x in (query, key, value))
 
+    asked = query
     if q_strides[3] != 1 or k_strides[3] != 1 or v_strides[3] != 1:
+        if (refusal := _refuse(query, key, value, enable_gqa)) is not None:
+            raise refusal
         query, key, value = (_with_unit_stride(x) for x in (query, key, value))
         q_strides, k_strides, v_strides = (arrays.strides(x) for x in (query, key, value))
     o_strides: tuple[int, ...] = (heads * length * value_dim, length * value_dim, value_dim, 1)
@@ -161,6 +169,8 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
                      *lse_words, *max_words, scale, threads)
     found = _kernels.get((trace, code, head_dim, value_dim))
     (found or _kernel(trace, code, head_dim, value_dim)).run(call, values)
+    if query is not asked:
+        output = arrays.in_order_of(output, asked)
     if return_aux is not None:
         return output, AuxOutput(lse, max_scores)
     return (output, lse) if wants_lse else output
@@ -248,6 +258,8 @@ def _refuse(query: Any, key: Any, value: Any, enable_gqa: bool) -> Exception | N
     if query.dtype != key.dtype or query.dtype != value.dtype:
         return ValueError("Expected query, key, and value to have the same dtype, but got "
                           f"query.dtype: {query.dtype}, key.dtype: {key.dtype}, and value.dtype: {value.dtype} instead.")
+    if any(str(getattr(x, "layout", "torch.strided")) != "torch.strided" and not x.is_nested for x in operands.values()):
+        return NotImplementedError("flex_attention does not support sparse inputs: convert them with to_dense().")
     if any(getattr(x, "is_nested", False) for x in operands.values()):
         return NotImplementedError("flex_attention does not support NestedTensor inputs: convert them to dense tensors.")
     if any(x.ndim != 4 for x in operands.values()):
@@ -286,9 +298,22 @@ _SLICED = ("_sliced_mask_mod", "_sliced_mask_mod_error")  # the mask_mod of a sl
 _NO_BLOCKS = (1 << 30, 1 << 30)  # torch's block size of a mask that is none, good for all lengths
 
 
-def _mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: Any, key: Any) -> Mod:
+def _mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: Any, key: Any, value: Any, enable_gqa: bool) -> Mod:
+    try:
+        # The common case first, without properties.
+        if mask_mod is None and not block_mask._given:
+            batch, heads, mask_q, mask_kv = block_mask._derivation.shape
+            q_batch, q_heads, length, _ = query.shape
+            if (length == mask_q and key.shape[2] == mask_kv and (batch == 1 or batch == q_batch)
+                    and (heads == 1 or heads == q_heads)):
+                derived: Mod = block_mask._mask_mod
+                return derived
+    except (AttributeError, ValueError, IndexError):
+        pass
     if mask_mod is not None:
         raise ValueError("Cannot specify both block_mask and mask_mod: a block_mask has its mask_mod")
+    if (refusal := _refuse(query, key, value, enable_gqa)) is not None:
+        raise refusal
     if not isinstance(block_mask, BlockMask):
         block_mask = _adopt(block_mask)
     if getattr(block_mask.mask_mod, "__name__", None) in _SLICED:
@@ -308,7 +333,7 @@ def _mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: Any, key: Any) ->
             raise ValueError(f"Expect block_mask and query to have the same {name}, or 1 in the block_mask, "
                              f"but got {found} and {wanted}.")
     if not block_mask.has_given_lists:
-        derived: Mod = block_mask.mask_mod
+        derived = block_mask.mask_mod
         return derived
     return _listed(block_mask)
 

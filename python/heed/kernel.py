@@ -226,6 +226,13 @@ _opened: dict[pathlib.Path, tuple[int, int]] = {}
 
 def _open(path: pathlib.Path) -> ctypes.CDLL:
     status = path.stat()
+    with path.open("rb") as file:
+        header = file.read(64)
+    if header[:5] == b"\x7fELF\x02":
+        # Linkers write the section headers last. The dynamic linker crashes where what it maps is missing.
+        start, size, count = struct.unpack_from("=Q10xHH", header.ljust(64, b"\0"), 40)
+        if len(header) < 64 or start + size * count > status.st_size:
+            raise OSError(f"{path}: file too short")
     inode = (status.st_dev, status.st_ino)
     if _opened.setdefault(path, inode) == inode:
         return ctypes.CDLL(str(path))

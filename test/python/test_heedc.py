@@ -10,7 +10,7 @@ import re
 import subprocess
 
 import pytest
-from conftest import HEEDC, ROOT, run_heedc
+from conftest import HEEDC, ROOT, X86_TARGETS, run_heedc
 
 CAUSAL = ROOT / "examples" / "causal.heed"
 
@@ -234,3 +234,18 @@ def test_a_closed_pipe_is_no_crash() -> None:
     error = process.stderr.read()
     process.wait(60)
     assert b"Stack dump" not in error
+
+
+FUNCTIONS = ("floor", "ceil", "exp", "exp2", "log", "log2", "log1p", "tanh", "sin", "cos", "sqrt", "rsqrt", "erf", "sigmoid",
+             "silu", "gelu")
+
+
+@pytest.mark.parametrize("target", X86_TARGETS[:3])
+def test_objects_call_nothing(tmp_path: pathlib.Path, target: str) -> None:
+    """Not even libm, for what is the same for a whole tile, for a row, or for no two scores."""
+    terms = " + ".join(f"{name}({x})" for name in FUNCTIONS for x in ("w", "w + h", "w + q", "w * kv", "s"))
+    source = tmp_path / "all.heed"
+    source.write_text(f"variant all(w: f32) {{ score_mod(s, b, h, q, kv) {{ return {terms} + pow(w, s) + pow(s, w) + s // w + s % w }} }}\n")
+    assert run_heedc(source, "--head-dim=32", f"--target={target}", "-o", tmp_path / "all.o").returncode == 0
+    undefined = subprocess.run(["nm", "--undefined-only", tmp_path / "all.o"], capture_output=True, text=True, check=True)
+    assert {line.split()[-1] for line in undefined.stdout.splitlines()} <= {"memcpy", "memset", "memmove"}

@@ -92,7 +92,7 @@ struct ExpandMath : heed::impl::ExpandMathPassBase<ExpandMath> {
 
   void runOnOperation() override {
     RewritePatternSet expansions(&getContext());
-    math::populateExpansionPatterns(expansions, {"powf", "rsqrt"});
+    math::populateExpansionPatterns(expansions, {"powf", "rsqrt", "exp2"});
     RewritePatternSet approximations(&getContext());
     populateMathPolynomialApproximationPatterns(approximations);
     if (failed(rewriteMath(std::move(expansions))) ||

@@ -43,7 +43,14 @@ Mod = Callable[..., Any]
 # -- The operator -----------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("heed::flex_attention", mutates_args=())
+# torch.library.custom_op would write the schema, and add more to each call than Heed takes for its own part.
+torch.library.define(
+    "heed::flex_attention", "(Tensor query, Tensor key, Tensor value, str program, Tensor[] tensors, SymInt[] integers, "
+    "float[] floats, float? scale, bool enable_gqa, bool with_lse, bool with_max) -> (Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
+
+
+@torch.library.impl("heed::flex_attention", "CPU")
 def flex_attention_op(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, program: str,
                       tensors: Sequence[torch.Tensor], integers: Sequence[int], floats: Sequence[float],
                       scale: float | None, enable_gqa: bool, with_lse: bool,
@@ -60,7 +67,7 @@ def flex_attention_op(query: torch.Tensor, key: torch.Tensor, value: torch.Tenso
     return output, lse, max_scores
 
 
-@flex_attention_op.register_fake
+@torch.library.register_fake("heed::flex_attention")  # type: ignore[untyped-decorator]
 def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, program: str, tensors: Sequence[torch.Tensor],
       integers: Sequence[int], floats: Sequence[float], scale: float | None, enable_gqa: bool, with_lse: bool,
       with_max: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -180,18 +187,31 @@ def flex_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, 
 
 
 def _mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: torch.Tensor, key: torch.Tensor) -> Mod:
-    if isinstance(block_mask, BlockMask) and not block_mask.has_given_lists:
-        return attention._mask_mod_of(block_mask, mask_mod, query, key)
+    """The mask of a BlockMask, Heed's or torch's; what attention has for it is not for graphs."""
     if mask_mod is not None:
         raise ValueError("Cannot specify both block_mask and mask_mod: a block_mask has its mask_mod")
-    if tuple(block_mask.seq_lengths) != (query.shape[-2], key.shape[-2]):
-        raise ValueError(f"block_mask was created for block_mask.shape={block_mask.shape} but got q_len={query.shape[-2]} "
-                         f"and kv_len={key.shape[-2]}.")
-    return _listed(block_mask)
+    is_derived = isinstance(block_mask, BlockMask) and not block_mask.has_given_lists
+    if not is_derived and not hasattr(block_mask, "kv_num_blocks"):
+        raise TypeError(f"block_mask: expected a BlockMask, found {type(block_mask).__name__}; "
+                        "a mask_mod function goes to mask_mod=")
+    *batch_dims, mask_q, mask_kv = block_mask.shape
+    lengths = (query.shape[-2], key.shape[-2])
+    if lengths != (mask_q, mask_kv) and tuple(block_mask.BLOCK_SIZE) != _NO_BLOCKS:
+        raise ValueError(f"block_mask was created for block_mask.shape={tuple(block_mask.shape)} but got q_len={lengths[0]} "
+                         f"and kv_len={lengths[1]}. Create one of these lengths, or call block_mask._adjust{lengths}.")
+    for name, found, wanted in zip(("batch size", "number of heads"), batch_dims, query.shape):
+        if found != 1 and found != wanted:
+            raise ValueError(f"Expect block_mask and query to have the same {name}, or 1 in the block_mask, "
+                             f"but got {found} and {wanted}.")
+    mod: Mod = block_mask.mask_mod if is_derived else _listed(block_mask)
+    return mod
+
+
+_NO_BLOCKS = (1 << 30, 1 << 30)  # torch's block size of a mask that is none, good for all lengths
 
 
 def _listed(block_mask: Any) -> Mod:
-    """The mask of given lists, Heed's or torch's, as attention._listed has it, in operations that a graph can hold."""
+    """The mask that lists describe: pairs of full blocks attend, those of partial blocks where mask_mod says so."""
     block_q, block_kv = block_mask.BLOCK_SIZE
     inner = block_mask.mask_mod
     indices = torch.as_tensor(block_mask.kv_indices)
@@ -224,7 +244,7 @@ class _FlexAttention(HigherOrderOperator):
     """A call with its mods as functions; exists while Dynamo traces only."""
 
     def __init__(self) -> None:
-        super().__init__("heed_flex_attention")
+        super().__init__("heed_flex_attention")  # type: ignore[no-untyped-call]
 
     def __call__(self, *args: Any) -> Any:
         raise RuntimeError("heed.integrations.torch.flex_attention is for graphs of torch.compile: call heed.flex_attention")

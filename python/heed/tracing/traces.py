@@ -180,10 +180,15 @@ def trace(score_mod: Any = None, mask_mod: Any = None, name: str = "traced") -> 
     return _make(score_mod, mask_mod, name)[1]
 
 
-def trace_function(function: Any, name: str | None = None) -> Trace:
-    """Traces one function, a score_mod or a mask_mod by its parameters; the variant has its name."""
+def trace_function(function: Any, mask_mod: Any = None, *, name: str | None = None) -> Trace:
+    """Traces one function, a score_mod or a mask_mod by its parameters, or with `mask_mod` a score_mod and a mask_mod.
+
+    The variant has the function's name. Raises TraceError, which names the line, if a function does what the language
+    has no words for."""
     if name is None:
         name = unique_name(getattr(function, "__name__", "traced").replace("<lambda>", "traced"), set())
+    if mask_mod is not None:
+        return trace(function, mask_mod, name)
     return trace(name=name, **{mod_kind(function): function})
 
 

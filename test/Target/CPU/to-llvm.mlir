@@ -11,7 +11,8 @@ attn.variant @softcap(%cap: f32 {attn.name = "cap"}) {
   attn.score(%s, %b, %h, %q, %kv) {
     %x = arith.divf %s, %cap : f32
     %y = math.tanh %x : f32
-    %z = arith.mulf %cap, %y : f32
+    %w = math.exp2 %cap : f32
+    %z = arith.mulf %w, %y : f32
     %e = math.exp %z : f32
     %l = math.log %e : f32
     attn.yield %l : f32

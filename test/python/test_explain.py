@@ -1,0 +1,177 @@
+# Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""python -m heed explain."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT, X86_TARGETS
+from heed import BlockMask, explain, subject, terms
+from heed.__main__ import main
+
+TARGET = "x86-64-v3"
+
+
+def load(name: str, params: dict[str, str] | None = None, **sizes: int) -> subject.Subject:
+    return subject.load(str(ROOT / "examples" / f"{name}.heed"), params or {}, subject.Sizes(sizes))
+
+
+def report(name: str, params: dict[str, str] | None = None, target: str = TARGET, **sizes: int) -> dict[str, Any]:
+    return explain.report(load(name, params, **sizes), target=target, rate=100.0, bandwidth=10.0)
+
+
+def hoisted(stage: dict[str, Any]) -> dict[str, tuple[list[str], str]]:
+    return {entry["text"]: (entry["depends"], entry["computed"]) for entry in stage["hoisted"]}
+
+
+def test_hoisted_terms_of_a_mask() -> None:
+    mask = report("packed_documents")["mask"]
+    assert mask["op"] == "all of"
+    assert [term["text"] for term in mask["terms"]] == ["q >= kv", "doc[b, q] == doc[b, kv]"]
+    assert [term["depends"] for term in mask["terms"]] == [["q", "kv"], ["b", "q", "kv"]]
+    assert hoisted(mask) == {"doc[b, q]": (["b", "q"], "once a query of a tile"),
+                             "doc[b, kv]": (["b", "kv"], "once a key of a block")}
+
+
+def test_hoisted_terms_of_a_score() -> None:
+    score = report("alibi")["score"]
+    assert score["text"] == "s + slope[h] * (kv - q)" and score["computed"] == "for each pair"
+    assert hoisted(score) == {"slope[h]": (["h"], "once a tile of queries")}
+    assert "Hq / (8.0 * (h + 1))" in hoisted(report("sandwich")["score"]) or any(
+        "h + 1" in text for text in hoisted(report("sandwich")["score"]))
+
+
+def test_hoisted_terms_of_an_image() -> None:
+    found = hoisted(report("neighbourhood_2d")["mask"])
+    assert found["kv % width"] == (["kv"], "once a key of a block")
+    assert found["kw // 2"] == ([], "once a tile of queries")
+    assert any(depends == ["q"] and text.endswith("width - 1 - i0)") for text, (depends, _) in found.items())
+
+
+def test_terms_know_where_they_were_written() -> None:
+    terms_ = report("gemma2_softcap")["mask"]["terms"]
+    assert [(term["file"], term["text"]) for term in terms_] == [
+        ("std/masks.heed", "q >= kv"), ("std/masks.heed", "q - kv < window"), ("std/masks.heed", "kv - q < window")]
+
+
+def test_bounds_and_classes_of_terms() -> None:
+    causal, near = report("sliding_window", {"window": "256"}, Sq=1024)["mask"]["terms"]
+    assert (causal["bounds"], near["bounds"]) == (["last"], ["first"])
+    rows = 1024 // report("causal")["schedule"]["block_q"]
+    assert causal["blocks"]["unknown"] >= rows and near["blocks"]["never"] > 0
+    assert report("packed_documents")["mask"]["terms"][1]["bounds"] == []
+
+
+@pytest.mark.parametrize("name", ("causal", "sliding_window", "prefix_lm", "neighbourhood_2d", "packed_documents", "dense"))
+def test_bounds_hold(name: str) -> None:
+    """No pair outside of them attends; and they are tight for these where the mask is one interval."""
+    made = load(name, {"window": "70"} if name == "sliding_window" else {}, Sq=300)
+    found = terms.explain(made)
+    for block, (lower, upper) in enumerate(np.clip(terms.key_bounds(made, 64), 0, 300)):
+        if found.mask is None:
+            assert (lower, upper) == (0, 300)
+            continue
+        at = np.array([[block, 0]])
+        ((_, exists, (mask,)),) = list(terms.evaluate_blocks(made, found, [found.mask.root], at, 64, 300))
+        keys = np.flatnonzero((mask & exists).any((0, 1)))
+        assert lower <= keys[0] and keys[-1] < upper
+        if name in ("causal", "sliding_window"):
+            assert (lower, upper) == (keys[0], keys[-1] + 1)
+
+
+@pytest.mark.parametrize("target", X86_TARGETS)
+def test_schedule(target: str) -> None:
+    found = explain.report(load("causal"), dtype="bf16", head_dim=128, target=target, rate=1.0, bandwidth=1.0)
+    assert found["schedule"]["target"] == target
+    assert found["schedule"]["dot"] == {"x86-64-v4+bf16": "dpbf16", "x86-64-v4+amx": "amx"}.get(target, "fma")
+    assert f"Schedule for {target}, bf16, head dim 128" in explain.to_text(found)
+
+
+def test_work_of_causal() -> None:
+    found = report("causal", B=2, Hq=4, Hkv=2, Sq=1024)
+    done, schedule = found["work"], found["schedule"]
+    block_q, block_kv = schedule["block_q"], schedule["block_kv"]
+    visited = sum(block_q * block_q * (tile + 1) for tile in range(1024 // block_q))  # the loop ends with the last query
+    assert done["dense_flops"] == 4 * 64 * 1024 * 1024 * 8
+    assert done["flops"] == 4 * 64 * visited * 8
+    assert done["bytes_of_tensors"] == 4 * 1024 * 64 * 2 * (8 + 4)
+    assert sum(done["blocks"][name] for name in ("beyond_bounds", "skipped", "partial", "full")) == done["blocks"]["total"]
+    assert done["blocks"]["total"] == (1024 // block_q) * (1024 // block_kv) and done["blocks"]["skipped"] == 0
+    assert found["time"]["seconds"] == pytest.approx(max(done["flops"] / 100e9, done["bytes_of_tensors"] / 10e9))
+    assert found["time"]["source"] == "given"
+
+
+def test_work_of_heads_and_batches() -> None:
+    """Lengths differ by batch: the average counts."""
+    done = report("bert_padding", {"lengths": "[256, 512]"}, Sq=512)["work"]
+    assert done["heads_looked_at"] == 2 and done["flops"] * 4 == done["dense_flops"] * 3
+    assert report("causal", B=4)["work"]["heads_looked_at"] == 1
+
+
+def test_work_of_given_lists() -> None:
+    mask = BlockMask.from_kv_blocks(np.array([[[1, 1]]]), np.array([[[[1], [0]]]]), BLOCK_SIZE=64)
+    found = explain.report(subject.of_object(mask, {}, subject.Sizes({})), target=TARGET, rate=1.0, bandwidth=1.0)
+    assert found["given_lists"] and found["work"]["blocks"]["partial"] == 2
+    assert found["work"]["flops"] * 2 == found["work"]["dense_flops"]
+    assert "from the BlockMask's lists" in explain.to_text(found)
+
+
+def test_time() -> None:
+    assert explain.report(load("causal"), target="x86-64-v2" if "v2" not in explain._compiler.native_target() else "aarch64",
+                          )["time"] is None
+    rate, bandwidth = explain.measure("bf16", 64, 64)
+    assert rate > 0 and bandwidth > 0
+    timing = explain.report(load("causal"), bandwidth=5.0)["time"]
+    assert timing["source"].startswith("measured") and timing["source"].endswith("but for what was given")
+    assert timing["gbytes_per_second"] == 5.0
+
+
+def test_python_functions() -> None:
+    doc = np.arange(256) // 100
+
+    def document_causal(b: Any, h: Any, q: Any, kv: Any) -> Any:
+        return (q >= kv) & (doc[q] == doc[kv])
+
+    found = explain.report(subject.of_object(document_causal, {}, subject.Sizes({"Sq": 256})), target=TARGET, rate=1.0,
+                           bandwidth=1.0)
+    assert found["variant"] == "document_causal" and set(hoisted(found["mask"])) == {"doc[q]", "doc[kv]"}
+
+    def bias(s: Any, b: Any, h: Any, q: Any, kv: Any) -> Any:
+        return s * 2 + abs(q - kv)
+
+    found = explain.report(subject.of_object(bias, {}, subject.Sizes({})), target=TARGET, rate=1.0, bandwidth=1.0)
+    assert found["mask"] is None and found["score"]["depends"] == ["s", "q", "kv"]
+    assert "every pair attends" in explain.to_text(found)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "examples").glob("*.heed")))
+def test_every_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["explain", str(ROOT / "examples" / f"{name}.heed"), "--q", "512", "--target", TARGET, "--rate", "100",
+                 "--bandwidth", "10"]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    for heading in (name, "Parameters", "Score", "Mask", "Blocks of", f"Schedule for {TARGET}", "Work for B = "):
+        assert f"\n{heading}" in f"\n{text}"
+    assert all(line == line.rstrip() for line in text.splitlines())
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["variant"] == name
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["nowhere.heed"], "No such file"),
+    (["{examples}/causal.heed", "--target", "z80"], "z80"),
+    (["{examples}/causal.heed", "--head-dim", "513"], "head dims go from 1 to 512, found 513"),
+    (["{examples}/causal.heed", "--param", "w=1"], "has no parameter 'w'"),
+    (["{broken}"], "error:"),
+])
+def test_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path) -> None:
+    (tmp_path / "broken.heed").write_text("variant v { mask_mod(b, h, q, kv) { return q >= kw } }\n")
+    filled = [argument.format(examples=ROOT / "examples", broken=tmp_path / "broken.heed") for argument in arguments]
+    assert main(["explain", *filled]) == 1
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
