@@ -17,6 +17,9 @@ packages=(
   # The tests; the last three run kernels for aarch64.
   libgtest-dev libgmock-dev libbenchmark-dev gcc-aarch64-linux-gnu g++-aarch64-linux-gnu qemu-user
 )
+if [[ ${1:-} == test ]]; then
+  packages+=(chromium) # opens the pages that `python -m heed viz` writes
+fi
 
 mkdir -p build
 log=$PWD/build/setup.log
