@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it, and tests send it
     if not HEEDC.is_file():
         pytest.exit(f"{HEEDC} is missing; build first, or set HEED_BUILD", returncode=2)
 

@@ -954,6 +954,8 @@ def test_the_next_thread_builds_when_one_fails(folder: pathlib.Path) -> None:
 
 
 INTERRUPTED_SCRIPT = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 def build():
     print("building", flush=True)
     time.sleep(60)
