@@ -28,7 +28,7 @@ import numpy as np
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "python"))
 
 import heed  # noqa: E402
-from heed import _runtime, attention  # noqa: E402
+from heed import _runtime, attention, variant  # noqa: E402
 from heed.kernel import Kernel  # noqa: E402
 
 SOURCE = """
@@ -74,14 +74,18 @@ class Probe:
 
     @contextlib.contextmanager
     def in_place(self, call: Callable[[], Any]) -> Iterator[None]:
-        """Runs `call` once with its own kernel; within, calls like it run the probe."""
+        """Runs `call` once with its own kernel; within, all kernels there are run the probe."""
         call()
-        before = dict(attention._kernels)
-        attention._kernels.update({key: self._kernel(kernel) for key, kernel in before.items()})
+        before = {v: dict(v._kernels) for v in variant._variants.values()}
+        for v, kernels in before.items():
+            v._kernels.update({key: self._kernel(kernel) for key, kernel in kernels.items()})
+        attention._plans.clear()
         try:
             yield
         finally:
-            attention._kernels.update(before)
+            for v, kernels in before.items():
+                v._kernels.update(kernels)
+            attention._plans.clear()
 
     def latency_us(self, call: Callable[[], Any], calls: int = 3000) -> float:
         """The median time until the kernel starts."""

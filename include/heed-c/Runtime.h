@@ -212,10 +212,13 @@ typedef struct heed_call {
  * largest score -inf. */
 HEED_EXPORT heed_status heed_run(const heed_kernel *kernel, const heed_call *call);
 
-/* The same for callers that write structs byte by byte, such as Python's: call->params is ignored,
- * and params[i].i of a captured tensor is its index in `tensors`. */
+/* The same for callers that write structs byte by byte, such as Python's, and keep those of earlier
+ * calls: `data` holds the addresses of query, key, value, output, lse and max_scores, and the data
+ * members of *call are ignored, as is call->params; params[i].i of a captured tensor is its index in
+ * `tensors`. */
 HEED_EXPORT heed_status heed_run_packed(const heed_kernel *kernel, const heed_call *call,
-                                        const heed_value *params, const heed_tensor *tensors);
+                                        void *const *data, const heed_value *params,
+                                        const heed_tensor *tensors);
 
 /*===-- The machine -------------------------------------------------------===*/
 

@@ -224,7 +224,8 @@ extern "C" heed_status heed_run(const heed_kernel *kernel, const heed_call *call
 }
 
 extern "C" heed_status heed_run_packed(const heed_kernel *kernel, const heed_call *call,
-                                       const heed_value *params, const heed_tensor *tensors) {
+                                       void *const *data, const heed_value *params,
+                                       const heed_tensor *tensors) {
   if (heed_status status = checkKernel(kernel))
     return status;
   if (!call)
@@ -239,7 +240,11 @@ extern "C" heed_status heed_run_packed(const heed_kernel *kernel, const heed_cal
     if (kernel->params[i].rank >= 0)
       values[i].tensor = tensors + params[i].i;
   }
-  heed_call withParams = *call;
-  withParams.params = values;
-  return heed_run(kernel, &withParams);
+  heed_call whole = *call;
+  heed_tensor *operands[] = {&whole.query,  &whole.key, &whole.value,
+                             &whole.output, &whole.lse, &whole.max_scores};
+  for (heed_tensor *operand : operands)
+    operand->data = *data++;
+  whole.params = values;
+  return heed_run(kernel, &whole);
 }

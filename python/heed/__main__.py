@@ -7,7 +7,8 @@ A command is a line of COMMANDS. To add one, write in its own module
     def add_arguments(parser: argparse.ArgumentParser) -> None: ...
     def run(arguments: argparse.Namespace) -> int: ...      # the exit status
 
-(not here, and without importing this module, which Python runs as __main__) and name both below.
+(not here, and without importing this module, which Python runs as __main__) and name the module below: it is imported
+when the command is given.
 An OSError or ValueError that run raises is shown as one line, with exit status 1; what argparse
 refuses has exit status 2.
 """
@@ -15,13 +16,14 @@ refuses has exit status 2.
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.metadata
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import heed
-from heed import cache, explain, viz
+from heed import cache
 
 
 class Command(NamedTuple):
@@ -72,10 +74,18 @@ def _run_cache(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _imported(name: str, help: str, module: str) -> Command:
+    """A command of a module that is imported when it is needed."""
+    def call(function: str, argument: Any) -> Any:
+        return getattr(importlib.import_module(module), function)(argument)
+
+    return Command(name, help, lambda parser: call("add_arguments", parser), lambda arguments: call("run", arguments))
+
+
 COMMANDS: list[Command] = [
     Command("cache", "show or clear the cache of compiled kernels", _add_cache_arguments, _run_cache),
-    Command("viz", "draw which blocks a mask skips, and say why", viz.add_arguments, viz.run),
-    Command("explain", "show what the compiler decides about a variant", explain.add_arguments, explain.run),
+    _imported("viz", "draw which blocks a mask skips, and say why", "heed.viz"),
+    _imported("explain", "show what the compiler decides about a variant", "heed.explain"),
 ]
 
 
@@ -90,12 +100,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status. Raises SystemExit as argparse does."""
     parser = argparse.ArgumentParser(prog="python -m heed", description=heed.__doc__)
     parser.add_argument("--version", action="version", version=f"heed {_version()}")
+    given = sys.argv[1:] if arguments is None else arguments
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS:
         subparser = subparsers.add_parser(command.name, help=command.help, description=command.help)
-        command.add_arguments(subparser)
+        if command.name in given:
+            command.add_arguments(subparser)
         subparser.set_defaults(run=command.run)
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_args(given)
     try:
         return int(parsed.run(parsed))
     except (OSError, ValueError) as error:

@@ -64,8 +64,7 @@ class KernelTable(ctypes.Structure):
 TENSOR = {rank: struct.Struct(f"=Qii{rank}q{8 * (MAX_RANK - rank)}x{rank}q{8 * (MAX_RANK - rank)}x")
           for rank in range(MAX_RANK + 1)}
 CALL = struct.Struct("=" + 4 * "Qii4q16x4q16x" + 2 * "Qii3q24x3q24x" + "d8xi4x")
-FLOAT_VALUE = struct.Struct("=d")
-INT_VALUE = struct.Struct("=q")
+ADDRESSES = struct.Struct("=6Q")  # of query, key, value, output, lse, max_scores
 
 
 def find_library(name: str, variable: str) -> str:
@@ -79,7 +78,7 @@ def find_library(name: str, variable: str) -> str:
 
 def _load() -> ctypes.CDLL:
     library = ctypes.CDLL(find_library("libheed_runtime.so", "HEED_RUNTIME"))
-    library.heed_run_packed.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p]
+    library.heed_run_packed.argtypes = [ctypes.c_void_p, *[ctypes.c_char_p] * 4]
     library.heed_last_error.restype = ctypes.c_char_p
     library.heed_select_code.argtypes = [ctypes.c_void_p]
     library.heed_select_code.restype = ctypes.POINTER(Code)

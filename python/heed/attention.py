@@ -8,7 +8,6 @@ that: one lookup of the trace, one of the kernel, one struct. What it cannot exp
 
 from __future__ import annotations
 
-import functools
 import math
 import sys
 import warnings
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from heed import arrays, tracing, variant
-from heed._runtime import CALL, DTYPES
+from heed._runtime import ADDRESSES, CALL, DTYPES
 from heed.arrays import Array
 from heed.block_mask import PARTIAL, SKIPPED, BlockMask
 from heed.kernel import Kernel
@@ -30,7 +29,6 @@ _KERNEL_OPTIONS = {
     "matrix_instr_nonkdim", "waves_per_eu", "FLOAT32_PRECISION", "SPLIT_KV", "IS_DIVISIBLE", "num_consumer_groups",
     "num_buffers_warp_spec", "SKIP_MASK_SCORE", "SPARSE_Q_BLOCK_SIZE", "SPARSE_KV_BLOCK_SIZE"}
 _BACKENDS = ("AUTO", "TRITON", "TRITON_DECODE", "FLASH")
-_codes = arrays.dtype_codes
 _QUERY_CODES = {DTYPES.index(name): name for name in variant.QUERY_DTYPES}
 
 
@@ -46,19 +44,6 @@ class AuxOutput(NamedTuple):
 
     lse: Any = None
     max_scores: Any = None
-
-
-_kernels = variant.kernels_of_traces
-_MAX_KERNELS = 4096
-
-
-def _kernel(trace: tracing.Trace, code: int, head_dim: int, value_head_dim: int) -> Kernel:
-    """The kernel for a trace, heed_dtype and head dims, from here on in `_kernels`."""
-    kernel = variant.of_trace(trace).kernel(_QUERY_CODES[code], head_dim, value_head_dim)
-    if len(_kernels) >= _MAX_KERNELS:
-        _kernels.clear()
-    _kernels[trace, code, head_dim, value_head_dim] = kernel
-    return kernel
 
 
 def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None = None, block_mask: Any = None,
@@ -87,9 +72,7 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
     wants_lse, wants_max = return_lse, False
     if return_lse or return_aux is not None:
         wants_lse, wants_max = _check_aux(return_lse, return_aux)
-    if scale is None:
-        scale = math.nan  # the runtime's word for it
-    elif not math.isfinite(scale):
+    if scale is not None and not math.isfinite(scale):
         raise ValueError(f"Expect a finite scale, but got {scale}.")
     try:
         trace, values = tracing.lookup(score_mod, mask_mod)
@@ -98,82 +81,40 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
             raise TypeError("score_mod: expected a function, found a BlockMask; pass it as block_mask=") from None
         raise
 
-    # From here on, helpers are called only where something is unusual: each would cost as much as what it does.
+    # A call like an earlier one: only addresses and values are new. Helpers would cost as much here as what they do.
     is_numpy = type(query) is np.ndarray
     try:
-        batch, heads, length, head_dim = q_shape = query.shape
-        k_batch, kv_heads, kv_length, key_dim = k_shape = key.shape
-        v_batch, v_heads, v_length, value_dim = v_shape = value.shape
-        dtype = query.dtype
-        code: Any = _codes.get(dtype)
-        if (head_dim != key_dim or v_heads != kv_heads or v_length != kv_length or v_batch != k_batch
-                or (k_batch != batch and k_batch != 1) or not 0 < head_dim <= 512 or not 0 < value_dim <= 512
-                or (heads != kv_heads and not (enable_gqa and kv_heads and heads % kv_heads == 0))
-                or code not in _QUERY_CODES or key.dtype != dtype or value.dtype != dtype):
-            raise ValueError
         if is_numpy:
-            if not (query.flags.aligned and key.flags.aligned and value.flags.aligned):  # else strides are no whole elements
-                query, key, value = (np.require(x, requirements="A") for x in (query, key, value))
-            size = query.itemsize
-            q_strides: Any = [stride // size for stride in query.strides]
-            k_strides: Any = [stride // size for stride in key.strides]
-            v_strides: Any = [stride // size for stride in value.strides]
+            plan = _plans[trace, scale, wants_lse, wants_max, enable_gqa, query.dtype, key.dtype, value.dtype,
+                          query.shape, key.shape, value.shape, query.strides, key.strides, value.strides]
+            q_pointer, k_pointer, v_pointer = _numpy_pointer(query), _numpy_pointer(key), _numpy_pointer(value)
         else:
-            if not (query.is_cpu and key.is_cpu and value.is_cpu) or query.requires_grad or key.requires_grad or value.requires_grad:
+            if query.requires_grad or key.requires_grad or value.requires_grad:
                 _check_tensors(query, key, value)
-            q_strides, k_strides, v_strides = query.stride(), key.stride(), value.stride()
+            plan = _plans[trace, scale, wants_lse, wants_max, enable_gqa, query.dtype, key.dtype, value.dtype,
+                          query.shape, key.shape, value.shape, query.stride(), key.stride(), value.stride(),
+                          query.device, key.device, value.device, _num_threads()]
+            q_pointer, k_pointer, v_pointer = query.data_ptr(), key.data_ptr(), value.data_ptr()
+        if (q_pointer | k_pointer | v_pointer) & plan.alignment:
+            raise KeyError
     except NotImplementedError:
         raise
-    except (AttributeError, ValueError, TypeError, RuntimeError):
-        if (refusal := _refuse(query, key, value, enable_gqa)) is not None:
-            raise refusal from None
-        if not is_numpy and isinstance(query, np.ndarray):  # of a subclass
-            is_numpy, query, key, value = True, np.asarray(query), np.asarray(key), np.asarray(value)
-        if not is_numpy:
-            _check_tensors(query, key, value)
-        code = arrays.dtype_code(query)
-        q_strides, k_strides, v_strides = (arrays.strides(x) for x in (query, key, value))
-
-    asked = query
-    if q_strides[3] != 1 or k_strides[3] != 1 or v_strides[3] != 1:
-        if (refusal := _refuse(query, key, value, enable_gqa)) is not None:
-            raise refusal
-        query, key, value = (_with_unit_stride(x) for x in (query, key, value))
-        q_strides, k_strides, v_strides = (arrays.strides(x) for x in (query, key, value))
-    o_strides: tuple[int, ...] = (heads * length * value_dim, length * value_dim, value_dim, 1)
-    if q_strides[0] < q_strides[1] or q_strides[1] < q_strides[2]:
-        output = arrays.empty_in_order_of(query, value_dim)
-        o_strides = arrays.strides(output)
-    elif is_numpy:
-        output = np.empty((batch, heads, length, value_dim), dtype)
-    else:
-        output = _torch().empty((batch, heads, length, value_dim), dtype=dtype)
-    lse = max_scores = None
-    lse_words = max_words = _NO_ROWS
-    if wants_lse:
-        lse = arrays.empty((batch, heads, length), query, "f32")
-        lse_words = (arrays.data_pointer(lse), _F32, 3, batch, heads, length, heads * length, length, 1)
-    if wants_max:
-        max_scores = arrays.empty((batch, heads, length), query, "f32")
-        max_words = (arrays.data_pointer(max_scores), _F32, 3, batch, heads, length, heads * length, length, 1)
-
+    except (KeyError, AttributeError, TypeError, RuntimeError):
+        return _unplanned(query, key, value, trace, values, scale, enable_gqa, wants_lse, wants_max, return_aux)
     if is_numpy:
-        pointers: Any = map(arrays.numpy_pointer, (query, key, value, output))
-        threads = 0
+        output = np.empty(plan.shape, query.dtype)
+        o_pointer = _numpy_pointer(output)
     else:
-        pointers = query.data_ptr(), key.data_ptr(), value.data_ptr(), output.data_ptr()
-        threads = _torch_threads()
-    q_pointer, k_pointer, v_pointer, o_pointer = pointers
-    call = CALL.pack(q_pointer, code, 4, *q_shape, *q_strides, k_pointer, code, 4, *k_shape, *k_strides,
-                     v_pointer, code, 4, *v_shape, *v_strides, o_pointer, code, 4, batch, heads, length, value_dim, *o_strides,
-                     *lse_words, *max_words, scale, threads)
-    found = _kernels.get((trace, code, head_dim, value_dim))
-    (found or _kernel(trace, code, head_dim, value_dim)).run(call, values)
-    if query is not asked:
-        output = arrays.in_order_of(output, asked)
-    if return_aux is not None:
-        return output, AuxOutput(lse, max_scores)
-    return (output, lse) if wants_lse else output
+        output = _torch_empty(plan.shape, dtype=query.dtype)
+        o_pointer = output.data_ptr()
+    if not wants_lse and not wants_max:
+        plan.kernel.run(plan.call, ADDRESSES.pack(q_pointer, k_pointer, v_pointer, o_pointer, 0, 0), values)
+        return output if return_aux is None else (output, AuxOutput())
+    lse = arrays.empty(plan.shape[:3], query, "f32") if wants_lse else None
+    max_scores = arrays.empty(plan.shape[:3], query, "f32") if wants_max else None
+    plan.kernel.run(plan.call, ADDRESSES.pack(q_pointer, k_pointer, v_pointer, o_pointer, _address_of(lse),
+                                              _address_of(max_scores)), values)
+    return (output, AuxOutput(lse, max_scores)) if return_aux is not None else (output, lse)
 
 
 def _in_graph(*args: Any, **kwargs: Any) -> Any:
@@ -185,18 +126,79 @@ def _in_graph(*args: Any, **kwargs: Any) -> Any:
 
 flex_attention._torchdynamo_inline = _in_graph  # type: ignore[attr-defined]
 
+
+class _Plan(NamedTuple):
+    """What calls share that have the same trace, types, shapes, strides, scale, threads and wanted results."""
+
+    kernel: Kernel
+    call: bytes  # CALL
+    shape: tuple[int, ...]  # of the output, which is dense and row-major
+    alignment: int  # bits of an address that have to be 0
+
+
+_plans: dict[tuple[Any, ...], _Plan] = variant.plans
+_MAX_PLANS = 4096
 _F32 = DTYPES.index("f32")
-_NO_ROWS = (0,) * 9
+_numpy_pointer = arrays.numpy_pointer
+_torch_empty: Any = None
+_num_threads: Callable[[], int] = int  # torch's, once it is there: who limits torch limits Heed
 
 
-def _torch_threads() -> int:
-    """As many as torch may use: who limits torch limits Heed."""
-    return _torch().get_num_threads()  # type: ignore[no-any-return]
+def _address_of(array: Array | None) -> int:
+    return 0 if array is None else arrays.data_pointer(array)
 
 
-@functools.cache
-def _torch() -> Any:
-    return sys.modules["torch"]
+def _unplanned(query: Any, key: Any, value: Any, trace: tracing.Trace, values: list[Any], scale: float | None,
+               enable_gqa: bool, wants_lse: bool, wants_max: bool, return_aux: Any) -> Any:
+    """A call that is the first of its kind, or unusual, or wrong."""
+    global _torch_empty, _num_threads
+    if (refusal := _refuse(query, key, value, enable_gqa)) is not None:
+        raise refusal
+    asked = query
+    if isinstance(query, np.ndarray):
+        query, key, value = (_with_whole_strides(np.asarray(x)) for x in (query, key, value))
+    else:
+        _check_tensors(query, key, value)
+        _torch_empty, _num_threads = sys.modules["torch"].empty, sys.modules["torch"].get_num_threads
+    query, key, value = (_with_unit_stride(x) for x in (query, key, value))
+
+    shape = (*query.shape[:3], value.shape[3])
+    steps = arrays.strides(query)
+    is_row_major = steps[0] >= steps[1] >= steps[2]
+    output = arrays.empty(shape, query) if is_row_major else arrays.empty_in_order_of(query, shape[3])
+    lse = arrays.empty(shape[:3], query, "f32") if wants_lse else None
+    max_scores = arrays.empty(shape[:3], query, "f32") if wants_max else None
+    code: Any = arrays.dtype_code(query)
+    operands = [word for x in (query, key, value, output) for word in (0, code, 4, *x.shape, *arrays.strides(x))]
+    rows = [word for x in (lse, max_scores)
+            for word in ((0,) * 9 if x is None else (0, _F32, 3, *x.shape, *arrays.strides(x)))]
+    threads = 0 if isinstance(query, np.ndarray) else _num_threads()
+    call = CALL.pack(*operands, *rows, math.nan if scale is None else scale, threads)
+    kernel = variant.of_trace(trace).kernel(_QUERY_CODES[code], query.shape[3], value.shape[3])
+    kernel.run(call, ADDRESSES.pack(*map(_address_of, (query, key, value, output, lse, max_scores))), values)
+
+    if query is asked and is_row_major:
+        kind: tuple[Any, ...] = (trace, scale, wants_lse, wants_max, enable_gqa, query.dtype, key.dtype, value.dtype,
+                                 query.shape, key.shape, value.shape)
+        if isinstance(query, np.ndarray):
+            kind += (query.strides, key.strides, value.strides)
+        else:
+            kind += (query.stride(), key.stride(), value.stride(), query.device, key.device, value.device, threads)
+        if len(_plans) >= _MAX_PLANS:
+            _plans.clear()
+        _plans[kind] = _Plan(kernel, call, shape, query.itemsize - 1)
+    elif query is not asked:
+        output = arrays.in_order_of(output, asked)
+    if return_aux is not None:
+        return output, AuxOutput(lse, max_scores)
+    return (output, lse) if wants_lse else output
+
+
+def _with_whole_strides(array: np.ndarray) -> np.ndarray:
+    """Aligned, and with strides that are whole elements: fields of structures are copied."""
+    if array.flags.aligned and not any(stride % array.itemsize for stride in array.strides):
+        return array
+    return np.array(array, order="C", copy=True)
 
 
 def _with_unit_stride(array: Array) -> Array:

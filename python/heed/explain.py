@@ -180,37 +180,31 @@ def _estimate(found: dict[str, Any], rate: float, bandwidth: float, source: str)
 
 
 def report(subject: Subject, *, dtype: str = "f32", head_dim: int = 64, value_head_dim: int | None = None,
-           target: str = "native", rate: float | None = None, bandwidth: float | None = None,
-           progress: Progress | None = None) -> dict[str, Any]:
+           target: str = "native", rate: float | None = None, bandwidth: float | None = None) -> dict[str, Any]:
     """All that `python -m heed explain --json` prints. `rate` (GFLOP/s) and `bandwidth` (GB/s) are measured where they
     are not given and the target is this machine's; else there is no "time"."""
-    progress = progress or Progress()
     value_head_dim = value_head_dim or head_dim
     known = explain(subject, dtype, head_dim, value_head_dim, target)
     schedule = known.schedules[-1]
-    term = split(known.mask.root) if known.mask else None
-    progress.update("looking at the terms of the mask")
-    stages: dict[str, Any] = {}
-    if known.score:
-        stages["score"] = {**_entry(known.score.root, known.score), "hoisted": hoisted(known.score)}
-    if known.mask and term:
-        stages["mask"] = {**_term(term, subject, known, schedule), "hoisted": hoisted(known.mask)}
-    found = work(subject, known, schedule, dtype, head_dim, value_head_dim, progress)
-    timing = None
-    if rate and bandwidth:
-        timing = _estimate(found, rate, bandwidth, "given")
-    elif schedule["target"] == _compiler.native_target():
-        progress.update("measuring this machine")
-        measured = measure(dtype, head_dim, value_head_dim)
-        source = "measured: Heed's dense kernel and a copy in memory"
-        timing = _estimate(found, rate or measured[0], bandwidth or measured[1],
-                           f"{source}, but for what was given" if rate or bandwidth else source)
-    progress.close()
+    with Progress() as progress:
+        progress.update("looking at the terms of the mask")
+        score = known.score and {**_entry(known.score.root, known.score), "hoisted": hoisted(known.score)}
+        mask = known.mask and {**_term(split(known.mask.root), subject, known, schedule), "hoisted": hoisted(known.mask)}
+        found = work(subject, known, schedule, dtype, head_dim, value_head_dim, progress)
+        timing = None
+        if rate and bandwidth:
+            timing = _estimate(found, rate, bandwidth, "given")
+        elif schedule["target"] == _compiler.native_target():
+            progress.update("measuring this machine")
+            measured = measure(dtype, head_dim, value_head_dim)
+            source = "measured: Heed's dense kernel and a copy in memory"
+            timing = _estimate(found, rate or measured[0], bandwidth or measured[1],
+                               f"{source}, but for what was given" if rate or bandwidth else source)
     params = [{**param, **({"value": subject.values[param["name"]]} if "extents" not in param
                            and param["name"] in subject.values else {})} for param in subject.params]
     return {"variant": subject.name, "file": subject.file_name, "source": subject.source.strip(), "dtype": dtype,
-            "head_dim": head_dim, "value_head_dim": value_head_dim, "params": params, "score": stages.get("score"),
-            "mask": stages.get("mask"), "schedule": schedule, "work": found, "time": timing, "notes": subject.notes,
+            "head_dim": head_dim, "value_head_dim": value_head_dim, "params": params, "score": score, "mask": mask,
+            "schedule": schedule, "work": found, "time": timing, "notes": subject.notes,
             "given_lists": subject.block_mask is not None}
 
 
@@ -331,11 +325,7 @@ def run(arguments: argparse.Namespace) -> int:
     sizes = Sizes({"B": arguments.batch, "Hq": arguments.heads, "Hkv": arguments.kv_heads, "Sq": arguments.q,
                    "Skv": arguments.kv, "D": arguments.head_dim, "Dv": value_head_dim})
     subject = load(arguments.what, parse_assignments(arguments.param), sizes)
-    progress = Progress()
-    try:
-        found = report(subject, dtype=arguments.dtype, head_dim=arguments.head_dim, value_head_dim=value_head_dim,
-                       target=arguments.target, rate=arguments.rate, bandwidth=arguments.bandwidth, progress=progress)
-    finally:
-        progress.close()
+    found = report(subject, dtype=arguments.dtype, head_dim=arguments.head_dim, value_head_dim=value_head_dim,
+                   target=arguments.target, rate=arguments.rate, bandwidth=arguments.bandwidth)
     print(json.dumps(found, indent=2) if arguments.json else to_text(found), end="\n" if arguments.json else "")
     return 0

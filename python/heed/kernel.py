@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from heed import _compiler, _runtime, arrays
-from heed._runtime import CALL, DTYPE_CODES, DTYPES, HeedError
+from heed._runtime import ADDRESSES, CALL, DTYPE_CODES, DTYPES, HeedError
 from heed.arrays import Array
 
 _FLOATS = ("f16", "bf16", "f32")
@@ -47,7 +47,7 @@ class Kernel:
                  header: Callable[[], str] | None = None) -> None:
         """Of the heed_kernel at `address`, whose code lives as long as `owner`."""
         table = _runtime.KernelTable.from_address(address)
-        _heed_run(address, None, None, None)  # without a call: the runtime finds fault with the kernel first
+        _heed_run(address, None, None, None, None)  # without a call: the runtime finds fault with the kernel first
         if not (fault := _runtime.lib.heed_last_error().decode()).startswith("argument 'call'"):
             raise HeedError(fault)
         self._owner = owner
@@ -81,8 +81,9 @@ class Kernel:
             raise HeedError(f"kernel '{self.name}' has no code for this CPU")
         return (code.contents.block_q, code.contents.block_kv)
 
-    def run(self, call: bytes, values: Sequence[Any]) -> None:
-        """heed_run on a packed heed_call, with the values of all params in order; tensors have their param's type.
+    def run(self, call: bytes, addresses: bytes, values: Sequence[Any]) -> None:
+        """heed_run on a packed heed_call and packed ADDRESSES, with the values of all params in order; tensors have their
+        param's type.
 
         HeedError if a shape, pointer or value is wrong."""
         if values:
@@ -97,9 +98,9 @@ class Kernel:
                     raise HeedError(f"argument '{param.name}': {error}") from None
                 words.append(len(tensors) // len(description))
                 tensors += description
-            status = _heed_run(self._address, call, self._values.pack(*words), tensors)
+            status = _heed_run(self._address, call, addresses, self._values.pack(*words), tensors)
         else:
-            status = _heed_run(self._address, call, b"", b"")
+            status = _heed_run(self._address, call, addresses, b"", b"")
         if status != 0:
             raise HeedError(_runtime.lib.heed_last_error().decode())
 
@@ -125,7 +126,9 @@ class Kernel:
             described += self._describe(name, array, self.dtype)
         described += _NO_ROWS if lse is None else self._describe("lse", lse, "f32")
         call = described + _NO_ROWS + CALL_TAIL.pack(math.nan if scale is None else scale, threads)
-        self.run(call, self._bind(params))
+        addresses = ADDRESSES.pack(*map(arrays.data_pointer, (query, key, value, out)),
+                                   0 if lse is None else arrays.data_pointer(lse), 0)
+        self.run(call, addresses, self._bind(params))
         return out if lse is None else (out, lse)
 
     def _describe(self, name: str, array: Array, dtype: str) -> bytes:

@@ -245,7 +245,7 @@ def _convert(param: Mapping[str, Any], value: Any) -> Any:
                          + (f"{array.ndim} axes" if array.dtype.kind in "biuf" else "something else"))
     if type_name == "bf16":
         return arrays.from_bf16(arrays.to_bf16(array.astype(np.float32)))
-    converted = array.astype(_DTYPES[type_name])
+    converted: np.ndarray = array.astype(_DTYPES[type_name])
     if array.dtype.kind != "f" and not np.array_equal(converted, array):
         raise ValueError(f"parameter '{name}': expected {type_name}, found a number that is none")
     return converted
@@ -273,8 +273,8 @@ def make_up(param: Mapping[str, Any], sizes: Sizes) -> tuple[np.ndarray, str]:
         return array, f"{name}: made up, the first 4 are true; {hint}"
     if type_name.startswith("f"):
         if extents == ["Hq"]:
-            slopes = np.exp2(-8.0 * (np.arange(shape[0]) + 1) / shape[0]).astype(_DTYPES[type_name])
-            return slopes, f"{name}: made up, 2^(-8 (h + 1) / Hq); {hint}"
+            slopes = np.exp2(-8.0 * (np.arange(shape[0]) + 1) / shape[0])
+            return slopes.astype(_DTYPES[type_name]), f"{name}: made up, 2^(-8 (h + 1) / Hq); {hint}"
         return rng.standard_normal(shape).astype(_DTYPES[type_name]), f"{name}: made up, normally distributed; {hint}"
     if type_name == "bf16":
         return rng.standard_normal(shape).astype(np.float32), f"{name}: made up, normally distributed; {hint}"

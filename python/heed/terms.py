@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -79,23 +81,38 @@ class Term:
 
 
 class Progress:
-    """One line on stderr that says how far a long run is; nothing where that is no terminal."""
+    """One line on stderr that says what a long run does and since when; nothing where that is no terminal.
+
+    A thread writes it, since one question to the compiler may take most of the time."""
 
     def __init__(self, after: float = 0.5) -> None:
-        self._shown = False
-        self._enabled = sys.stderr.isatty()
-        self._next = time.monotonic() + after
+        self._after = after
+        self._stream = sys.stderr
+        self._text = ""
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._show, daemon=True) if self._stream.isatty() else None
+
+    def __enter__(self) -> "Progress":
+        if self._thread:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        if self._thread:
+            self._thread.join()
 
     def update(self, text: str) -> None:
-        now = time.monotonic()
-        if self._enabled and now >= self._next:
-            self._next = now + 0.1
-            self._shown = True
-            print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
+        self._text = text
 
-    def close(self) -> None:
-        if self._shown:
-            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+    def _show(self) -> None:
+        start, delay, shown = time.monotonic(), self._after, False
+        while not self._done.wait(delay):
+            line = f"{self._text}, {time.monotonic() - start:.0f} s"[:shutil.get_terminal_size().columns - 1]
+            print(f"\r\x1b[2K{line}", end="", file=self._stream, flush=True)
+            delay, shown = 0.2, True
+        if shown:
+            print("\r\x1b[2K", end="", file=self._stream, flush=True)
 
 
 # What the compiler says.
@@ -118,7 +135,8 @@ def explain(subject: Subject, dtype: str = "f32", head_dim: int = 64, value_head
 
 def _read_stage(graph: Graph, leaves: Mapping[str, Leaf], found: Mapping[str, Any]) -> Stage:
     nodes: list[Node] = []
-    places, depends = {}, {}
+    places: dict[int, Place] = {}
+    depends: dict[int, frozenset[str]] = {}
     for entry in found["nodes"]:
         args = tuple(nodes[operand] for operand in entry["operands"])
         op, data = entry["op"], None

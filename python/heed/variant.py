@@ -140,8 +140,8 @@ def _cached(digest: str, request: _compiler.Request) -> Kernel:
 
 
 _variants: dict[str, Variant] = {}  # by the digest of a trace
-# By trace, heed_dtype and head dims: flex_attention's way past all else.
-kernels_of_traces: dict[tuple[tracing.Trace, int, int, int], Kernel] = {}
+# flex_attention's way past all else; here, so that clear_memory reaches it.
+plans: dict[tuple[Any, ...], Any] = {}
 
 
 def of_trace(trace: tracing.Trace) -> Variant:
@@ -194,5 +194,5 @@ def load(path: str | os.PathLike[str], symbol: str | None = None) -> Kernel | Va
 def clear_memory() -> None:
     """Forgets all kernels in memory; those in use stay loaded as long as they are."""
     _variants.clear()
-    kernels_of_traces.clear()
+    plans.clear()
     tracing.clear()

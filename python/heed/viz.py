@@ -74,18 +74,21 @@ class Picture:
         return float(np.mean(self.classes == SKIPPED))
 
 
-def picture(subject: Subject, block_q: int | None = None, block_kv: int | None = None, b: int = 0, h: int = 0,
-            progress: Progress | None = None) -> Picture:
+def picture(subject: Subject, block_q: int | None = None, block_kv: int | None = None, b: int = 0, h: int = 0) -> Picture:
     """The blocks of a subject's mask for batch `b` and head `h`; block sizes are 128, or the BlockMask's.
 
     ValueError where lengths and block sizes make too many blocks, or the BlockMask has other blocks."""
-    progress = progress or Progress()
     check_place(subject.sizes, b, h)
     own = subject.block_size or (128, 128)
     block_q, block_kv = block_q or own[0], block_kv or own[1]
     rows, columns = -(-subject.sizes["Sq"] // block_q), -(-subject.sizes["Skv"] // block_kv)
     if rows * columns > MAX_BLOCKS:
         raise ValueError(f"{rows} x {columns} blocks are too many to draw; give larger --block-q and --block-kv")
+    with Progress() as progress:
+        return _picture(subject, block_q, block_kv, b, h, progress)
+
+
+def _picture(subject: Subject, block_q: int, block_kv: int, b: int, h: int, progress: Progress) -> Picture:
     progress.update("asking the compiler for the classes")
     report = explain(subject)
     notes = list(subject.notes)
@@ -107,7 +110,6 @@ def picture(subject: Subject, block_q: int | None = None, block_kv: int | None =
     result = Picture(subject, b, h, block_q, block_kv, classes, term, states, places, None, np.zeros((0, 0), np.uint8),
                      np.full(classes.shape, -1, np.int32), None, notes)
     _look_closely(result, report, progress)
-    progress.close()
     return result
 
 
@@ -314,11 +316,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--output: expected a name that ends in {', '.join(SUFFIXES)}, found '{arguments.output}'")
     sizes = Sizes({"Sq": arguments.q, "Skv": arguments.kv}, arguments.batch, arguments.head)
     subject = load(arguments.what, parse_assignments(arguments.param), sizes)
-    progress = Progress()
-    try:
-        made = picture(subject, arguments.block_q, arguments.block_kv, arguments.batch, arguments.head, progress)
-    finally:
-        progress.close()
+    made = picture(subject, arguments.block_q, arguments.block_kv, arguments.batch, arguments.head)
     save(made, arguments.output)
     print(summary(made))
     for note in made.notes:

@@ -87,13 +87,14 @@ def test_refused(kernels: Kernels, name: str, change: dict[str, Any], argument: 
 @pytest.mark.parametrize("name", ("query", "key", "value", "out", "slope"))
 def test_null(kernels: Kernels, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     arguments = _valid()
-    describe = arrays.describe
+    describe, data_pointer = arrays.describe, arrays.data_pointer
 
     def without_data(array: np.ndarray, dtype: str) -> bytes:
         described = describe(array, dtype)
         return bytes(8) + described[8:] if array is arguments[name] else described
 
     monkeypatch.setattr(arrays, "describe", without_data)
+    monkeypatch.setattr(arrays, "data_pointer", lambda array: 0 if array is arguments[name] else data_pointer(array))
     with pytest.raises(aot.HeedError, match="(?i)argument '?" + name.replace("out", "output") + ".*NULL"):
         kernels("alibi", "f32", D)(**arguments)
 
