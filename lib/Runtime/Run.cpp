@@ -48,7 +48,7 @@ struct Launch {
 };
 } // namespace
 
-/// Runs `body` in the caller's floating-point mode.
+/// Runs `body` in a floating-point mode.
 template <typename Body>
 static void inMode(const FloatControl &mode, Body body) {
   FloatControl own = FloatControl::current();
@@ -166,8 +166,8 @@ static heed_status launch(const heed_code &code, const heed_kernel &kernel, cons
     return fail(HEED_OUT_OF_MEMORY, "kernel '%s': no memory for the scratch space of %d threads",
                 kernel.name ? kernel.name : "?", int(numThreads));
 
-  Launch launch{
-      code, args, schedule, scratch.data(), stride, numThreads, 1, FloatControl::current(), {0}};
+  FloatControl mode = FloatControl::current().flushingResults();
+  Launch launch{code, args, schedule, scratch.data(), stride, numThreads, 1, mode, {0}};
 
   if (code.prepare && problem.keyLength > 0) {
     int64_t numTasks = problem.batch * problem.keyHeads;

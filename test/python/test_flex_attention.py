@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import pathlib
 import sys
+import time
 import warnings
 from typing import Any
 
@@ -514,3 +515,19 @@ def test_mask_and_score_that_mask() -> None:
         return torch.where(j % 3 == 1, s + i, -math.inf)
 
     check(run(q, k, v, score_mod=score_mod, block_mask=block_mask), dense(q, k, v, score_mod, causal))
+
+
+def test_tiny_weights_are_not_slow() -> None:
+    """Weights below the normal numbers of f32 become 0: products with them would take a hundred times as long."""
+    q, k, v = (torch.randn(1, 4, 512, 64) for _ in range(3))
+    slope = torch.zeros(4)
+
+    def run_once() -> float:
+        start = time.perf_counter()
+        output = heed.flex_attention(q, k, v, lambda s, b, h, i, j: s + slope[h] * (j - i), mask_mod=causal)
+        assert output.isfinite().all()
+        return time.perf_counter() - start
+
+    flat = min(run_once() for _ in range(7))
+    slope = torch.full((4,), 0.4)  # 2^-140 some 240 keys away
+    assert min(run_once() for _ in range(7)) < 3 * flat
