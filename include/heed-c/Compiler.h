@@ -9,8 +9,8 @@
 |* The compiler as a library (libheed): text in the Heed language in; IR,     *|
 |* assembly, an object file or a C header out; and a loader that makes an     *|
 |* object's kernel callable in this process, through heed_run of              *|
-|* heed-c/Runtime.h. What heedc does at a command line and what Python does   *|
-|* at run time both go through the functions behind this header.              *|
+|* heed-c/Runtime.h. Python stands on this header; heedc is the same compiler  *|
+|* at a command line.                                                         *|
 |*                                                                            *|
 |* All functions may be called from several threads at once. None of them     *|
 |* prints, exits or throws; messages are returned.                            *|

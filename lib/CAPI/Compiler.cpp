@@ -28,10 +28,8 @@ size_t heed_blob_size(const heed_blob *blob) { return blob->bytes.size(); }
 void heed_blob_free(heed_blob *blob) { delete blob; }
 
 const char *heed_target_of_cpu(uint64_t features) {
-  for (const CPUTarget &target : llvm::reverse(allCPUTargets()))
-    if ((target.cpuBits & features) == target.cpuBits)
-      return target.name.c_str();
-  return nullptr;
+  const CPUTarget *target = bestCPUTarget(features);
+  return target ? target->name.c_str() : nullptr;
 }
 
 namespace {
@@ -93,7 +91,16 @@ public:
     return give(result, text, HEED_INVALID_ARGUMENT);
   }
 
-  llvm::raw_ostream &messages() { return os; }
+  /// A context whose diagnostics join the program's.
+  mlir::MLIRContext &context() {
+    if (!mlirContext) {
+      mlirContext = makeContext();
+      mlirContext->getDiagEngine().registerHandler([&](mlir::Diagnostic &diagnostic) {
+        os << diagnostic.getLocation() << ": " << diagnostic << '\n';
+      });
+    }
+    return *mlirContext;
+  }
 
 private:
   const heed_compile_request &request;
@@ -101,6 +108,7 @@ private:
   std::unique_ptr<lang::CheckedProgram> checked;
   llvm::SmallString<0> text;
   llvm::raw_svector_ostream os;
+  std::unique_ptr<mlir::MLIRContext> mlirContext;
 };
 } // namespace
 
@@ -149,11 +157,8 @@ static llvm::json::Value toJSON(const lang::Parameter &parameter) {
   }
   if (parameter.isConst)
     object["const"] = true;
-  if (const std::optional<lang::ScalarConstant> &value = parameter.value)
-    object["default"] = value->type == lang::ValueType::F32 ? llvm::json::Value(value->real)
-                        : value->type == lang::ValueType::Bool
-                            ? llvm::json::Value(value->integer != 0)
-                            : llvm::json::Value(value->integer);
+  if (parameter.value)
+    object["default"] = scalarToJSON(*parameter.value);
   return object;
 }
 
@@ -197,35 +202,18 @@ static llvm::Error emitTo(Program &program, const heed_compile_request &request,
     return llvm::Error::success();
   }
   if (emit == HEED_EMIT_EXPLAIN) {
-    std::unique_ptr<mlir::MLIRContext> context = makeContext();
-    os << explain(*context, **variant, *options);
+    os << explain(program.context(), **variant, *options);
     return llvm::Error::success();
   }
-  EmitKind kind;
-  switch (emit) {
-  case HEED_EMIT_ATTN:
-    kind = EmitKind::Attn;
-    break;
-  case HEED_EMIT_TILE:
-    kind = EmitKind::Tile;
-    break;
-  case HEED_EMIT_LLVM:
-    kind = EmitKind::LLVM;
-    break;
-  case HEED_EMIT_ASM:
-    kind = EmitKind::Asm;
-    break;
-  case HEED_EMIT_OBJECT:
-    kind = EmitKind::Object;
-    break;
-  default:
-    return llvm::createStringError("unknown kind of result " + std::to_string(emit));
-  }
-  std::unique_ptr<mlir::MLIRContext> context = makeContext();
-  mlir::ScopedDiagnosticHandler handler(context.get(), [&](mlir::Diagnostic &diagnostic) {
-    program.messages() << diagnostic.getLocation() << ": " << diagnostic << '\n';
-  });
-  return compile(*context, *variant, *options, kind, os);
+  static const std::pair<heed_emit, EmitKind> kinds[] = {{HEED_EMIT_ATTN, EmitKind::Attn},
+                                                         {HEED_EMIT_TILE, EmitKind::Tile},
+                                                         {HEED_EMIT_LLVM, EmitKind::LLVM},
+                                                         {HEED_EMIT_ASM, EmitKind::Asm},
+                                                         {HEED_EMIT_OBJECT, EmitKind::Object}};
+  for (auto [asked, kind] : kinds)
+    if (asked == emit)
+      return compile(program.context(), *variant, *options, kind, os);
+  return llvm::createStringError("unknown kind of result " + std::to_string(emit));
 }
 
 heed_status heed_compile(const heed_compile_request *request, heed_emit emit, heed_blob **result) {
@@ -246,9 +234,8 @@ heed_status heed_interpret(const heed_compile_request *request, const char *json
   llvm::Expected<const lang::Variant *> variant = program.choose();
   if (!variant)
     return program.fail(messages, variant.takeError());
-  std::unique_ptr<mlir::MLIRContext> context = makeContext();
   mlir::OwningOpRef<mlir::ModuleOp> module =
-      mlir::ModuleOp::create(mlir::UnknownLoc::get(context.get()));
+      mlir::ModuleOp::create(mlir::UnknownLoc::get(&program.context()));
   mlir::OpBuilder builder = mlir::OpBuilder::atBlockEnd(module->getBody());
   if (llvm::Error error = interpreter::runRequest(emitVariant(builder, **variant), json))
     return program.fail(messages, std::move(error));

@@ -58,7 +58,7 @@ static json::Array toJSON(Dependence dependence) {
   return array;
 }
 
-static json::Value toJSON(const lang::ScalarConstant &constant) {
+json::Value heed::scalarToJSON(const lang::ScalarConstant &constant) {
   if (constant.type == lang::ValueType::Bool)
     return constant.integer != 0;
   if (constant.type != lang::ValueType::F32)
@@ -80,7 +80,7 @@ static json::Object toJSON(const lang::Node &node, const lang::Variant &variant,
   switch (node.kind) {
   case NodeKind::Constant:
     setOp("constant");
-    object["value"] = toJSON(node.constant);
+    object["value"] = scalarToJSON(node.constant);
     break;
   case NodeKind::Coordinate:
     setOp("coordinate");

@@ -3,7 +3,7 @@
 """flex_attention: the call that FlexAttention's users know, on NumPy arrays and torch CPU tensors.
 
 A call that was seen before costs some microseconds until its kernel starts, so the common path below is written for
-that: one lookup of the trace, one of the kernel, one struct. What it cannot explain goes to `_refuse`.
+that: one lookup of the trace, one of a plan, six addresses. Whatever is new or unusual goes to `_unplanned`.
 """
 
 from __future__ import annotations
@@ -83,24 +83,26 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
 
     # A call like an earlier one: only addresses and values are new. Helpers would cost as much here as what they do.
     is_numpy = type(query) is np.ndarray
+    kind: tuple[Any, ...] = ()
     try:
         if is_numpy:
-            plan = _plans[trace, scale, wants_lse, wants_max, enable_gqa, query.dtype, key.dtype, value.dtype,
-                          query.shape, key.shape, value.shape, query.strides, key.strides, value.strides]
+            kind = (trace, scale, wants_lse, wants_max, enable_gqa, query.dtype, key.dtype, value.dtype,
+                    query.shape, key.shape, value.shape, query.strides, key.strides, value.strides)
             q_pointer, k_pointer, v_pointer = _numpy_pointer(query), _numpy_pointer(key), _numpy_pointer(value)
         else:
             if query.requires_grad or key.requires_grad or value.requires_grad:
                 _check_tensors(query, key, value)
-            plan = _plans[trace, scale, wants_lse, wants_max, enable_gqa, query.dtype, key.dtype, value.dtype,
-                          query.shape, key.shape, value.shape, query.stride(), key.stride(), value.stride(),
-                          query.device, key.device, value.device, _num_threads()]
+            kind = (trace, scale, wants_lse, wants_max, enable_gqa, query.dtype, key.dtype, value.dtype,
+                    query.shape, key.shape, value.shape, query.stride(), key.stride(), value.stride(),
+                    query.device, key.device, value.device, _num_threads())
             q_pointer, k_pointer, v_pointer = query.data_ptr(), key.data_ptr(), value.data_ptr()
+        plan = _plans[kind]
         if (q_pointer | k_pointer | v_pointer) & plan.alignment:
             raise KeyError
     except NotImplementedError:
         raise
     except (KeyError, AttributeError, TypeError, RuntimeError):
-        return _unplanned(query, key, value, trace, values, scale, enable_gqa, wants_lse, wants_max, return_aux)
+        return _unplanned(query, key, value, trace, values, kind, scale, enable_gqa, wants_lse, wants_max, return_aux)
     if is_numpy:
         output = np.empty(plan.shape, query.dtype)
         o_pointer = _numpy_pointer(output)
@@ -140,21 +142,22 @@ _plans: dict[tuple[Any, ...], _Plan] = variant.plans
 _MAX_PLANS = 4096
 _F32 = DTYPES.index("f32")
 _numpy_pointer = arrays.numpy_pointer
+# torch's functions, once it is there. Who limits torch's threads limits Heed's.
 _torch_empty: Any = None
-_num_threads: Callable[[], int] = int  # torch's, once it is there: who limits torch limits Heed
+_num_threads: Any = None
 
 
 def _address_of(array: Array | None) -> int:
     return 0 if array is None else arrays.data_pointer(array)
 
 
-def _unplanned(query: Any, key: Any, value: Any, trace: tracing.Trace, values: list[Any], scale: float | None,
-               enable_gqa: bool, wants_lse: bool, wants_max: bool, return_aux: Any) -> Any:
-    """A call that is the first of its kind, or unusual, or wrong."""
+def _unplanned(query: Any, key: Any, value: Any, trace: tracing.Trace, values: list[Any], kind: tuple[Any, ...],
+               scale: float | None, enable_gqa: bool, wants_lse: bool, wants_max: bool, return_aux: Any) -> Any:
+    """A call that is the first of its kind, or unusual, or wrong. `kind`: the plan's key, or ()."""
     global _torch_empty, _num_threads
     if (refusal := _refuse(query, key, value, enable_gqa)) is not None:
         raise refusal
-    asked = query
+    asked = query, key, value
     if isinstance(query, np.ndarray):
         query, key, value = (_with_whole_strides(np.asarray(x)) for x in (query, key, value))
     else:
@@ -177,18 +180,12 @@ def _unplanned(query: Any, key: Any, value: Any, trace: tracing.Trace, values: l
     kernel = variant.of_trace(trace).kernel(_QUERY_CODES[code], query.shape[3], value.shape[3])
     kernel.run(call, ADDRESSES.pack(*map(_address_of, (query, key, value, output, lse, max_scores))), values)
 
-    if query is asked and is_row_major:
-        kind: tuple[Any, ...] = (trace, scale, wants_lse, wants_max, enable_gqa, query.dtype, key.dtype, value.dtype,
-                                 query.shape, key.shape, value.shape)
-        if isinstance(query, np.ndarray):
-            kind += (query.strides, key.strides, value.strides)
-        else:
-            kind += (query.stride(), key.stride(), value.stride(), query.device, key.device, value.device, threads)
+    if kind and is_row_major and all(x is y for x, y in zip(asked, (query, key, value))):  # copies have other strides
         if len(_plans) >= _MAX_PLANS:
             _plans.clear()
         _plans[kind] = _Plan(kernel, call, shape, query.itemsize - 1)
-    elif query is not asked:
-        output = arrays.in_order_of(output, asked)
+    elif query is not asked[0]:
+        output = arrays.in_order_of(output, asked[0])
     if return_aux is not None:
         return output, AuxOutput(lse, max_scores)
     return (output, lse) if wants_lse else output

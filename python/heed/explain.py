@@ -19,7 +19,7 @@ import numpy as np
 
 from heed import _compiler, _runtime, arrays
 from heed.oracle import FULL, PARTIAL, SKIPPED
-from heed.subject import FORMS, Sizes, Subject, load, parse_assignments
+from heed.subject import FORMS, Sizes, Subject, load, parse_assignments, positive
 from heed.terms import Progress, Report, Stage, Term, block_classes, explain, key_bounds, split
 from heed.tracing.expressions import Node
 from heed.tracing.printer import describe
@@ -288,13 +288,6 @@ def to_text(found: dict[str, Any]) -> str:
 # The command.
 
 
-def _size(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, found {number}")
-    return number
-
-
 def _speed(text: str) -> float:
     number = float(text)
     if not number > 0:
@@ -305,14 +298,14 @@ def _speed(text: str) -> float:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", metavar="WHAT", help=f"{FORMS}: a mod, a BlockMask, or a function that returns one")
     parser.add_argument("--dtype", choices=QUERY_DTYPES, default="f32", help="of query, key and value (default: %(default)s)")
-    parser.add_argument("--head-dim", type=_size, default=64, metavar="N", help="of query and key (default: %(default)s)")
-    parser.add_argument("--value-head-dim", type=_size, metavar="N", help="of value (default: --head-dim)")
+    parser.add_argument("--head-dim", type=positive, default=64, metavar="N", help="of query and key (default: %(default)s)")
+    parser.add_argument("--value-head-dim", type=positive, metavar="N", help="of value (default: --head-dim)")
     parser.add_argument("--target", default="native", metavar="NAME", help="a CPU level (default: this machine's)")
-    parser.add_argument("--q", type=_size, metavar="N", help="queries (default: 1024)")
-    parser.add_argument("--kv", type=_size, metavar="N", help="keys (default: as many as queries)")
-    parser.add_argument("--batch", type=_size, metavar="N", help="batch size (default: 1)")
-    parser.add_argument("--heads", type=_size, metavar="N", help="query heads (default: 8)")
-    parser.add_argument("--kv-heads", type=_size, metavar="N", help="key heads (default: --heads)")
+    parser.add_argument("--q", type=positive, metavar="N", help="queries (default: 1024)")
+    parser.add_argument("--kv", type=positive, metavar="N", help="keys (default: as many as queries)")
+    parser.add_argument("--batch", type=positive, metavar="N", help="batch size (default: 1)")
+    parser.add_argument("--heads", type=positive, metavar="N", help="query heads (default: 8)")
+    parser.add_argument("--kv-heads", type=positive, metavar="N", help="key heads (default: --heads)")
     parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE",
                         help="a parameter: a number, a list such as [0,0,1,1], or @FILE.npy; may be repeated")
     parser.add_argument("--rate", type=_speed, metavar="GFLOPS", help="assume this speed (default: measured)")

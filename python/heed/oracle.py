@@ -25,7 +25,7 @@ _NAMES = {"bool": "bool", "int8": "i8", "int32": "i32", "int64": "i64", "float16
           "uint16": "bf16", "float32": "f32", "float64": "f64"}
 
 
-class _Request:
+class Request:
     """A request and the files that it names."""
 
     def __init__(self, directory: str) -> None:
@@ -57,7 +57,7 @@ def rows(program: str | os.PathLike[str], query: np.ndarray, key: np.ndarray, va
     """Rows (b, h, q) of the output and their log-sum-exp. bf16 arrays are uint16 bits."""
     batch = (query.shape[0],)
     with tempfile.TemporaryDirectory(prefix="heed-oracle-") as directory:
-        request = _Request(directory)
+        request = Request(directory)
         for name, array in (("query", query), ("key", key), ("value", value)):
             request.content[name] = request.array(name, np.broadcast_to(array, batch + array.shape[1:]))
         if scale is not None:
@@ -77,7 +77,7 @@ def classes(program: str | os.PathLike[str], extents: Mapping[str, int], *, bloc
 
     `extents` gives B, Hq, Hkv, Sq, Skv, D and Dv; what is missing is 1."""
     with tempfile.TemporaryDirectory(prefix="heed-oracle-") as directory:
-        request = _Request(directory)
+        request = Request(directory)
         request.content["extents"] = dict(extents)
         request.params(params)
         request.content["classes"] = {"b": b, "h": h, "block_q": block_q, "block_kv": block_kv,
@@ -91,7 +91,7 @@ def pairs(program: str | os.PathLike[str], extents: Mapping[str, int], *, b: int
           params: Mapping[str, Any] = {}, variant: str | None = None, defines: Sequence[str] = ()) -> np.ndarray:
     """For each query, how many keys it attends to."""
     with tempfile.TemporaryDirectory(prefix="heed-oracle-") as directory:
-        request = _Request(directory)
+        request = Request(directory)
         request.content["extents"] = dict(extents)
         request.params(params)
         request.content["pairs"] = {"b": b, "h": h, "output": request.path("pairs")}

@@ -11,6 +11,7 @@ A .heed file's tensors that nobody gave are made up, and `notes` says so: pictur
 
 from __future__ import annotations
 
+import argparse
 import ast
 import dataclasses
 import importlib
@@ -294,3 +295,11 @@ def check_place(sizes: Sizes, b: int, h: int) -> None:
     for option, index, name in (("--batch", b, "B"), ("--head", h, "Hq")):
         if not 0 <= index < sizes[name]:
             raise HeedError(f"{option}: expected 0 to {sizes[name] - 1}, found {index}")
+
+
+def positive(text: str) -> int:
+    """A size on the command line: an argparse type."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, found {number}")
+    return number

@@ -182,7 +182,7 @@ def split(root: Node, room: int = MAX_TERMS) -> Term:
 def _interpret(request: _compiler.Request, subject: Subject, question: str, details: Mapping[str, Any],
                dtype: Any) -> np.ndarray:
     with tempfile.TemporaryDirectory(prefix="heed-") as directory:
-        files = oracle._Request(directory)
+        files = oracle.Request(directory)
         types = {param["name"]: param["type"] for param in subject.params}
         files.params({name: arrays.to_bf16(value) if types[name] == "bf16" else value
                       for name, value in subject.values.items()})

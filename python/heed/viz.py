@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from heed.oracle import FULL, PARTIAL, SKIPPED
-from heed.subject import FORMS, Sizes, Subject, check_place, load, parse_assignments
+from heed.subject import FORMS, Sizes, Subject, check_place, load, parse_assignments, positive
 from heed.terms import Progress, Report, Term, block_classes, evaluate_blocks, explain, split
 
 # What is known of a term over a block.
@@ -283,13 +283,6 @@ def summary(picture: Picture) -> str:
     return text if picture.pairs is None else f"{text}; {picture.pairs / (q * kv):.1%} of the pairs attend"
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, found {number}")
-    return number
-
-
 def _index(text: str) -> int:
     number = int(text)
     if number < 0:
@@ -301,10 +294,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", metavar="WHAT", help=f"{FORMS}: a mod, a BlockMask, or a function that returns one")
     parser.add_argument("-o", "--output", metavar="FILE", default="mask.html",
                         help="the picture: .html, .png or .svg (default: %(default)s)")
-    parser.add_argument("--q", type=_positive, metavar="N", help="queries (default: 1024)")
-    parser.add_argument("--kv", type=_positive, metavar="N", help="keys (default: as many as queries)")
-    parser.add_argument("--block-q", type=_positive, metavar="N", help="queries of a block (default: 128)")
-    parser.add_argument("--block-kv", type=_positive, metavar="N", help="keys of a block (default: 128)")
+    parser.add_argument("--q", type=positive, metavar="N", help="queries (default: 1024)")
+    parser.add_argument("--kv", type=positive, metavar="N", help="keys (default: as many as queries)")
+    parser.add_argument("--block-q", type=positive, metavar="N", help="queries of a block (default: 128)")
+    parser.add_argument("--block-kv", type=positive, metavar="N", help="keys of a block (default: 128)")
     parser.add_argument("-b", "--batch", type=_index, default=0, metavar="I", help="which batch (default: 0)")
     parser.add_argument("-H", "--head", type=_index, default=0, metavar="I", help="which query head (default: 0)")
     parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE",

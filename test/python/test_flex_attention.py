@@ -531,3 +531,12 @@ def test_tiny_weights_are_not_slow() -> None:
     flat = min(run_once() for _ in range(7))
     slope = torch.full((4,), 0.4)  # 2^-140 some 240 keys away
     assert min(run_once() for _ in range(7)) < 3 * flat
+
+
+def test_copied_operands_make_no_plan() -> None:
+    """A call whose key had to be copied must not be remembered under the strides that the key came with."""
+    q, v = torch.randn(1, 2, 40, 16), torch.randn(1, 2, 40, 16)
+    k = torch.randn(1, 2, 16, 40).transpose(2, 3)
+    expected = heed.flex_attention(q, k.contiguous(), v)
+    for _ in range(2):
+        assert torch.equal(heed.flex_attention(q, k, v), expected)

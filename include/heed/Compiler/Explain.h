@@ -42,6 +42,9 @@
 
 namespace heed {
 
+/// A constant; "inf", "-inf" and "nan" as text.
+llvm::json::Value scalarToJSON(const lang::ScalarConstant &constant);
+
 /// What each node of `function` depends on, by its id.
 std::vector<Dependence> dependencesOf(const lang::Function &function);
 

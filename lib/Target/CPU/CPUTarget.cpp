@@ -85,13 +85,18 @@ static uint64_t hostBits() {
   return bits;
 }
 
+const CPUTarget *heed::bestCPUTarget(uint64_t cpuBits) {
+  for (const CPUTarget &target : llvm::reverse(allCPUTargets()))
+    if ((target.cpuBits & cpuBits) == target.cpuBits)
+      return &target;
+  return nullptr;
+}
+
 llvm::Expected<CPUTarget> heed::lookupCPUTarget(StringRef name) {
   const std::vector<CPUTarget> &targets = allCPUTargets();
   if (name == "native") {
-    uint64_t bits = hostBits();
-    for (const CPUTarget &target : llvm::reverse(targets))
-      if ((target.cpuBits & bits) == target.cpuBits)
-        return target;
+    if (const CPUTarget *target = bestCPUTarget(hostBits()))
+      return *target;
     return llvm::createStringError("this machine's CPU is none that Heed compiles for; it needs "
                                    "x86-64-v2 or aarch64");
   }

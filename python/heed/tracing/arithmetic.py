@@ -37,10 +37,15 @@ def _numeric(g: Graph, op: str, a: Node, b: Node) -> Node:
     return g.operate(op, type, *nodes)
 
 
-def add(g: Graph, a: Node, b: Node) -> Node:
+def _with_bools(g: Graph, op: str, bool_op: str, a: Node, b: Node) -> Node:
+    """`op` of numbers, which is `bool_op` of two bools."""
     if a.type == b.type == "bool":
-        return g.operate("|", "bool", a, b)
-    return _numeric(g, "+", a, b)
+        return g.operate(bool_op, "bool", a, b)
+    return _numeric(g, op, a, b)
+
+
+def add(g: Graph, a: Node, b: Node) -> Node:
+    return _with_bools(g, "+", "|", a, b)
 
 
 def sub(g: Graph, a: Node, b: Node) -> Node:
@@ -50,9 +55,7 @@ def sub(g: Graph, a: Node, b: Node) -> Node:
 
 
 def mul(g: Graph, a: Node, b: Node) -> Node:
-    if a.type == b.type == "bool":
-        return g.operate("&", "bool", a, b)
-    return _numeric(g, "*", a, b)
+    return _with_bools(g, "*", "&", a, b)
 
 
 def div(g: Graph, a: Node, b: Node) -> Node:
@@ -192,15 +195,11 @@ def where(g: Graph, condition: Node, a: Node, b: Node) -> Node:
 
 
 def minimum(g: Graph, a: Node, b: Node) -> Node:
-    if a.type == b.type == "bool":
-        return g.operate("&", "bool", a, b)
-    return _numeric(g, "min", a, b)
+    return _with_bools(g, "min", "&", a, b)
 
 
 def maximum(g: Graph, a: Node, b: Node) -> Node:
-    if a.type == b.type == "bool":
-        return g.operate("|", "bool", a, b)
-    return _numeric(g, "max", a, b)
+    return _with_bools(g, "max", "|", a, b)
 
 
 def clamp(g: Graph, x: Node, low: Node | None, high: Node | None) -> Node:

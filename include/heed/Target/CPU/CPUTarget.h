@@ -39,6 +39,9 @@ struct CPUTarget {
 /// All targets, weakest first within an architecture. "native" is not one of them.
 const std::vector<CPUTarget> &allCPUTargets();
 
+/// The best target that a machine with these HEED_CPU_* bits runs, or null.
+const CPUTarget *bestCPUTarget(uint64_t cpuBits);
+
 /// The target of a name; "native" is the best one that this machine runs. An error names the known
 /// targets.
 llvm::Expected<CPUTarget> lookupCPUTarget(llvm::StringRef name);
