@@ -7,14 +7,16 @@
 |*===----------------------------------------------------------------------===*|
 |*                                                                            *|
 |* The launch side of Heed: what an ahead-of-time object exports, what a      *|
-|* caller passes, and the one function that brings both together. There is no *|
-|* LLVM behind this header; libheed_runtime needs libc and threads only.      *|
+|* caller passes, and the two functions that bring both together. There is no *|
+|* LLVM behind this header; libheed_runtime needs libc and threads only, and  *|
+|* finds the CUDA driver at run time.                                         *|
 |*                                                                            *|
 |* A compiled object exports one `heed_kernel`: plain data that names the     *|
-|* kernel's parameters and holds entry points for one or several CPU levels.  *|
-|* `heed_run` checks the caller's arguments against it, chooses the best code *|
-|* for this CPU, and spreads the work over threads. The result does not       *|
-|* depend on the number of threads.                                           *|
+|* kernel's parameters and holds code for one or several CPU levels and GPU   *|
+|* architectures. `heed_run` checks the caller's arguments against it,        *|
+|* chooses the best code for this CPU, and spreads the work over threads;     *|
+|* `heed_launch` does the same for the GPU that holds the arguments, on a     *|
+|* stream. The result does not depend on the number of threads.               *|
 |*                                                                            *|
 \*===----------------------------------------------------------------------===*/
 
@@ -35,7 +37,7 @@ extern "C" {
 #endif
 
 /* Raised whenever the layout of a struct or of the argument block changes. */
-#define HEED_ABI_VERSION 2
+#define HEED_ABI_VERSION 3
 
 /*===-- Status ------------------------------------------------------------===*/
 
@@ -44,7 +46,9 @@ typedef enum heed_status {
   HEED_INVALID_ARGUMENT = 1, /* a shape, pointer, type or value is wrong    */
   HEED_UNSUPPORTED_CPU = 2,  /* the object has no code that this CPU runs   */
   HEED_OUT_OF_MEMORY = 3,    /* no memory for the workspace                 */
-  HEED_ABI_MISMATCH = 4      /* the object was built for another Heed ABI   */
+  HEED_ABI_MISMATCH = 4,     /* the object was built for another Heed ABI   */
+  HEED_UNSUPPORTED_GPU = 5,  /* no driver, no device, or no code for it     */
+  HEED_LAUNCH_FAILED = 6     /* the driver refused to load or to launch     */
 } heed_status;
 
 /* What went wrong in this thread's last call that did not return HEED_OK, as one line that names
@@ -148,8 +152,13 @@ enum {
   HEED_ARG_LSE_STRIDES = 24,
   HEED_ARG_MAX_SCORES_STRIDES = 27,
   HEED_ARG_SCALE = 30,
+  HEED_ARG_COUNTER = 31, /* GPU: two i32 that are zero before and after a launch: the next tile and the
+                            number of groups that found none */
+  HEED_ARG_LISTS = 32,   /* GPU: the block lists that the classify kernel fills */
+  HEED_ARG_SECTION = 33, /* GPU: query heads (of all batches) whose tiles run together, for the second-level
+                            cache: at least 1 */
   HEED_ARG_PARAMS =
-      31 /* then the parameters in order: a scalar takes one word (f32 bits or a sign-extended
+      34 /* then the parameters in order: a scalar takes one word (f32 bits or a sign-extended
             integer); a tensor of rank r takes 1 + 2r words: pointer, r extents, r strides */
 };
 
@@ -179,6 +188,42 @@ typedef struct heed_code {
   heed_cost_fn cost; /* or NULL: all tiles cost the same */
 } heed_code;
 
+/* A tensor that a GPU kernel copies in boxes by the bulk copy engine, through a tensor map over its
+ * dimensions D, sequence, heads and batch (innermost first). A dimension whose stride is 0 has extent 1 in the
+ * map, and the kernel asks for coordinate 0. Boxes are box_columns x box_rows x 1 x 1 elements, their rows
+ * swizzled by their size (128, 64 or 32 bytes); elements outside read as zero and are not written. */
+typedef struct heed_gpu_map {
+  int32_t operand; /* HEED_ARG_QUERY, _KEY, _VALUE or _OUTPUT */
+  int32_t box_rows;
+  int32_t box_columns;
+} heed_gpu_map;
+
+/* The code for one GPU architecture. Its entry points take the tensor maps in order (128 bytes each, by value)
+ * and then the argument block (by value). */
+typedef struct heed_gpu_code {
+  const char *target;         /* "sm_90a", ... */
+  int32_t capability;         /* major * 10 + minor: what a device must have at least */
+  int32_t is_exact;           /* 1: and at most (sm_90a) */
+  const char *ptx;            /* zero-terminated text, or NULL with a cubin */
+  const void *cubin;          /* or NULL */
+  int64_t ptx_bytes, cubin_bytes; /* without the zero */
+  const char *entry;          /* the kernel's name in the code */
+  int32_t block_q;            /* queries of a thread block: there are B * Hq * ceil(Sq / block_q) tiles */
+  int32_t block_kv;
+  int32_t num_threads;        /* of a thread block */
+  int32_t shared_bytes;       /* dynamic shared memory of a thread block */
+  int32_t blocks_per_sm;      /* > 0: a persistent grid of at most that many; 0: a thread block a tile */
+  int32_t needs_aligned;      /* 1: addresses and strides of query, key, value and output must be multiples of
+                                 16 bytes (their tensor maps ask for it); such code comes before code without */
+  int32_t num_maps;
+  const heed_gpu_map *maps;
+  const char *classify;       /* a kernel that fills HEED_ARG_LISTS before the launch, or NULL */
+  int32_t classify_threads;   /* of a thread block; one thread block a list */
+  int32_t lists_per_batch;    /* 1: each batch has lists of its own; 0: all share them */
+  int32_t lists_per_head;     /* likewise for query heads */
+} heed_gpu_code;
+/* There is a list for each tile of (batch, head): 1 + ceil(Skv / block_kv) words of 32 bits. */
+
 typedef struct heed_kernel {
   uint32_t abi_version; /* HEED_ABI_VERSION of the compiler */
   int32_t num_params;
@@ -189,6 +234,8 @@ typedef struct heed_kernel {
   int32_t num_codes; /* best first */
   const heed_param *params;
   const heed_code *codes;
+  int32_t num_gpu_codes; /* best first */
+  const heed_gpu_code *gpu_codes;
 } heed_kernel;
 
 /*===-- Calling -----------------------------------------------------------===*/
@@ -219,6 +266,33 @@ HEED_EXPORT heed_status heed_run(const heed_kernel *kernel, const heed_call *cal
 HEED_EXPORT heed_status heed_run_packed(const heed_kernel *kernel, const heed_call *call,
                                         void *const *data, const heed_value *params,
                                         const heed_tensor *tensors);
+
+/*===-- GPUs --------------------------------------------------------------===*/
+
+/* Launches `kernel` on the NVIDIA GPU whose memory holds the query, on `stream` (a CUstream or cudaStream_t; NULL:
+ * the legacy default stream), and returns at once. All data must be readable by that GPU. Results are as
+ * those of heed_run, and bit-identical between runs. Works while a stream is captured into a CUDA graph. Checks
+ * all that it can before it launches: an error leaves outputs and the context as they were. num_threads is
+ * ignored. */
+HEED_EXPORT heed_status heed_launch(const heed_kernel *kernel, const heed_call *call, void *stream);
+
+/* As heed_run_packed. */
+HEED_EXPORT heed_status heed_launch_packed(const heed_kernel *kernel, const heed_call *call,
+                                           void *const *data, const heed_value *params,
+                                           const heed_tensor *tensors, void *stream);
+
+/* The number of devices, 0 without a driver (heed_last_error says why). */
+HEED_EXPORT int32_t heed_gpu_count(void);
+
+/* major * 10 + minor of a device, or 0. */
+HEED_EXPORT int32_t heed_gpu_capability(int32_t device);
+
+/* The code that heed_launch would choose on a device for aligned arguments, or NULL. */
+HEED_EXPORT const heed_gpu_code *heed_select_gpu_code(const heed_kernel *kernel, int32_t device);
+
+/* Forgets what was loaded for `kernel` on all devices: to be called before its object is unloaded, when no launch of
+ * it is running. */
+HEED_EXPORT void heed_gpu_unload(const heed_kernel *kernel);
 
 /*===-- The machine -------------------------------------------------------===*/
 

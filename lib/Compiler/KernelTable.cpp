@@ -138,7 +138,8 @@ void KernelTable::emit(llvm::Module &module, const lang::Variant &variant, Strin
   int64_t valueDim = options.valueHeadDim ? options.valueHeadDim : options.headDim;
   Constant *kernel = b.structure({b.i32(HEED_ABI_VERSION), b.i32(params.size()), b.string(name),
                                   b.i32(options.dtype), b.i32(options.headDim), b.i32(valueDim),
-                                  b.i32(entries.size()), b.array(params), b.array(entries)});
+                                  b.i32(entries.size()), b.array(params), b.array(entries),
+                                  b.i32(0), b.null()});
   new llvm::GlobalVariable(module, kernel->getType(), /*isConstant=*/true,
                            llvm::GlobalValue::ExternalLinkage, kernel, (name + "_kernel").str());
 }

@@ -49,13 +49,32 @@ class Code(ctypes.Structure):
                 ("tile", ctypes.c_void_p), ("cost", ctypes.c_void_p)]
 
 
+class GPUMap(ctypes.Structure):
+    """heed_gpu_map"""
+
+    _fields_ = [("operand", ctypes.c_int32), ("box_rows", ctypes.c_int32), ("box_columns", ctypes.c_int32)]
+
+
+class GPUCode(ctypes.Structure):
+    """heed_gpu_code"""
+
+    _fields_ = [("target", ctypes.c_char_p), ("capability", ctypes.c_int32), ("is_exact", ctypes.c_int32),
+                ("ptx", ctypes.c_char_p), ("cubin", ctypes.c_void_p), ("ptx_bytes", ctypes.c_int64),
+                ("cubin_bytes", ctypes.c_int64), ("entry", ctypes.c_char_p), ("block_q", ctypes.c_int32),
+                ("block_kv", ctypes.c_int32), ("num_threads", ctypes.c_int32), ("shared_bytes", ctypes.c_int32),
+                ("blocks_per_sm", ctypes.c_int32), ("needs_aligned", ctypes.c_int32), ("num_maps", ctypes.c_int32),
+                ("maps", ctypes.POINTER(GPUMap)), ("classify", ctypes.c_char_p), ("classify_threads", ctypes.c_int32),
+                ("lists_per_batch", ctypes.c_int32), ("lists_per_head", ctypes.c_int32)]
+
+
 class KernelTable(ctypes.Structure):
     """heed_kernel"""
 
     _fields_ = [("abi_version", ctypes.c_uint32), ("num_params", ctypes.c_int32),
                 ("name", ctypes.c_char_p), ("dtype", ctypes.c_int), ("head_dim", ctypes.c_int32),
                 ("value_head_dim", ctypes.c_int32), ("num_codes", ctypes.c_int32),
-                ("params", ctypes.POINTER(Param)), ("codes", ctypes.POINTER(Code))]
+                ("params", ctypes.POINTER(Param)), ("codes", ctypes.POINTER(Code)), ("num_gpu_codes", ctypes.c_int32),
+                ("gpu_codes", ctypes.POINTER(GPUCode))]
 
 
 # A call is packed by struct rather than through ctypes objects, which would cost as much as everything else in a hot

@@ -22,7 +22,6 @@ from heed._runtime import ADDRESSES, CALL, DTYPE_CODES, DTYPES, HeedError
 from heed.arrays import Array
 
 _FLOATS = ("f16", "bf16", "f32")
-_ABI_VERSION = 2  # HEED_ABI_VERSION
 _heed_run = _runtime.lib.heed_run_packed
 
 
