@@ -279,9 +279,8 @@ static heed_status checkCode(const heed_kernel &kernel, const heed_gpu_code &cod
 
 namespace {
 struct Geometry {
-  unsigned numTiles; ///< B * Hq * ceil(Sq / block_q)
-  unsigned numBlocks;
-  unsigned numLists; ///< 0: no classify kernel
+  unsigned numBlocks; ///< at most one for each of B * Hq * ceil(Sq / block_q) tiles
+  unsigned numLists;  ///< 0: no classify kernel
   int64_t listBytes;
 };
 } // namespace
@@ -297,7 +296,7 @@ static heed_status layOut(const heed_kernel &kernel, const heed_gpu_code &code,
                 "%lld",
                 nameOf(kernel), int(code.block_q), ll(problem.batch), ll(problem.queryHeads),
                 ll(qTiles));
-  geometry.numTiles = geometry.numBlocks = unsigned(numTiles);
+  geometry.numBlocks = unsigned(numTiles);
   if (code.blocks_per_sm > 0) {
     int64_t resident = int64_t(device.numSms) * code.blocks_per_sm;
     if (resident < numTiles)
