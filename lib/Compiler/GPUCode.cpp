@@ -134,6 +134,10 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
       overrides.tf32 = options.gpuSchedule.tf32;
     }
     auto schedule = selectGPUSchedule(&context, target, problem, overrides);
+    if (!schedule && isFallback) { // TEMPORARY until the portable path is there
+      llvm::consumeError(schedule.takeError());
+      return codes;
+    }
     if (!schedule)
       return schedule.takeError();
     OwningOpRef<ModuleOp> module = attnModule->clone();

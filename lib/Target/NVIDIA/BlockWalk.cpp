@@ -66,14 +66,16 @@ Value BlockWalk::numTiles() {
 
 BlockWalk::Tile BlockWalk::decodeTile(Value number) {
   Value perHead = tilesPerHead(), heads = uniform.word32(HEED_ARG_HQ);
-  Value section = uniform.word32(HEED_ARG_SECTION);
+  // Without a mask tiles take equally long, and those of one head run beside each other.
+  bool hasMask = !loop.getClassify().empty();
+  Value section = hasMask ? uniform.word32(HEED_ARG_SECTION) : e.cst(1);
   Value perSection = e.mul(perHead, section);
   Value index = e.div(number, perSection), within = e.sub(number, e.mul(index, perSection));
   Value firstHead = e.mul(index, section);
   Value numHeads = e.min(section, e.sub(e.mul(uniform.word32(HEED_ARG_B), heads), firstHead));
   Value tile = e.div(within, numHeads);
   Value flat = e.add(firstHead, e.sub(within, e.mul(tile, numHeads)));
-  if (!loop.getClassify().empty())
+  if (hasMask)
     tile = e.sub(e.sub(perHead, tile), 1);
   Value batch = e.div(flat, heads);
   return {batch, e.sub(flat, e.mul(batch, heads)), e.mul(tile, groups), tile};
@@ -106,13 +108,13 @@ BlockWalk::Walk BlockWalk::beginBounds(const Tile &tile) {
         e.select(isEmpty, zero, e.div(e.add(upper, blockKv() - 1), blockKv())));
     walk.instances.push_back(mapping);
   }
-  walk.position = walk.upper[0];
+  walk.start = walk.upper[0];
   walk.end = walk.lower[0];
   for (int64_t i = 1; i < groups; ++i) {
-    walk.position = e.max(walk.position, walk.upper[i]);
+    walk.start = e.max(walk.start, walk.upper[i]);
     walk.end = e.min(walk.end, walk.lower[i]);
   }
-  walk.position = e.sub(walk.position, 1);
+  walk.start = e.sub(walk.start, 1);
   return walk;
 }
 
@@ -127,7 +129,7 @@ BlockWalk::Walk BlockWalk::begin(const Tile &tile) {
   Walk walk;
   walk.list = listAddress(e.add(e.mul(index, tilesPerHead()), tile.number));
   walk.end = e.load(e.i32(), walk.list, 4);
-  walk.position = e.cst(0);
+  walk.start = e.cst(0);
   return walk;
 }
 
@@ -166,29 +168,38 @@ std::pair<Value, Value> BlockWalk::blockWord(const Walk &walk, Value block) {
   return {word, isNeeded};
 }
 
-std::pair<Value, Value> BlockWalk::next(const Walk &walk, Value position) {
-  Value none = e.cst(-1);
-  if (hasLists) {
-    Emitter::Values word = e.ifElse(
-        e.lt(position, walk.end), e.i32(),
-        [&]() -> Emitter::Values {
-          return {e.load(e.i32(), e.at(walk.list, e.add(e.shl(position, 2), 4)), 4)};
-        },
-        [&]() -> Emitter::Values { return {none}; });
-    return {word[0], e.add(position, 1)};
-  }
-  if (loop.getClassify().empty()) {
-    auto [word, isNeeded] = blockWord(walk, position);
-    return {e.select(e.ge(position, walk.end), word, none), e.sub(position, 1)};
-  }
-  Emitter::Values found = e.loopWhile(
-      {none, position},
-      [&](ValueRange v) { return e.band(e.lt(v[0], e.cst(0)), e.ge(v[1], walk.end)); },
-      [&](ValueRange v) -> Emitter::Values {
-        auto [word, isNeeded] = blockWord(walk, v[1]);
-        return {e.select(isNeeded, word, none), e.sub(v[1], 1)};
-      });
-  return {found[0], found[1]};
+BlockWalk::Position BlockWalk::startOf(const Walk &walk) {
+  return {e.cst(0), e.cst(0), walk.start};
+}
+
+BlockWalk::Position BlockWalk::evaluateBlocks(const Walk &walk, Value block) {
+  Value own = e.sub(block, e.laneId());
+  auto [word, isNeeded] = blockWord(walk, own);
+  return {word, e.ballot(e.band(isNeeded, e.ge(own, walk.end))), e.sub(block, 32)};
+}
+
+BlockWalk::Position BlockWalk::readList(const Walk &walk, Value place) {
+  Value own = e.add(place, e.laneId()), exists = e.lt(own, walk.end);
+  Value address = e.at(walk.list, e.add(e.shl(own, 2), 4));
+  Value word = e.ptx("{ mov.b32 $0, 0; @$2 ld.global.b32 $0, [$1]; }", "=&r,l,b",
+                     {address, exists}, e.i32())[0];
+  return {word, e.ballot(exists), e.add(place, 32)};
+}
+
+Value BlockWalk::next(const Walk &walk, Position &position) {
+  auto hasMore = [&](Value place) {
+    return hasLists ? e.lt(place, walk.end) : e.ge(place, walk.end);
+  };
+  position = Position::of(e.loopWhile(
+      position.values(),
+      [&](ValueRange v) { return e.band(e.eq(v[1], 0), hasMore(v[2])); },
+      [&](ValueRange v) {
+        return (hasLists ? readList(walk, v[2]) : evaluateBlocks(walk, v[2])).values();
+      }));
+  Value isFound = e.ne(position.remaining, 0);
+  Value word = e.shuffleIndex(position.words, e.trailingZeros(position.remaining));
+  position.remaining = e.band(position.remaining, e.sub(position.remaining, 1));
+  return e.select(isFound, word, e.cst(-1));
 }
 
 void BlockWalk::emitClassify() {
@@ -207,15 +218,14 @@ void BlockWalk::emitClassify() {
   Walk walk = beginBounds(tile);
   Value address = listAddress(list);
   Emitter::Values state = e.loopWhile(
-      {walk.position, e.cst(0)}, [&](ValueRange v) { return e.ge(v[0], walk.end); },
+      {walk.start, e.cst(0)}, [&](ValueRange v) { return e.ge(v[0], walk.end); },
       [&](ValueRange v) -> Emitter::Values {
-        // A block a lane; needed ones are stored in their order.
-        Value block = e.sub(v[0], lane);
-        Value exists = e.ge(block, walk.end);
+        // Needed blocks are stored in their order.
+        Value own = e.sub(v[0], lane);
         Emitter::Values found = e.ifElse(
-            exists, {e.i32(), e.i1()},
+            e.ge(own, walk.end), {e.i32(), e.i1()},
             [&]() -> Emitter::Values {
-              auto [word, isNeeded] = blockWord(walk, block);
+              auto [word, isNeeded] = blockWord(walk, own);
               return {word, isNeeded};
             },
             [&]() -> Emitter::Values { return {e.cst(0), e.cstBool(false)}; });

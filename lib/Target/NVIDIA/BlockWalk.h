@@ -6,10 +6,10 @@
 //
 //===----------------------------------------------------------------------===//
 //
-// The order of tiles over the grid, and of blocks within a tile. One thread walks: it
+// The order of tiles over the grid, and of blocks within a tile. One warp walks: it
 // evaluates the bounds and the `classify` region of tile.for_kv for each instance of
-// its thread block. Where that takes loops (over captured tensors), a kernel of its own
-// has done it before, and the walk reads a list.
+// its thread block, a block a lane. Where that takes loops (over captured tensors), a
+// kernel of its own has done it before, and the warp reads a list.
 //
 // A block is handed on as a word, block << 8 | 2 bits for each instance: its class
 // (tile::BlockClass), or Done where neither this block nor a later one concerns the
@@ -49,23 +49,34 @@ public:
   /// The kernel's scalars with the coordinates of an instance of a tile.
   mlir::IRMapping instanceScalars(const Tile &tile, Value instance);
 
+  /// What stays the same on a walk over the blocks of a tile.
   struct Walk {
     SmallVector<mlir::IRMapping> instances;
     SmallVector<Value> lower, upper; // blocks of each instance: [lower, upper)
-    Value position;                  // where to start
-    Value end;                       // the last position; with lists, their length
+    Value start;                     // the first block, or place in the list
+    Value end;                       // the last block; the length of the list
     Value list;                      // !llvm.ptr<1>
   };
+  /// Where a walk is, i32: 32 blocks, one a lane, and those of them that are still to come.
+  struct Position {
+    Value words, remaining, next; // a lane's word; a bit a lane; the first of the next 32
+    SmallVector<Value> values() const { return {words, remaining, next}; }
+    static Position of(ValueRange v) { return {v[0], v[1], v[2]}; }
+  };
   Walk begin(const Tile &tile);
-  /// The word of the first needed block at `position` or behind it, -1 where there is none, and the
-  /// position behind it.
-  std::pair<Value, Value> next(const Walk &walk, Value position);
+  Position startOf(const Walk &walk);
+  /// Moves on and returns the word of the next needed block, -1 where there is none. By all lanes
+  /// of a warp.
+  Value next(const Walk &walk, Position &position);
 
   /// The body of the kernel that fills lists: a warp a list.
   void emitClassify();
 
 private:
   Walk beginBounds(const Tile &tile);
+  /// The next 32 blocks, from `block` downwards.
+  Position evaluateBlocks(const Walk &walk, Value block);
+  Position readList(const Walk &walk, Value place);
   /// The word of a block and whether any instance needs it.
   std::pair<Value, Value> blockWord(const Walk &walk, Value block);
   Value tilesPerHead();

@@ -86,9 +86,8 @@ Value Emitter::shuffleXor(Value x, int64_t mask) {
   return callIntrinsic(*this, name, x.getType(), {cst(-1), x, cst(mask), cst(31)});
 }
 
-Value Emitter::shuffleIndex(Value x, int64_t lane) {
-  return callIntrinsic(*this, "llvm.nvvm.shfl.sync.idx.i32", i32(),
-                       {cst(-1), x, cst(lane), cst(31)});
+Value Emitter::shuffleIndex(Value x, Value lane) {
+  return callIntrinsic(*this, "llvm.nvvm.shfl.sync.idx.i32", i32(), {cst(-1), x, lane, cst(31)});
 }
 
 Value Emitter::voteAny(Value p) {
@@ -100,6 +99,10 @@ Value Emitter::ballot(Value p) {
 }
 
 Value Emitter::popcount(Value x) { return math::CtPopOp::create(b, loc, x); }
+
+Value Emitter::trailingZeros(Value x) {
+  return math::CountTrailingZerosOp::create(b, loc, x);
+}
 
 Value Emitter::lanesBelow() {
   return callIntrinsic(*this, "llvm.nvvm.read.ptx.sreg.lanemask.lt", i32(), {});

@@ -133,10 +133,11 @@ public:
   Value numBlocks();
   Value laneId();
   Value shuffleXor(Value x, int64_t mask);
-  Value shuffleIndex(Value x, int64_t lane);
+  Value shuffleIndex(Value x, Value lane);
   Value voteAny(Value p);
   Value ballot(Value p);
   Value popcount(Value x);
+  Value trailingZeros(Value x);
   /// A bit for each lane of the warp below this one.
   Value lanesBelow();
   /// Waits for `threads` threads of the block at named barrier `id`.

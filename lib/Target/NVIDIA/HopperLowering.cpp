@@ -186,7 +186,7 @@ Registers HopperLowering::wgmma(ArrayRef<Value> acc, ValueRange a, Value b, int6
 LogicalResult HopperLowering::emitKernel() {
   // Registers of a thread, of producers and consumers: what setmaxnreg hands out must not exceed what
   // the block has at its start.
-  static constexpr int64_t producerRegisters[] = {0, 56, 24, 32, 24};
+  static constexpr int64_t producerRegisters[] = {0, 56, 24, 32, 32};
   static constexpr int64_t consumerRegisters[] = {0, 240, 240, 160, 112};
   int64_t numThreads = kInstanceThreads * (groups() + 1);
   createKernel(kernel.getSymName(), outputMap + 1, numThreads, /*minBlocksPerSM=*/1);
@@ -201,7 +201,7 @@ LogicalResult HopperLowering::emitKernel() {
   Value base = LLVM::AddressOfOp::create(builder, e.loc, e.ptr(kShared), shared);
   sharedBase = LLVM::PtrToIntOp::create(builder, e.loc, e.i32(), base);
   Value thread = e.threadId();
-  warp = e.shuffleIndex(e.shr(thread, 5), 0);
+  warp = e.shuffleIndex(e.shr(thread, 5), e.cst(0));
   walker = std::make_unique<BlockWalk>(e, *uniform, kernel, loop, groups(), kInstanceRows);
 
   e.ifThen(e.eq(thread, 0), [&] {
@@ -307,28 +307,30 @@ void HopperLowering::copy(const Ring &ring, Value stage, const IRMapping &mappin
 void HopperLowering::fill(const Ring &ring, Cursor cursor, const IRMapping &mapping, Value word,
                           int64_t wordOffset) {
   wait(barrier(ring.empty, cursor.stage), cursor.phase);
-  if (word)
-    e.ptx("st.shared.b32 [$0], $1;", "r,r",
-          {e.add(sharedAddress(wordOffset), e.shl(cursor.stage, 2)), word});
-  Value full = barrier(ring.full, cursor.stage);
-  e.ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r",
-        {full, e.cst(ring.stageBytes())});
-  copy(ring, ring.stages > 1 ? cursor.stage : Value(), mapping, full);
+  e.ifThen(isElected, [&] {
+    if (word)
+      e.ptx("st.shared.b32 [$0], $1;", "r,r",
+            {e.add(sharedAddress(wordOffset), e.shl(cursor.stage, 2)), word});
+    Value full = barrier(ring.full, cursor.stage);
+    e.ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r",
+          {full, e.cst(ring.stageBytes())});
+    copy(ring, ring.stages > 1 ? cursor.stage : Value(), mapping, full);
+  });
 }
 
 void HopperLowering::emitProducer() {
-  Value elected = e.ptx("{ .reg .pred p; elect.sync _|p, -1; selp.b32 $0, 1, 0, p; }", "=r", {},
-                        e.i32())[0];
-  Value works = e.band(e.ne(elected, 0), e.eq(warp, 0));
-  e.ifThen(works, [&] {
+  e.ifThen(e.eq(warp, 0), [&] {
+    Value elected = e.ptx("{ .reg .pred p; elect.sync _|p, -1; selp.b32 $0, 1, 0, p; }", "=r", {},
+                          e.i32())[0];
+    isElected = e.ne(elected, 0);
     Value zero = e.cst(0), one = e.cst(1);
     auto produce = [&](ValueRange carried) {
       // carried: tile, query parity, tile slot, then stage and phase of each ring.
       Value number = carried[0];
       Value fetched;
       if (isPersistent)
-        fetched = e.ptx("atom.global.add.u32 $0, [$1], 1;", "=r,l",
-                        uniform->pointer(HEED_ARG_COUNTER), e.i32())[0];
+        fetched = e.ptx("{ mov.b32 $0, 0; @$2 atom.global.add.u32 $0, [$1], 1; }", "=&r,l,b",
+                        {uniform->pointer(HEED_ARG_COUNTER), isElected}, e.i32())[0];
       BlockWalk::Tile tile = walker->decodeTile(number);
       BlockWalk::Walk walk = walker->begin(tile);
       IRMapping mapping = walker->instanceScalars(tile, e.cst(0));
@@ -344,57 +346,69 @@ void HopperLowering::emitProducer() {
         return block;
       };
       auto isBlock = [&](Value word) { return e.ge(word, 0); };
-      auto [firstWord, afterFirst] = walker->next(walk, walk.position);
-      SmallVector<Type> types(4, e.i32());
-      Cursor front{carried[3], carried[4]};
-      // The first block of the front ring goes ahead of the queries, whose slot may be in use longer.
-      auto fillFront = [&](Value word, Value position, Cursor cursor) {
+      // The front ring is a block ahead. Returns the word of the block behind, position and cursor.
+      auto fillFront = [&](Value word, BlockWalk::Position position, Cursor cursor) {
         return e.ifElse(
-            isBlock(word), types,
+            isBlock(word), SmallVector<Type>(6, e.i32()),
             [&]() -> Emitter::Values {
-              auto [following, behind] = walker->next(walk, position);
+              BlockWalk::Position behind = position;
+              Value following = walker->next(walk, behind);
               fill(rings[0], cursor, blockMapping(word), following, wordOffset + 4);
               Cursor next = advance(rings[0], cursor);
-              return {following, behind, next.stage, next.phase};
+              return {following,   behind.words, behind.remaining,
+                      behind.next, next.stage,   next.phase};
             },
             [&]() -> Emitter::Values {
-              return {e.cst(-1), position, cursor.stage, cursor.phase};
+              return {e.cst(-1),     position.words, position.remaining,
+                      position.next, cursor.stage,   cursor.phase};
             });
       };
-      Emitter::Values started = fillFront(firstWord, afterFirst, front);
+      BlockWalk::Position position = walker->startOf(walk);
+      Value firstWord = walker->next(walk, position);
+      // The first block goes ahead of the queries, whose place may be in use longer.
+      Emitter::Values state = fillFront(firstWord, position, {carried[3], carried[4]});
       Value queryParity = carried[1];
       wait(barrier(queryTile->empty), queryParity);
-      e.ptx("st.shared.b32 [$0], $1;", "r,r", {sharedAddress(wordOffset), firstWord});
-      Value full = barrier(queryTile->full);
-      e.ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r",
-            {full, e.cst(queryTile->stageBytes())});
-      copy(*queryTile, Value(), mapping, full);
+      e.ifThen(isElected, [&] {
+        e.ptx("st.shared.b32 [$0], $1;", "r,r", {sharedAddress(wordOffset), firstWord});
+        Value full = barrier(queryTile->full);
+        e.ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r",
+              {full, e.cst(queryTile->stageBytes())});
+        copy(*queryTile, Value(), mapping, full);
+      });
 
-      // word, its successor, position, front cursor, back cursor
-      Emitter::Values state = {firstWord,  started[0], started[1], started[2],
-                               started[3], carried[5], carried[6]};
+      // The word of a block, then what fillFront returns, then the back ring's cursor.
+      state.insert(state.begin(), firstWord);
+      state.append({carried[5], carried[6]});
       state = e.loopWhile(
           state, [&](ValueRange v) { return isBlock(v[0]); },
           [&](ValueRange v) -> Emitter::Values {
-            Emitter::Values ahead = fillFront(v[1], v[2], {v[3], v[4]});
-            Cursor back{v[5], v[6]};
+            Emitter::Values next = fillFront(v[1], BlockWalk::Position::of(v.slice(2, 3)),
+                                             {v[5], v[6]});
+            Cursor back{v[7], v[8]};
             fill(rings[1], back, blockMapping(v[0]), Value(), 0);
             back = advance(rings[1], back);
-            return {v[1], ahead[0], ahead[1], ahead[2], ahead[3], back.stage, back.phase};
+            next.insert(next.begin(), v[1]);
+            next.append({back.stage, back.phase});
+            return next;
           });
 
       Value next = walker->numTiles();
       if (isPersistent) {
-        next = e.add(fetched, e.numBlocks());
+        // The elected lane has it.
+        Value holder = e.trailingZeros(e.ballot(isElected));
+        next = e.add(e.shuffleIndex(fetched, holder), e.numBlocks());
         Value slot = e.band(carried[2], 1);
         Value parity = e.bxor(e.band(e.shr(carried[2], 1), 1), 1);
         wait(barrier(tileEmpty, slot), parity);
-        e.ptx("st.shared.b32 [$0], $1;", "r,r",
-              {e.add(sharedAddress(tileNumberOffset), e.shl(slot, 2)), next});
-        arrive(barrier(tileFull, slot), e.cstBool(true));
+        e.ifThen(isElected, [&] {
+          e.ptx("st.shared.b32 [$0], $1;", "r,r",
+                {e.add(sharedAddress(tileNumberOffset), e.shl(slot, 2)), next});
+          arrive(barrier(tileFull, slot), e.cstBool(true));
+        });
       }
-      return Emitter::Values{next,     e.bxor(queryParity, 1), e.add(carried[2], 1), state[3],
-                             state[4], state[5],               state[6]};
+      return Emitter::Values{next,     e.bxor(queryParity, 1), e.add(carried[2], 1), state[5],
+                             state[6], state[7],               state[8]};
     };
     Emitter::Values inits = {e.blockId(), one, zero, zero, one, zero, one};
     if (!isPersistent) {
@@ -405,10 +419,12 @@ void HopperLowering::emitProducer() {
     e.loopWhile(inits, [&](ValueRange v) { return e.lt(v[0], total); }, produce);
     // The last block to finish leaves the counters as it found them.
     Value counter = uniform->pointer(HEED_ARG_COUNTER);
-    Value done = e.ptx("atom.acq_rel.gpu.global.add.u32 $0, [$1], 1;", "=r,l",
-                       e.at(counter, e.cst(4)), e.i32())[0];
-    e.ifThen(e.eq(done, e.sub(e.numBlocks(), 1)), [&] {
-      e.ptx("st.global.v2.b32 [$0], {$1, $1};", "l,r", {counter, zero});
+    e.ifThen(isElected, [&] {
+      Value done = e.ptx("atom.acq_rel.gpu.global.add.u32 $0, [$1], 1;", "=r,l",
+                         e.at(counter, e.cst(4)), e.i32())[0];
+      e.ifThen(e.eq(done, e.sub(e.numBlocks(), 1)), [&] {
+        e.ptx("st.global.v2.b32 [$0], {$1, $1};", "l,r", {counter, zero});
+      });
     });
   });
 }
@@ -755,8 +771,7 @@ LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
     rest = rest.drop_front(count);
   }
   setCursors(rest.drop_front());
-  if (!op.getClassify().empty())
-    passWhile(rest.front(), [&](Value w) { return e.ge(w, 0); });
+  passWhile(rest.front(), [&](Value w) { return e.ge(w, 0); });
   if (schedule.getOwnOutput())
     arrive(barrier(queryTile->empty), isLeadLane);
   return status;

@@ -6,7 +6,7 @@
 //
 //===----------------------------------------------------------------------===//
 //
-// A thread block is one producer warpgroup, of which one thread works, and a consumer
+// A thread block is one producer warpgroup, of which one warp works, and a consumer
 // warpgroup for each instance. The producer copies the tile.load ops: those outside of
 // the loop once a tile, those inside into a ring of `stages` slots each, with a `full`
 // and an `empty` mbarrier a slot. It alone knows the walk over blocks of keys: with
@@ -115,7 +115,8 @@ private:
 
   Value sharedBase;  // i32
   Value warp, group; // i32: of the block; the consumer's instance
-  Value isLeadLane;  // i1, one lane a warp
+  Value isLeadLane;  // i1, one lane of a consumer's warp
+  Value isElected;   // i1, the lane of the producer that copies
   Value queryDescriptor, frontDescriptor, backDescriptor;
 
   // Of the block that is being lowered:

@@ -159,7 +159,8 @@ struct NVIDIAMath : heed::impl::NVIDIAMathPassBase<NVIDIAMath> {
       // Left alone: what LLVM has instructions for.
       if (isa<math::MathDialect>(op->getDialect()) &&
           !isa<math::FmaOp, math::AbsFOp, math::AbsIOp, math::CopySignOp, math::FloorOp,
-               math::CeilOp, math::RoundEvenOp, math::TruncOp, math::CtPopOp>(op))
+               math::CeilOp, math::RoundEvenOp, math::TruncOp, math::CtPopOp,
+               math::CountTrailingZerosOp>(op))
         ops.push_back(op);
     });
     return applyOpPatternsGreedily(ops, std::move(patterns),
