@@ -31,7 +31,7 @@ _KERNEL_OPTIONS = {
     "num_buffers_warp_spec", "SKIP_MASK_SCORE", "SPARSE_Q_BLOCK_SIZE", "SPARSE_KV_BLOCK_SIZE", "num_warpgroups", "PRECISION",
     "STRICT_MATH"}
 # Those that GPU kernels follow, as the compiler spells them.
-_SCHEDULE_OPTIONS = {"BLOCK_N": "block_kv", "num_warpgroups": "warpgroups", "num_stages": "stages"}
+_SCHEDULE_OPTIONS = {"BLOCK_N": "block_kv", "num_warpgroups": "groups", "num_stages": "stages"}
 _PRECISIONS = ("ieee", "tf32")
 _BACKENDS = ("AUTO", "TRITON", "TRITON_DECODE", "FLASH")
 _QUERY_CODES = {DTYPES.index(name): name for name in variant.QUERY_DTYPES}

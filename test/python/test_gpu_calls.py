@@ -321,7 +321,7 @@ def test_a_kernel_for_each_device_and_schedule(machine: Machine) -> None:
 @pytest.mark.parametrize("options, words", [
     ({}, ""), ({"BLOCK_M": 64, "num_warps": 4, "BACKEND": "TRITON"}, ""), ({"BLOCK_N": 64}, "block_kv=64"),
     ({"STRICT_MATH": True, "PRECISION": "tf32", "num_stages": 3, "num_warpgroups": 2, "BLOCK_N": 64},
-     "block_kv=64,warpgroups=2,stages=3,tf32,strict_math"),
+     "block_kv=64,groups=2,stages=3,tf32,strict_math"),
     ({"STRICT_MATH": False, "PRECISION": "ieee", "num_stages": None}, ""),
     ({"fwd_num_stages": 2, "num_stages": 4, "bwd_num_stages": 5}, "stages=2"),
     ({"num_stages": 4, "fwd_num_stages": 2}, "stages=2"), ({"bwd_BLOCK_N": 16}, "")])
