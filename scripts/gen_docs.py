@@ -95,6 +95,8 @@ API_ENVIRONMENT = {
     "HEED_DEBUG": "`1` checks the entries of given block lists (`BlockMask.validate`).",
     "HEED_LIBRARY": "The path of `libheed.so`, the compiler. Default: the package's, else `build/lib` of the checkout.",
     "HEED_RUNTIME": "The path of `libheed_runtime.so`. Default: likewise.",
+    "HEED_CUDA_DRIVER": "The path of the CUDA driver's library. Default: `libcuda.so.1`.",
+    "HEED_GPU_VERBOSE": "`1` prints what the driver's compiler says about GPU code.",
 }
 
 

@@ -72,11 +72,13 @@ typedef struct heed_compile_request {
   const char *file_name;      /* for messages; imports are relative to it. NULL: "<source>" */
   const char *variant;        /* NULL: the only one of the program */
   const char *symbol;         /* C name of the kernel; NULL: VARIANT_DTYPE_dN */
-  const char *targets;        /* CPU levels of one architecture, "x86-64-v3,x86-64-v4"; NULL: native */
+  const char *targets;        /* CPU levels of one architecture and GPUs, "x86-64-v3,sm_90a"; NULL: native */
   const char *const *defines; /* "name=value" for scalars to compile in, then NULL; or NULL */
   heed_dtype dtype;           /* HEED_F16, HEED_BF16 or HEED_F32 */
   int32_t head_dim;           /* 1 to 512 */
   int32_t value_head_dim;     /* 0: as head_dim */
+  const char *options;        /* schedule overrides of GPU targets, or NULL:
+                                 "block_kv=64,groups=2,stages=3,blocks_per_sm=1,tf32,strict_math" */
 } heed_compile_request;
 
 /* Compiles. Returns HEED_OK and the result, or HEED_INVALID_ARGUMENT and the messages: each with

@@ -129,10 +129,12 @@ static llvm::Expected<CompileOptions> readOptions(const heed_compile_request &re
     return llvm::createStringError("symbol expects a C identifier, found '" + options.symbol + "'");
   llvm::SmallVector<StringRef> names;
   StringRef(request.targets ? request.targets : "native").split(names, ',');
-  llvm::Expected<std::vector<CPUTarget>> targets = lookupCPUTargets(names);
-  if (!targets)
-    return targets.takeError();
-  options.targets = std::move(*targets);
+  if (llvm::Error error = lookupTargets(names, options))
+    return std::move(error);
+  auto schedule = GPUScheduleOverrides::parse(request.options ? request.options : "");
+  if (!schedule)
+    return schedule.takeError();
+  options.gpuSchedule = *schedule;
   return options;
 }
 

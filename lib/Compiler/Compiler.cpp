@@ -8,6 +8,7 @@
 
 #include "heed/Compiler/Compiler.h"
 
+#include "GPUCode.h"
 #include "KernelTable.h"
 
 #include "heed/Compiler/Registration.h"
@@ -23,6 +24,7 @@
 #include "mlir/Pass/PassManager.h"
 #include "mlir/Target/LLVMIR/Dialect/Builtin/BuiltinToLLVMIRTranslation.h"
 #include "mlir/Target/LLVMIR/Dialect/LLVMIR/LLVMToLLVMIRTranslation.h"
+#include "mlir/Target/LLVMIR/Dialect/NVVM/NVVMToLLVMIRTranslation.h"
 #include "mlir/Target/LLVMIR/Export.h"
 #include "mlir/Transforms/Passes.h"
 #include "llvm/ADT/StringExtras.h"
@@ -101,6 +103,29 @@ private:
 };
 } // namespace
 
+llvm::Error heed::lookupTargets(ArrayRef<StringRef> names, CompileOptions &options) {
+  SmallVector<StringRef> cpuNames;
+  for (StringRef name : names) {
+    const GPUTarget *target = lookupGPUTarget(name);
+    if (!target)
+      cpuNames.push_back(name);
+    else if (llvm::none_of(options.gpuTargets,
+                           [&](const GPUTarget &t) { return t.name == target->name; }))
+      options.gpuTargets.push_back(*target);
+  }
+  llvm::sort(options.gpuTargets,
+             [](const GPUTarget &x, const GPUTarget &y) { return x.capability < y.capability; });
+  llvm::Expected<std::vector<CPUTarget>> targets = lookupCPUTargets(cpuNames);
+  if (!targets) {
+    std::string known;
+    for (const GPUTarget &target : allGPUTargets())
+      known += (known.empty() ? "" : ", ") + target.name;
+    return llvm::createStringError(llvm::toString(targets.takeError()) + "; GPUs: " + known);
+  }
+  options.targets = std::move(*targets);
+  return llvm::Error::success();
+}
+
 //===----------------------------------------------------------------------===//
 // MLIR
 //===----------------------------------------------------------------------===//
@@ -110,6 +135,7 @@ std::unique_ptr<MLIRContext> heed::makeContext() {
   registerAllDialects(registry);
   registerBuiltinDialectTranslation(registry);
   registerLLVMDialectTranslation(registry);
+  registerNVVMDialectTranslation(registry);
   auto context = std::make_unique<MLIRContext>(registry, MLIRContext::Threading::DISABLED);
   context->loadAllAvailableDialects();
   return context;
@@ -161,7 +187,7 @@ static llvm::Error lowerToTile(ModuleOp module, const CompileOptions &options,
     AttnToTilePassOptions tileOptions;
     tileOptions.blockQ = schedule.getBlockQ();
     tileOptions.blockKv = schedule.getBlockKv();
-    tileOptions.bf16Weights = schedule.getDot() != tile::DotKind::FMA;
+    tileOptions.narrowWeights = schedule.getDot() != tile::DotKind::FMA;
     pm.addPass(createAttnToTilePass(tileOptions));
     pm.addPass(createCanonicalizerPass());
     pm.addPass(createCSEPass());
@@ -277,6 +303,23 @@ llvm::Error heed::compile(MLIRContext &context, ArrayRef<const lang::Variant *> 
   llvm::LLVMContext llvmContext;
   std::unique_ptr<llvm::Module> linked;
   std::vector<KernelTable> tables(variants.size());
+  for (const GPUTarget &target : llvm::reverse(options.gpuTargets))
+    for (auto [variant, table] : llvm::zip(variants, tables)) {
+      auto codes = compileForGPU(context, *variant, options, target, kind, os,
+                                 [&](std::string phase) { watch.phase(phase); });
+      if (!codes)
+        return codes.takeError();
+      if (kind == EmitKind::PTX || kind == EmitKind::Asm)
+        os << codes->front().ptx;
+      if (kind == EmitKind::Cubin)
+        os << codes->front().cubin;
+      table.addGPUCode(std::move(*codes));
+    }
+  bool isGPUText = kind == EmitKind::PTX || kind == EmitKind::Cubin;
+  if (isGPUText && options.gpuTargets.empty())
+    return llvm::createStringError("PTX and cubins are for GPU targets, such as sm_90a");
+  if (isGPUText || (options.targets.empty() && kind != EmitKind::Object))
+    return llvm::Error::success();
   // Best first: that is the order in which the runtime chooses.
   for (const CPUTarget &target : llvm::reverse(options.targets)) {
     std::string suffix = options.targets.size() > 1 ? " " + target.name : "";
@@ -311,10 +354,14 @@ llvm::Error heed::compile(MLIRContext &context, ArrayRef<const lang::Variant *> 
   if (kind == EmitKind::Tile)
     return llvm::Error::success();
 
-  auto machine = makeTargetMachine(options.targets.front());
+  // Without code for CPUs an object holds data only, for this machine's architecture.
+  const CPUTarget &host = options.targets.empty() ? baselineCPUTarget() : options.targets.front();
+  if (!linked)
+    linked = std::make_unique<llvm::Module>("heed", llvmContext);
+  auto machine = makeTargetMachine(host);
   if (!machine)
     return machine.takeError();
-  linked->setTargetTriple(llvm::Triple(options.targets.front().triple));
+  linked->setTargetTriple(llvm::Triple(host.triple));
   linked->setDataLayout((*machine)->createDataLayout());
   // Only the table of a kernel is visible. (Before linking, private functions would have been
   // dropped: nothing refers to them yet.)
@@ -335,7 +382,7 @@ llvm::Error heed::compile(MLIRContext &context, ArrayRef<const lang::Variant *> 
                                         : llvm::CodeGenFileType::ObjectFile;
   if ((*machine)->addPassesToEmitFile(codegen, os, nullptr, fileType))
     return llvm::createStringError("LLVM cannot write this kind of file for " +
-                                   options.targets.front().triple);
+                                   host.triple);
   codegen.run(*linked);
   watch.phase("machine code");
   return llvm::Error::success();

@@ -27,6 +27,10 @@ void KernelTable::addCode(mlir::ModuleOp module, StringRef name, const CPUTarget
   function->removeAttr("heed.code");
 }
 
+void KernelTable::addGPUCode(std::vector<GPUCode> added) {
+  std::move(added.begin(), added.end(), std::back_inserter(gpuCodes));
+}
+
 namespace {
 /// Builds constants with the layout of the C structs: LLVM's natural alignment is C's.
 class TableBuilder {
@@ -135,11 +139,26 @@ void KernelTable::emit(llvm::Module &module, const lang::Variant &variant, Strin
                      b.i32(code.blockKv), b.i64(code.scratchBytes), b.i64(code.packedBytesPerBlock),
                      function("_prepare"), function("_tile"), function("_cost")}));
   }
+  llvm::SmallVector<Constant *> gpuEntries;
+  for (const GPUCode &code : gpuCodes) {
+    llvm::SmallVector<Constant *> maps;
+    for (auto [operand, rows, columns] : code.maps)
+      maps.push_back(b.structure({b.i32(operand), b.i32(rows), b.i32(columns)}));
+    Constant *cubin = code.cubin.empty() ? b.null() : b.string(code.cubin);
+    Constant *classify = code.usesLists ? b.string(code.entry + "_classify") : b.null();
+    gpuEntries.push_back(b.structure(
+        {b.string(code.target.name), b.i32(code.target.capability), b.i32(code.target.isExact),
+         b.string(code.ptx), cubin, b.i64(code.ptx.size()), b.i64(code.cubin.size()),
+         b.string(code.entry), b.i32(code.blockQ), b.i32(code.blockKv), b.i32(code.numThreads),
+         b.i32(code.sharedBytes), b.i32(code.blocksPerSM), b.i32(code.needsAligned),
+         b.i32(code.maps.size()), b.array(maps), classify, b.i32(32), b.i32(code.listsPerBatch),
+         b.i32(code.listsPerHead)}));
+  }
   int64_t valueDim = options.valueHeadDim ? options.valueHeadDim : options.headDim;
   Constant *kernel = b.structure({b.i32(HEED_ABI_VERSION), b.i32(params.size()), b.string(name),
                                   b.i32(options.dtype), b.i32(options.headDim), b.i32(valueDim),
                                   b.i32(entries.size()), b.array(params), b.array(entries),
-                                  b.i32(0), b.null()});
+                                  b.i32(gpuEntries.size()), b.array(gpuEntries)});
   new llvm::GlobalVariable(module, kernel->getType(), /*isConstant=*/true,
                            llvm::GlobalValue::ExternalLinkage, kernel, (name + "_kernel").str());
 }

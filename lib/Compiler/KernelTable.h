@@ -9,7 +9,7 @@
 #ifndef HEED_LIB_COMPILER_KERNELTABLE_H
 #define HEED_LIB_COMPILER_KERNELTABLE_H
 
-#include "heed/Compiler/Compiler.h"
+#include "GPUCode.h"
 
 namespace llvm {
 class Module;
@@ -24,6 +24,9 @@ public:
   /// Notes the functions that tile-to-cpu made for kernel `name`, before they are lowered further.
   void addCode(mlir::ModuleOp module, llvm::StringRef name, const CPUTarget &target);
 
+  /// Notes code for a GPU architecture.
+  void addGPUCode(std::vector<GPUCode> codes);
+
   /// Adds the global `NAME_kernel`, whose entry points are the functions NAME_tile.TARGET and so
   /// on.
   void emit(llvm::Module &module, const lang::Variant &variant, llvm::StringRef name,
@@ -35,6 +38,7 @@ private:
     int64_t blockQ, blockKv, scratchBytes, packedBytesPerBlock;
   };
   std::vector<Code> codes;
+  std::vector<GPUCode> gpuCodes;
 };
 
 } // namespace heed

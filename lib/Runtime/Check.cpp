@@ -175,6 +175,8 @@ heed_status heed::runtime::checkKernel(const heed_kernel *kernel) {
     return damaged(*kernel, "its list of parameters is missing");
   if (kernel->num_codes < 0 || (kernel->num_codes > 0 && !kernel->codes))
     return damaged(*kernel, "its list of codes is missing");
+  if (kernel->num_gpu_codes < 0 || (kernel->num_gpu_codes > 0 && !kernel->gpu_codes))
+    return damaged(*kernel, "its list of GPU codes is missing");
   for (int32_t i = 0; i < kernel->num_params; ++i) {
     const heed_param &param = kernel->params[i];
     if (!param.name || !describe(param.dtype).name || param.rank < -1 ||
@@ -406,11 +408,17 @@ heed_status heed::runtime::checkParams(const heed_kernel &kernel, const heed_cal
   return HEED_OK;
 }
 
-heed_status heed::runtime::checkSettings(const heed_call &call) {
+heed_status heed::runtime::checkScale(const heed_call &call) {
   if (!isnan(call.scale) && !(fabs(call.scale) <= double(FLT_MAX)))
     return fail(HEED_INVALID_ARGUMENT,
                 "argument 'scale': expected a finite f32 or NaN for 1/sqrt(D), found %g",
                 call.scale);
+  return HEED_OK;
+}
+
+heed_status heed::runtime::checkSettings(const heed_call &call) {
+  if (heed_status status = checkScale(call))
+    return status;
   if (call.num_threads < 0)
     return fail(HEED_INVALID_ARGUMENT,
                 "argument 'num_threads': expected 0 or a positive number, found %d",

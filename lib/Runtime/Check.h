@@ -30,6 +30,9 @@ heed_status checkTensors(const heed_kernel &kernel, const heed_call &call, Probl
 /// Checks the variant's parameters.
 heed_status checkParams(const heed_kernel &kernel, const heed_call &call, const Problem &problem);
 
+/// Checks the scale.
+heed_status checkScale(const heed_call &call);
+
 /// Checks what is left: the scale and the number of threads.
 heed_status checkSettings(const heed_call &call);
 

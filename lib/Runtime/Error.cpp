@@ -47,6 +47,10 @@ extern "C" const char *heed_status_name(heed_status status) {
     return "HEED_OUT_OF_MEMORY";
   case HEED_ABI_MISMATCH:
     return "HEED_ABI_MISMATCH";
+  case HEED_UNSUPPORTED_GPU:
+    return "HEED_UNSUPPORTED_GPU";
+  case HEED_LAUNCH_FAILED:
+    return "HEED_LAUNCH_FAILED";
   }
   return "unknown heed_status";
 }

@@ -12,6 +12,7 @@
 #include "DType.h"
 #include "Error.h"
 #include "FloatControl.h"
+#include "Packed.h"
 #include "Schedule.h"
 #include "ThreadPool.h"
 #include "Workspace.h"
@@ -226,25 +227,6 @@ extern "C" heed_status heed_run(const heed_kernel *kernel, const heed_call *call
 extern "C" heed_status heed_run_packed(const heed_kernel *kernel, const heed_call *call,
                                        void *const *data, const heed_value *params,
                                        const heed_tensor *tensors) {
-  if (heed_status status = checkKernel(kernel))
-    return status;
-  if (!call)
-    return fail(HEED_INVALID_ARGUMENT, "argument 'call': expected a call, found NULL");
-  constexpr int32_t most = 128;
-  if (kernel->num_params > most)
-    return fail(HEED_INVALID_ARGUMENT, "kernel '%s': expected at most %d parameters, found %d",
-                kernel->name ? kernel->name : "?", int(most), int(kernel->num_params));
-  heed_value values[most];
-  for (int32_t i = 0; i < kernel->num_params; ++i) {
-    values[i] = params[i];
-    if (kernel->params[i].rank >= 0)
-      values[i].tensor = tensors + params[i].i;
-  }
-  heed_call whole = *call;
-  heed_tensor *operands[] = {&whole.query,  &whole.key, &whole.value,
-                             &whole.output, &whole.lse, &whole.max_scores};
-  for (heed_tensor *operand : operands)
-    operand->data = *data++;
-  whole.params = values;
-  return heed_run(kernel, &whole);
+  return unpack(kernel, call, data, params, tensors,
+                [=](const heed_call &whole) { return heed_run(kernel, &whole); });
 }

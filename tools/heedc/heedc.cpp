@@ -31,15 +31,18 @@ namespace cl = llvm::cl;
 
 namespace {
 
-enum class Action { Attn, Tile, LLVM, Asm, Object, Shared };
+enum class Action { Attn, Tile, LLVM, Asm, PTX, Cubin, Object, Shared };
 
 cl::OptionCategory category("heedc options");
 
 cl::opt<std::string> inputPath(cl::Positional, cl::desc("FILE.heed"), cl::cat(category));
 cl::list<std::string> targetNames("target", cl::CommaSeparated, cl::cat(category),
                                   cl::value_desc("name,..."),
-                                  cl::desc("CPU levels to compile for (default: native); several "
-                                           "share one object, which chooses when it runs"));
+                                  cl::desc("CPU levels and GPUs to compile for (default: native); "
+                                           "several share one object, which chooses when it runs"));
+cl::opt<std::string> tune("tune", cl::cat(category), cl::value_desc("options"),
+                          cl::desc("Schedule of GPU kernels: block_kv=N,groups=N,stages=N,"
+                                   "blocks_per_sm=N,tf32,strict_math"));
 cl::opt<std::string> dtypeName("dtype", cl::cat(category), cl::init("f32"), cl::value_desc("type"),
                                cl::desc("Type of query, key, value and output: f32, bf16 or f16"));
 cl::opt<std::string> headDimText("head-dim", cl::cat(category), cl::value_desc("N"),
@@ -52,6 +55,8 @@ cl::opt<Action>
                       clEnumValN(Action::Tile, "tile", "the algorithm in the tile dialect"),
                       clEnumValN(Action::LLVM, "llvm", "optimized LLVM IR"),
                       clEnumValN(Action::Asm, "asm", "assembly"),
+                      clEnumValN(Action::PTX, "ptx", "PTX of GPU targets"),
+                      clEnumValN(Action::Cubin, "cubin", "a cubin of a GPU target (needs ptxas)"),
                       clEnumValN(Action::Object, "obj", "an object file (default)"),
                       clEnumValN(Action::Shared, "shared", "a shared library")));
 cl::opt<std::string> outputPath("o", cl::cat(category), cl::value_desc("file"),
@@ -81,6 +86,8 @@ int printTargets() {
   for (const CPUTarget &target : allCPUTargets())
     llvm::outs() << llvm::formatv("{0,-16} {1}{2}\n", target.name, target.description,
                                   native && native->name == target.name ? " (native)" : "");
+  for (const GPUTarget &target : allGPUTargets())
+    llvm::outs() << llvm::formatv("{0,-16} {1}\n", target.name, target.description);
   llvm::consumeError(native.takeError());
   return 0;
 }
@@ -220,12 +227,14 @@ int compileFile() {
   llvm::SmallVector<StringRef> names(targetNames.begin(), targetNames.end());
   if (names.empty())
     names.push_back("native");
-  llvm::Expected<std::vector<CPUTarget>> targets = lookupCPUTargets(names);
-  if (!targets)
-    return fail(llvm::toString(targets.takeError()));
-  options.targets = std::move(*targets);
+  if (llvm::Error error = lookupTargets(names, options))
+    return fail(llvm::toString(std::move(error)));
+  llvm::Expected<GPUScheduleOverrides> schedule = GPUScheduleOverrides::parse(tune);
+  if (!schedule)
+    return fail("--tune: " + llvm::toString(schedule.takeError()));
+  options.gpuSchedule = *schedule;
 
-  bool isBinary = action == Action::Object || action == Action::Shared;
+  bool isBinary = action == Action::Object || action == Action::Shared || action == Action::Cubin;
   if (isBinary && (outputPath.empty() || outputPath == "-"))
     return fail("-o is missing: an object is not written to a terminal");
 
@@ -241,7 +250,8 @@ int compileFile() {
     };
   };
   EmitKind kinds[] = {EmitKind::Attn, EmitKind::Tile,   EmitKind::LLVM,
-                      EmitKind::Asm,  EmitKind::Object, EmitKind::Object};
+                      EmitKind::Asm,  EmitKind::PTX,    EmitKind::Cubin,
+                      EmitKind::Object, EmitKind::Object};
   auto emit = emitTo(kinds[static_cast<int>(action.getValue())]);
 
   // The output and its header appear together or not at all.

@@ -18,6 +18,7 @@
 #include "heed-c/Runtime.h"
 #include "heed/Language/Program.h"
 #include "heed/Target/CPU/CPUTarget.h"
+#include "heed/Target/NVIDIA/GPUTarget.h"
 
 #include "mlir/IR/BuiltinOps.h"
 #include "mlir/IR/OwningOpRef.h"
@@ -35,7 +36,9 @@ namespace heed {
 
 /// What is compiled in; everything else about a call is known at run time.
 struct CompileOptions {
-  std::vector<CPUTarget> targets; // of one architecture; at least one
+  std::vector<CPUTarget> targets;    // of one architecture, weakest first
+  std::vector<GPUTarget> gpuTargets; // at least one target in all
+  GPUScheduleOverrides gpuSchedule;
   heed_dtype dtype = HEED_F32;    // f16, bf16 or f32
   int64_t headDim = 0;            // 1 to 512
   int64_t valueHeadDim = 0;       // 0: as headDim
@@ -43,10 +46,14 @@ struct CompileOptions {
 };
 
 /// What the compiler can stop at.
-enum class EmitKind { Attn, Tile, LLVM, Asm, Object };
+enum class EmitKind { Attn, Tile, LLVM, Asm, PTX, Cubin, Object };
 
 /// Seconds that each phase took, in order.
 using PhaseTimes = std::vector<std::pair<std::string, double>>;
+
+/// Fills the targets of `options` from names of CPU levels and GPU architectures, each once. An error
+/// names the known ones.
+llvm::Error lookupTargets(llvm::ArrayRef<llvm::StringRef> names, CompileOptions &options);
 
 /// "bf16" and so on; nullopt for a word that names no type of query, key and value.
 std::optional<heed_dtype> parseDType(llvm::StringRef word);

@@ -35,7 +35,7 @@ def AttnToTilePass : Pass<"attn-to-tile", "::mlir::ModuleOp"> {
   let options = [
     Option<"blockQ", "block-q", "int64_t", "64", "Queries of a tile">,
     Option<"blockKv", "block-kv", "int64_t", "128", "Keys of a tile">,
-    Option<"bf16Weights", "bf16-weights", "bool", "false", "Round softmax weights to bf16 for the second product">
+    Option<"narrowWeights", "narrow-weights", "bool", "false", "Round softmax weights to the element type of values for the second product">
   ];
   let dependentDialects = ["::heed::tile::TileDialect", "::mlir::arith::ArithDialect", "::mlir::math::MathDialect",
                            "::mlir::scf::SCFDialect"];

@@ -70,7 +70,7 @@ public:
     tile::TileType scoreTile = tileType(options.blockQ, options.blockKv, b.getF32Type());
     tile::TileType weightTile =
         tileType(options.blockQ, options.blockKv,
-                 options.bf16Weights ? Type(b.getBF16Type()) : Type(b.getF32Type()));
+                 options.narrowWeights ? element : Type(b.getF32Type()));
     tile::TileType accTile = tileType(options.blockQ, forward.getValueHeadDim(), b.getF32Type());
     tile::TileType stats = tile::TileType::get(b.getContext(), {options.blockQ}, b.getF32Type());
 
@@ -272,7 +272,7 @@ struct AttnToTile : heed::impl::AttnToTilePassBase<AttnToTile> {
   using AttnToTilePassBase::AttnToTilePassBase;
 
   void runOnOperation() override {
-    AttnToTilePassOptions options{blockQ, blockKv, bf16Weights};
+    AttnToTilePassOptions options{blockQ, blockKv, narrowWeights};
     OpBuilder builder(&getContext());
     for (auto function : llvm::make_early_inc_range(getOperation().getOps<func::FuncOp>())) {
       attn::ForwardOp forward = matchForward(function);

@@ -85,6 +85,14 @@ static uint64_t hostBits() {
   return bits;
 }
 
+const CPUTarget &heed::baselineCPUTarget() {
+  llvm::Triple host(llvm::sys::getProcessTriple());
+  for (const CPUTarget &target : allCPUTargets())
+    if (llvm::Triple(target.triple).getArch() == host.getArch())
+      return target;
+  return allCPUTargets().front();
+}
+
 const CPUTarget *heed::bestCPUTarget(uint64_t cpuBits) {
   for (const CPUTarget &target : llvm::reverse(allCPUTargets()))
     if ((target.cpuBits & cpuBits) == target.cpuBits)

@@ -9,6 +9,7 @@
 #include "KernelLowering.h"
 
 #include "heed-c/Runtime.h"
+#include "heed/Dialect/Attn/IR/TotalDivision.h"
 
 #include "llvm/ADT/TypeSwitch.h"
 #include "llvm/Support/MathExtras.h"
@@ -135,7 +136,8 @@ void KernelLowering::cloneScalar(Operation &op, IRMapping &mapping) {
   }
   if (isa<attn::FloorDivOp, attn::ModOp>(op)) {
     Value x = lookup(op.getOperand(0)), y = lookup(op.getOperand(1));
-    mapping.map(op.getResult(0), isa<attn::ModOp>(op) ? emitMod(*e, x, y) : emitFloorDiv(*e, x, y));
+    mapping.map(op.getResult(0), isa<attn::ModOp>(op) ? attn::emitMod(builder, loc, x, y)
+                                                        : attn::emitFloorDiv(builder, loc, x, y));
     return;
   }
   if (op.getNumRegions() == 0) {

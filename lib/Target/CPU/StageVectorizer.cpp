@@ -8,6 +8,8 @@
 
 #include "StageVectorizer.h"
 
+#include "heed/Dialect/Attn/IR/TotalDivision.h"
+
 #include "mlir/IR/Matchers.h"
 
 #include <limits>
@@ -15,10 +17,6 @@
 using namespace mlir;
 using namespace heed;
 using namespace heed::cpu;
-
-//===----------------------------------------------------------------------===//
-// Total integer division
-//===----------------------------------------------------------------------===//
 
 static Value constantLike(Emitter &e, Type type, int64_t v) {
   auto element = cast<IntegerType>(getElementTypeOrSelf(type));
@@ -28,66 +26,6 @@ static Value constantLike(Emitter &e, Type type, int64_t v) {
                        : TypedAttr(IntegerAttr::get(element, value));
   return arith::ConstantOp::create(e.b, e.loc, attr);
 }
-
-static std::optional<int64_t> constantOf(Value v) {
-  APInt value;
-  if (matchPattern(v, m_ConstantInt(&value)))
-    return value.getSExtValue();
-  if (auto broadcast = v.getDefiningOp<vector::BroadcastOp>())
-    return constantOf(broadcast.getSource());
-  return std::nullopt;
-}
-
-namespace {
-struct QuotientAndRemainder {
-  Value quotient, remainder;
-};
-} // namespace
-
-/// Floor division for any operands; nothing traps (x86 traps on x / 0 and on the smallest number /
-/// -1).
-static QuotientAndRemainder emitDivision(Emitter &e, Value x, Value y) {
-  OpBuilder &b = e.b;
-  Location loc = e.loc;
-  Type type = x.getType();
-  auto cst = [&](int64_t v) { return constantLike(e, type, v); };
-  auto compare = [&](arith::CmpIPredicate p, Value u, Value v) -> Value {
-    return arith::CmpIOp::create(b, loc, p, u, v);
-  };
-  Value zero = cst(0), one = cst(1);
-  std::optional<int64_t> c = constantOf(y);
-  if (c && *c > 0 && llvm::isPowerOf2_64(*c))
-    return {arith::ShRSIOp::create(b, loc, x, cst(llvm::Log2_64(*c))),
-            arith::AndIOp::create(b, loc, x, cst(*c - 1))};
-  bool isPlain = c && *c > 0;
-  Value divisor = y;
-  Value isZero, isMinusOne;
-  if (isPlain) {
-    divisor = cst(*c);
-  } else {
-    isZero = compare(arith::CmpIPredicate::eq, y, zero);
-    isMinusOne = compare(arith::CmpIPredicate::eq, y, cst(-1));
-    divisor = e.select(isZero, one, e.select(isMinusOne, one, y));
-  }
-  Value q = arith::DivSIOp::create(b, loc, x, divisor);
-  Value r = e.sub(x, e.mul(q, divisor));
-  // Truncation rounds up where the remainder and the divisor differ in sign.
-  Value mixed = arith::XOrIOp::create(b, loc, r, divisor);
-  Value rounds = arith::AndIOp::create(b, loc, compare(arith::CmpIPredicate::slt, mixed, zero),
-                                       compare(arith::CmpIPredicate::ne, r, zero));
-  q = e.select(rounds, e.sub(q, one), q);
-  r = e.select(rounds, e.add(r, divisor), r);
-  if (!isPlain) {
-    q = e.select(isMinusOne, e.sub(zero, x), e.select(isZero, zero, q));
-    r = e.select(isZero, zero, e.select(isMinusOne, zero, r));
-  }
-  return {q, r};
-}
-
-Value heed::cpu::emitFloorDiv(Emitter &e, Value x, Value y) {
-  return emitDivision(e, x, y).quotient;
-}
-Value heed::cpu::emitMod(Emitter &e, Value x, Value y) { return emitDivision(e, x, y).remainder; }
 
 //===----------------------------------------------------------------------===//
 // Reading captured tensors
@@ -180,7 +118,7 @@ void StageVectorizer::emitScalar(Operation &op, IRMapping &mapping) {
   if (isa<attn::FloorDivOp, attn::ModOp>(op)) {
     Value x = mapping.lookupOrDefault(op.getOperand(0)),
           y = mapping.lookupOrDefault(op.getOperand(1));
-    mapping.map(op.getResult(0), isa<attn::ModOp>(op) ? emitMod(e, x, y) : emitFloorDiv(e, x, y));
+    mapping.map(op.getResult(0), isa<attn::ModOp>(op) ? attn::emitMod(e.b, e.loc, x, y) : attn::emitFloorDiv(e.b, e.loc, x, y));
     return;
   }
   e.b.clone(op, mapping);
@@ -263,9 +201,9 @@ Value StageVectorizer::emitVector(Operation &op, IRMapping &mapping) {
   for (Value operand : op.getOperands())
     operands.push_back(asVector(operand, mapping));
   if (isa<attn::FloorDivOp>(op))
-    return emitFloorDiv(e, operands[0], operands[1]);
+    return attn::emitFloorDiv(e.b, e.loc, operands[0], operands[1]);
   if (isa<attn::ModOp>(op))
-    return emitMod(e, operands[0], operands[1]);
+    return attn::emitMod(e.b, e.loc, operands[0], operands[1]);
   if (isa<math::Exp2Op>(op))
     return e.exp2(operands[0], /*degree=*/5);
   if (isa<math::RsqrtOp>(op))

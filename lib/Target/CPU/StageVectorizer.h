@@ -39,10 +39,6 @@ using TensorLookup = llvm::function_ref<const CapturedTensor &(Value)>;
 /// One element of a captured tensor, 0 outside it: attn.load on scalars.
 Value emitScalarGather(Emitter &e, const CapturedTensor &tensor, ValueRange indices, Type result);
 
-/// attn.floordiv and attn.mod, on scalars or vectors.
-Value emitFloorDiv(Emitter &e, Value x, Value y);
-Value emitMod(Emitter &e, Value x, Value y);
-
 class StageVectorizer {
 public:
   /// `block` is the region's block; `element` its score argument or null. `scalars` maps what the

@@ -1,6 +1,6 @@
 // The algorithm's ops in their order, with and without stages.
 // RUN: heed-opt %s --attn-to-tile | FileCheck %s
-// RUN: heed-opt %s --attn-to-tile="block-q=32 block-kv=16 bf16-weights=true" | FileCheck %s --check-prefix=OPTIONS
+// RUN: heed-opt %s --attn-to-tile="block-q=32 block-kv=16 narrow-weights=true" | FileCheck %s --check-prefix=OPTIONS
 
 !q = !attn.tensor<[B, Hq, Sq, 128], bf16>
 !k = !attn.tensor<[B, Hkv, Skv, 128], bf16>

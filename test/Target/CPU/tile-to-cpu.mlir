@@ -1,7 +1,7 @@
 // The functions of a kernel, what the runtime must know of them, and the products of each schedule.
 // RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile{block-q=128},tile.kernel(tile-select-cpu-schedule{target=x86-64-v3}),tile-to-cpu)" | FileCheck %s --check-prefixes=CHECK,FMA
-// RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile{block-q=128 bf16-weights=true},tile.kernel(tile-select-cpu-schedule{target=x86-64-v4+bf16}),tile-to-cpu)" | FileCheck %s --check-prefixes=CHECK,PACKED,DPBF16
-// RUN: sed -e s/@block/@/ %s | heed-opt --pass-pipeline="builtin.module(attn-to-tile{block-q=128 block-kv=256 bf16-weights=true},tile.kernel(tile-select-cpu-schedule{target=x86-64-v4+amx}),tile-to-cpu)" | FileCheck %s --check-prefixes=CHECK,PACKED,AMX
+// RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile{block-q=128 narrow-weights=true},tile.kernel(tile-select-cpu-schedule{target=x86-64-v4+bf16}),tile-to-cpu)" | FileCheck %s --check-prefixes=CHECK,PACKED,DPBF16
+// RUN: sed -e s/@block/@/ %s | heed-opt --pass-pipeline="builtin.module(attn-to-tile{block-q=128 block-kv=256 narrow-weights=true},tile.kernel(tile-select-cpu-schedule{target=x86-64-v4+amx}),tile-to-cpu)" | FileCheck %s --check-prefixes=CHECK,PACKED,AMX
 
 !t = !attn.tensor<[B, Hq, Sq, 64], bf16>
 !k = !attn.tensor<[B, Hkv, Skv, 64], bf16>

@@ -9,6 +9,7 @@
 #include "Probe.h"
 
 #include <gtest/gtest.h>
+#include <stdlib.h>
 #include <string.h>
 
 // Sanitizers end the program at an absurd allocation; the tests of HEED_OUT_OF_MEMORY want NULL.
@@ -18,9 +19,13 @@ extern "C" const char *__tsan_default_options() {
 }
 
 int main(int argc, char **argv) {
+  // No test looks for a real GPU.
+  setenv("HEED_CUDA_DRIVER", HEED_FAKE_CUDA, 0);
   // Tests of environment variables need a process that has not read them yet.
   if (argc == 2 && strcmp(argv[1], "--probe") == 0)
     return probe();
+  if (argc == 2 && strcmp(argv[1], "--probe-gpu") == 0)
+    return probeGpu();
   testing::InitGoogleTest(&argc, argv);
   return RUN_ALL_TESTS();
 }

@@ -12,4 +12,7 @@
 /// Prints the CPU features, the code that is chosen and the number of threads.
 int probe();
 
+/// Prints the devices, and how launches and forks end.
+int probeGpu();
+
 #endif // HEED_TEST_UNIT_RUNTIME_PROBE_H

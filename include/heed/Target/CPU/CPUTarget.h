@@ -39,6 +39,9 @@ struct CPUTarget {
 /// All targets, weakest first within an architecture. "native" is not one of them.
 const std::vector<CPUTarget> &allCPUTargets();
 
+/// The weakest target of this process's architecture.
+const CPUTarget &baselineCPUTarget();
+
 /// The best target that a machine with these HEED_CPU_* bits runs, or null.
 const CPUTarget *bestCPUTarget(uint64_t cpuBits);
 

@@ -104,3 +104,22 @@ LogicalResult CPUScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitErr
     return emitError() << "expects exp_degree 3 or 5, found " << expDegree;
   return success();
 }
+
+LogicalResult GPUScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitError,
+                                      StringRef target, GPUDotKind dot, int64_t groups,
+                                      int64_t blockKv, int64_t stages, int64_t blocksPerSM,
+                                      bool ownOutput, int64_t lazyRescale, int64_t valueSlices) {
+  if (groups < 1 || groups > 4)
+    return emitError() << "expects 1 to 4 groups, found " << groups;
+  if (blockKv < 16 || blockKv > 256 || blockKv % 16 != 0)
+    return emitError() << "expects block_kv to be a multiple of 16 up to 256, found " << blockKv;
+  if (stages < 1 || stages > 8)
+    return emitError() << "expects 1 to 8 stages, found " << stages;
+  if (blocksPerSM < 0)
+    return emitError() << "expects blocks_per_sm of at least 0, found " << blocksPerSM;
+  if (lazyRescale < 0 || lazyRescale > 16)
+    return emitError() << "expects lazy_rescale from 0 to 16, found " << lazyRescale;
+  if (valueSlices < 1)
+    return emitError() << "expects at least one value slice, found " << valueSlices;
+  return success();
+}

@@ -52,4 +52,38 @@ def Tile_CPUScheduleAttr : AttrDef<Tile_Dialect, "CPUSchedule"> {
   let genVerifyDecl = 1;
 }
 
+def Tile_GPUDotKind : I32EnumAttr<"GPUDotKind", "which instructions of a GPU compute a dot", [
+    I32EnumAttrCase<"WGMMA", 0, "wgmma">,
+    I32EnumAttrCase<"MMA", 1, "mma">,
+    I32EnumAttrCase<"TF32", 2, "tf32">,
+    I32EnumAttrCase<"TF32x3", 3, "tf32x3">]> {
+  let cppNamespace = "::heed::tile";
+  let genSpecializedAttr = 0;
+}
+
+def Tile_GPUScheduleAttr : AttrDef<Tile_Dialect, "GPUSchedule"> {
+  let mnemonic = "gpu_schedule";
+  let summary = "how a kernel's tiles are laid out and computed on an NVIDIA GPU";
+  let description = [{
+    An instance of a kernel is 64 queries, computed by four warps. `groups` instances, with neighbouring queries of one
+    head, form a thread block and share blocks of keys and values, which lie in rings in shared memory.
+
+    * `target`: the architecture, for example `sm_90a`.
+    * `dot`: `wgmma` takes tiles from shared memory (sm_90a); `mma` is the warp's product of 16-bit tiles; `tf32` and
+      `tf32x3` are its products of f32, rounded to TF32, or split into two TF32 numbers (relative error about 2^-21).
+    * `groups`, `block_kv`, `stages`: the tile and the depth of its rings.
+    * `blocks_per_sm`: above 0, a grid of that many thread blocks per multiprocessor takes tiles from a counter;
+      0: a thread block a tile.
+    * `own_output`: the output has a buffer of its own, so that the next tile's queries arrive while it is written.
+    * `lazy_rescale`: the reference of the softmax lags by at most this much in base-2 logarithms before accumulators
+      are rescaled; 0: it never lags.
+    * `value_slices`: thread blocks that share the value head dim of a tile, where one cannot hold it.
+  }];
+  let parameters = (ins StringRefParameter<"architecture">:$target, EnumParameter<Tile_GPUDotKind>:$dot, "int64_t":$groups,
+                        "int64_t":$block_kv, "int64_t":$stages, "int64_t":$blocks_per_sm, "bool":$own_output,
+                        "int64_t":$lazy_rescale, "int64_t":$value_slices);
+  let assemblyFormat = "`<` struct(params) `>`";
+  let genVerifyDecl = 1;
+}
+
 #endif // HEED_DIALECT_TILE_IR_TILETYPES

@@ -1,0 +1,72 @@
+//===-- GPUTarget.h - GPUs that Heed compiles for --------------*- C++ -*--===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#ifndef HEED_TARGET_NVIDIA_GPUTARGET_H
+#define HEED_TARGET_NVIDIA_GPUTARGET_H
+
+#include "heed/Dialect/Tile/IR/Tile.h"
+
+#include "llvm/Support/Error.h"
+
+#include <string>
+#include <vector>
+
+namespace heed {
+
+/// An NVIDIA architecture: what LLVM and ptxas are told, and what schedules depend on.
+struct GPUTarget {
+  std::string name;        // as --target spells it: "sm_90a"
+  std::string description; // for --list-targets
+  std::string ptxVersion;  // LLVM's feature: the lowest PTX that covers what is used
+  int32_t capability = 0;  // major * 10 + minor
+  bool isExact = false;    // code runs on this capability only
+  bool hasWGMMA = false;
+  int64_t sharedBytes = 0; // of a thread block at most
+};
+
+/// All targets, oldest first.
+const std::vector<GPUTarget> &allGPUTargets();
+
+/// The target of a name, or null.
+const GPUTarget *lookupGPUTarget(llvm::StringRef name);
+
+/// What a caller may decide instead of the resource model: 0 or nullopt leaves it to the model.
+struct GPUScheduleOverrides {
+  int64_t blockKv = 0;
+  int64_t groups = 0;
+  int64_t stages = 0;
+  std::optional<int64_t> blocksPerSM;
+  bool tf32 = false;       // f32 products may round to TF32
+  bool strictMath = false; // no approximate instructions in score_mod and mask_mod
+  bool noWGMMA = false;    // the portable path on every target
+
+  /// Reads "block_kv=64,groups=2,stages=3,blocks_per_sm=1,tf32,strict_math".
+  static llvm::Expected<GPUScheduleOverrides> parse(llvm::StringRef text);
+};
+
+/// What a schedule has to hold.
+struct GPUProblem {
+  mlir::Type elementType;
+  int64_t headDim = 0, valueHeadDim = 0;
+  bool hasMask = false, hasScore = false;
+};
+
+/// The schedule for a kernel: every head dim from 1 to 576 has one. An error gives the numbers where an
+/// override does not fit.
+llvm::Expected<tile::GPUScheduleAttr> selectGPUSchedule(mlir::MLIRContext *context,
+                                                        const GPUTarget &target,
+                                                        const GPUProblem &problem,
+                                                        const GPUScheduleOverrides &overrides = {});
+
+/// Bytes of shared memory that a thread block of a schedule takes.
+int64_t sharedBytesOf(tile::GPUScheduleAttr schedule, mlir::Type elementType, int64_t headDim,
+                      int64_t valueHeadDim);
+
+} // namespace heed
+
+#endif // HEED_TARGET_NVIDIA_GPUTARGET_H

@@ -1,0 +1,53 @@
+//===-- Passes.td - Passes of the NVIDIA target -----------*- tablegen -*-===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#ifndef HEED_TARGET_NVIDIA_PASSES
+#define HEED_TARGET_NVIDIA_PASSES
+
+include "mlir/Pass/PassBase.td"
+
+def TileSelectGPUSchedulePass : Pass<"tile-select-gpu-schedule", "::heed::tile::KernelOp"> {
+  let summary = "chooses how kernels run on an NVIDIA architecture";
+  let description = [{
+    Sets `tile.schedule` of a kernel that has none to a `#tile.gpu_schedule` for the target. Its block_kv must be that of
+    the kernel's loop.
+
+    ```mlir
+    tile.kernel @f(...) parallel (...) attributes {tile.schedule = #tile.gpu_schedule<target = "sm_90a", dot = wgmma, ...>}
+    ```
+  }];
+  let options = [
+    Option<"targetName", "target", "std::string", "\"sm_90a\"", "An architecture, as heedc --list-targets names it">,
+    Option<"overrides", "overrides", "std::string", "\"\"", "Decisions instead of the model's: block_kv=N,groups=N,stages=N,...">];
+}
+
+def TileToNVIDIAPass : Pass<"tile-to-nvidia", "::mlir::ModuleOp"> {
+  let summary = "lowers kernels with a GPU schedule to code for threads";
+  let description = [{
+    Replaces each `tile.kernel @f` by an `llvm.func @f` that is an NVPTX kernel, on `arith`, `math`, `scf` and `llvm` ops,
+    and where blocks of keys come from lists, by `@f_classify` that fills them. Arguments are those of
+    heed-c/Runtime.h: the tensor maps, then the argument block. `@f` carries what the runtime must know in its attribute
+    `heed.gpu_code`.
+  }];
+  let dependentDialects = ["::mlir::arith::ArithDialect", "::mlir::LLVM::LLVMDialect", "::mlir::NVVM::NVVMDialect",
+                           "::mlir::math::MathDialect", "::mlir::scf::SCFDialect"];
+}
+
+def NVIDIAMathPass : Pass<"heed-nvidia-math", "::mlir::ModuleOp"> {
+  let summary = "maps mathematical functions to instructions";
+  let description = [{
+    exp, exp2, log, log2, tanh, sqrt and rsqrt become the instructions of the special function unit (relative errors of
+    2^-22 to 2^-21; tanh 2^-11 absolute), and divisions approximate ones (2 ulp). With `strict` they become polynomials and
+    exact divisions like everything else here: MLIR's approximations, of a few ulp. No call into a library is left.
+  }];
+  let options = [Option<"strict", "strict", "bool", "false", "No approximate instructions">];
+  let dependentDialects = ["::mlir::arith::ArithDialect", "::mlir::LLVM::LLVMDialect", "::mlir::math::MathDialect",
+                           "::mlir::vector::VectorDialect"];
+}
+
+#endif // HEED_TARGET_NVIDIA_PASSES

@@ -1,0 +1,255 @@
+//===-- GPUCode.cpp - A variant's code for a GPU --------------------------===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#include "GPUCode.h"
+
+#include "heed/Compiler/Registration.h"
+#include "heed/Conversion/Passes.h"
+#include "heed/Target/NVIDIA/Passes.h"
+
+#include "mlir/Dialect/LLVMIR/LLVMDialect.h"
+#include "mlir/Pass/PassManager.h"
+#include "mlir/Target/LLVMIR/Export.h"
+#include "mlir/Transforms/Passes.h"
+#include "llvm/IR/LegacyPassManager.h"
+#include "llvm/IR/Module.h"
+#include "llvm/MC/TargetRegistry.h"
+#include "llvm/Support/FileSystem.h"
+#include "llvm/Support/FileUtilities.h"
+#include "llvm/Support/MemoryBuffer.h"
+#include "llvm/Support/Program.h"
+#include "llvm/Support/TargetSelect.h"
+#include "llvm/Target/TargetMachine.h"
+#include "llvm/Target/TargetOptions.h"
+
+using namespace mlir;
+using namespace heed;
+
+static llvm::Error runPasses(ModuleOp module, llvm::function_ref<void(OpPassManager &)> build) {
+  PassManager pm(module.getContext());
+  build(pm);
+  if (failed(pm.run(module)))
+    return llvm::createStringError("compilation failed");
+  return llvm::Error::success();
+}
+
+static llvm::Expected<std::unique_ptr<llvm::TargetMachine>>
+makeTargetMachine(const GPUTarget &target) {
+  static const bool initialized = [] {
+    LLVMInitializeNVPTXTargetInfo();
+    LLVMInitializeNVPTXTarget();
+    LLVMInitializeNVPTXTargetMC();
+    LLVMInitializeNVPTXAsmPrinter();
+    return true;
+  }();
+  (void)initialized;
+  std::string error;
+  llvm::Triple triple("nvptx64-nvidia-cuda");
+  const llvm::Target *llvmTarget = llvm::TargetRegistry::lookupTarget(triple, error);
+  if (!llvmTarget)
+    return llvm::createStringError("LLVM has no code generator for NVPTX: " + error);
+  llvm::TargetOptions options;
+  options.AllowFPOpFusion = llvm::FPOpFusion::Fast;
+  return std::unique_ptr<llvm::TargetMachine>(
+      llvmTarget->createTargetMachine(triple, target.name, target.ptxVersion, options, std::nullopt,
+                                      std::nullopt, llvm::CodeGenOptLevel::Aggressive));
+}
+
+/// LLVM IR to PTX.
+static llvm::Expected<std::string> emitPTX(llvm::Module &module, const GPUTarget &target) {
+  auto machine = makeTargetMachine(target);
+  if (!machine)
+    return machine.takeError();
+  module.setTargetTriple(llvm::Triple("nvptx64-nvidia-cuda"));
+  module.setDataLayout((*machine)->createDataLayout());
+  for (llvm::Function &function : module)
+    if (!function.isDeclaration())
+      function.addFnAttr("denormal-fp-math-f32", "preserve-sign");
+  llvm::SmallString<0> text;
+  llvm::raw_svector_ostream os(text);
+  llvm::legacy::PassManager codegen;
+  if ((*machine)->addPassesToEmitFile(codegen, os, nullptr, llvm::CodeGenFileType::AssemblyFile))
+    return llvm::createStringError("LLVM cannot write PTX for " + target.name);
+  codegen.run(module);
+  return text.str().str();
+}
+
+static GPUCode readAttributes(LLVM::LLVMFuncOp function, const GPUTarget &target) {
+  auto attributes = function->getAttrOfType<DictionaryAttr>("heed.gpu_code");
+  auto number = [&](StringRef key) { return cast<IntegerAttr>(attributes.get(key)).getInt(); };
+  GPUCode code;
+  code.target = target;
+  code.entry = function.getSymName().str();
+  code.blockQ = number("block_q");
+  code.blockKv = number("block_kv");
+  code.numThreads = number("num_threads");
+  code.sharedBytes = number("shared_bytes");
+  code.blocksPerSM = number("blocks_per_sm");
+  code.needsAligned = number("needs_aligned");
+  code.usesLists = number("uses_lists");
+  code.listsPerBatch = number("lists_per_batch");
+  code.listsPerHead = number("lists_per_head");
+  for (Attribute map : cast<ArrayAttr>(attributes.get("maps"))) {
+    auto numbers = cast<DenseI32ArrayAttr>(map).asArrayRef();
+    code.maps.push_back({numbers[0], numbers[1], numbers[2]});
+  }
+  function->removeAttr("heed.gpu_code");
+  return code;
+}
+
+llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
+                                                         const lang::Variant &variant,
+                                                         const CompileOptions &options,
+                                                         const GPUTarget &target, EmitKind kind,
+                                                         llvm::raw_ostream &os, NotePhase note) {
+  OwningOpRef<ModuleOp> attnModule = buildAttnModule(context, &variant, options);
+  if (llvm::Error error = runPasses(*attnModule, [](OpPassManager &pm) {
+        pm.addPass(createCanonicalizerPass());
+        pm.addPass(createCSEPass());
+      }))
+    return std::move(error);
+  note("attn " + target.name);
+
+  GPUProblem problem;
+  problem.elementType = toMLIRType(context, options.dtype);
+  problem.headDim = options.headDim;
+  problem.valueHeadDim = options.valueHeadDim ? options.valueHeadDim : options.headDim;
+  attnModule->walk([&](Operation *op) {
+    problem.hasScore |= isa<attn::ScoreOp>(op);
+    problem.hasMask |= isa<attn::MaskOp>(op);
+  });
+
+  std::vector<GPUCode> codes;
+  llvm::LLVMContext llvmContext;
+  // What needs aligned arguments is followed by code that does not.
+  for (bool isFallback = false;; isFallback = true) {
+    GPUScheduleOverrides overrides = isFallback ? GPUScheduleOverrides() : options.gpuSchedule;
+    if (isFallback) {
+      overrides.noWGMMA = true;
+      overrides.tf32 = options.gpuSchedule.tf32;
+    }
+    auto schedule = selectGPUSchedule(&context, target, problem, overrides);
+    if (!schedule)
+      return schedule.takeError();
+    OwningOpRef<ModuleOp> module = attnModule->clone();
+    if (llvm::Error error = runPasses(*module, [&](OpPassManager &pm) {
+          AttnToTilePassOptions tileOptions;
+          tileOptions.blockQ = 64;
+          tileOptions.blockKv = schedule->getBlockKv();
+          tileOptions.narrowWeights = options.dtype != HEED_F32;
+          pm.addPass(createAttnToTilePass(tileOptions));
+          pm.addPass(createCanonicalizerPass());
+          pm.addPass(createCSEPass());
+        }))
+      return std::move(error);
+    for (auto kernel : module->getOps<tile::KernelOp>())
+      kernel->setAttr(tile::TileDialect::kScheduleAttr, *schedule);
+    note("tile " + target.name);
+    if (kind == EmitKind::Tile) {
+      module->print(os);
+      os << '\n';
+      return codes;
+    }
+    if (llvm::Error error =
+            runPasses(*module, [](OpPassManager &pm) { pm.addPass(createTileToNVIDIAPass()); }))
+      return std::move(error);
+    std::string entry = defaultSymbol(variant, options);
+    GPUCode code = readAttributes(module->lookupSymbol<LLVM::LLVMFuncOp>(entry), target);
+    if (llvm::Error error = runPasses(*module, [&](OpPassManager &pm) {
+          buildNVIDIAToLLVMPipeline(pm, options.gpuSchedule.strictMath);
+        }))
+      return std::move(error);
+    note("thread code " + target.name);
+    std::unique_ptr<llvm::Module> translated = translateModuleToLLVMIR(*module, llvmContext);
+    if (!translated)
+      return llvm::createStringError("translation to LLVM IR failed");
+    note("LLVM IR " + target.name);
+    if (kind == EmitKind::LLVM) {
+      translated->print(os, nullptr);
+      return codes;
+    }
+    auto ptx = emitPTX(*translated, target);
+    if (!ptx)
+      return ptx.takeError();
+    code.ptx = std::move(*ptx);
+    note("PTX " + target.name);
+    if (kind == EmitKind::Object || kind == EmitKind::Cubin) {
+      auto cubin = assemblePTX(code.ptx, target.name);
+      if (!cubin)
+        return cubin.takeError();
+      code.cubin = std::move(*cubin);
+      note("ptxas " + target.name);
+    }
+    bool isLast = !code.needsAligned;
+    codes.push_back(std::move(code));
+    if (isLast || isFallback || kind == EmitKind::PTX || kind == EmitKind::Cubin)
+      return codes;
+  }
+}
+
+//===----------------------------------------------------------------------===//
+// ptxas
+//===----------------------------------------------------------------------===//
+
+static std::string findPtxas() {
+  if (const char *given = getenv("HEED_PTXAS"))
+    return given;
+  if (auto found = llvm::sys::findProgramByName("ptxas"))
+    return *found;
+  SmallVector<std::string> directories;
+  for (const char *variable : {"CUDA_HOME", "CUDA_PATH", "CUDA_ROOT"})
+    if (const char *root = getenv(variable))
+      directories.push_back(std::string(root) + "/bin");
+  directories.push_back("/usr/local/cuda/bin");
+  for (const std::string &directory : directories)
+    if (auto found = llvm::sys::findProgramByName("ptxas", {StringRef(directory)}))
+      return *found;
+  return "";
+}
+
+llvm::Expected<std::string> heed::assemblePTX(StringRef ptx, StringRef target) {
+  std::string program = findPtxas();
+  if (program.empty())
+    return std::string();
+  SmallString<128> input, output, log;
+  auto makeFile = [](StringRef suffix, SmallString<128> &path) {
+    return llvm::sys::fs::createTemporaryFile("heed", suffix, path);
+  };
+  for (auto [suffix, path] : {std::make_pair("ptx", &input), std::make_pair("cubin", &output),
+                              std::make_pair("log", &log)})
+    if (std::error_code code = makeFile(suffix, *path))
+      return llvm::createStringError("cannot make a temporary file: " + code.message());
+  llvm::FileRemover removeInput(input), removeOutput(output), removeLog(log);
+  {
+    std::error_code code;
+    llvm::raw_fd_ostream file(input, code);
+    file << ptx;
+    file.close();
+    if (file.has_error()) {
+      code = file.error();
+      file.clear_error();
+      return llvm::createStringError("cannot write '" + input.str().str() + "': " + code.message());
+    }
+  }
+  std::string architecture = "-arch=" + target.str();
+  StringRef arguments[] = {program, architecture, "-O3", input, "-o", output};
+  std::string message;
+  int status = llvm::sys::ExecuteAndWait(program, arguments, std::nullopt,
+                                         {std::nullopt, log.str(), log.str()}, 0, 0, &message);
+  if (status != 0) {
+    auto text = llvm::MemoryBuffer::getFile(log);
+    StringRef said = text ? (*text)->getBuffer().trim() : StringRef();
+    return llvm::createStringError("'" + program + "' failed for " + target.str() + ": " +
+                                   (said.empty() ? message : said.str()));
+  }
+  auto cubin = llvm::MemoryBuffer::getFile(output, /*IsText=*/false,
+                                           /*RequiresNullTerminator=*/false);
+  if (!cubin)
+    return llvm::createStringError("cannot read what ptxas wrote: " + cubin.getError().message());
+  return (*cubin)->getBuffer().str();
+}

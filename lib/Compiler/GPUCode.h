@@ -1,0 +1,44 @@
+//===-- GPUCode.h - A variant's code for a GPU ------------------*- C++ -*--===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#ifndef HEED_LIB_COMPILER_GPUCODE_H
+#define HEED_LIB_COMPILER_GPUCODE_H
+
+#include "heed/Compiler/Compiler.h"
+
+#include <array>
+
+namespace heed {
+
+/// What becomes a heed_gpu_code (heed-c/Runtime.h).
+struct GPUCode {
+  GPUTarget target;
+  std::string entry, ptx, cubin; // no cubin where ptxas was not found
+  int64_t blockQ = 0, blockKv = 0, numThreads = 0, sharedBytes = 0, blocksPerSM = 0;
+  bool needsAligned = false, usesLists = false, listsPerBatch = false, listsPerHead = false;
+  std::vector<std::array<int32_t, 3>> maps;
+};
+
+/// Notes the time since the last call under a name.
+using NotePhase = llvm::function_ref<void(std::string)>;
+
+/// Compiles one variant for one architecture: the code to prefer first, then code for arguments that
+/// it cannot take. With EmitKind Tile or LLVM writes that IR to `os` instead and returns nothing.
+llvm::Expected<std::vector<GPUCode>> compileForGPU(mlir::MLIRContext &context,
+                                                   const lang::Variant &variant,
+                                                   const CompileOptions &options,
+                                                   const GPUTarget &target, EmitKind kind,
+                                                   llvm::raw_ostream &os, NotePhase note);
+
+/// Assembles PTX with NVIDIA's ptxas; an empty string where there is none (HEED_PTXAS, PATH,
+/// CUDA_HOME, /usr/local/cuda).
+llvm::Expected<std::string> assemblePTX(llvm::StringRef ptx, llvm::StringRef target);
+
+} // namespace heed
+
+#endif // HEED_LIB_COMPILER_GPUCODE_H

@@ -1,0 +1,91 @@
+//===-- TotalDivision.cpp - Floor division for any operands ---------------===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#include "heed/Dialect/Attn/IR/TotalDivision.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/Vector/IR/VectorOps.h"
+#include "mlir/IR/Matchers.h"
+
+using namespace mlir;
+using namespace heed;
+
+static Value constantLike(OpBuilder &b, Location loc, Type type, int64_t v) {
+  auto element = cast<IntegerType>(getElementTypeOrSelf(type));
+  APInt value(element.getWidth(), v, /*isSigned=*/true);
+  TypedAttr attr = isa<VectorType>(type)
+                       ? TypedAttr(DenseElementsAttr::get(cast<ShapedType>(type), value))
+                       : TypedAttr(IntegerAttr::get(element, value));
+  return arith::ConstantOp::create(b, loc, attr);
+}
+
+static std::optional<int64_t> constantOf(Value v) {
+  APInt value;
+  if (matchPattern(v, m_ConstantInt(&value)))
+    return value.getSExtValue();
+  if (auto broadcast = v.getDefiningOp<vector::BroadcastOp>())
+    return constantOf(broadcast.getSource());
+  return std::nullopt;
+}
+
+namespace {
+struct QuotientAndRemainder {
+  Value quotient, remainder;
+};
+} // namespace
+
+/// Floor division for any operands; nothing traps (x86 traps on x / 0 and on the smallest number /
+/// -1).
+static QuotientAndRemainder emitDivision(OpBuilder &b, Location loc, Value x, Value y) {
+  Type type = x.getType();
+  auto cst = [&](int64_t v) { return constantLike(b, loc, type, v); };
+  auto compare = [&](arith::CmpIPredicate p, Value u, Value v) -> Value {
+    return arith::CmpIOp::create(b, loc, p, u, v);
+  };
+  auto add = [&](Value u, Value v) { return b.createOrFold<arith::AddIOp>(loc, u, v); };
+  auto sub = [&](Value u, Value v) { return b.createOrFold<arith::SubIOp>(loc, u, v); };
+  auto mul = [&](Value u, Value v) { return b.createOrFold<arith::MulIOp>(loc, u, v); };
+  auto select = [&](Value c, Value u, Value v) {
+    return b.createOrFold<arith::SelectOp>(loc, c, u, v);
+  };
+  Value zero = cst(0), one = cst(1);
+  std::optional<int64_t> c = constantOf(y);
+  if (c && *c > 0 && llvm::isPowerOf2_64(*c))
+    return {arith::ShRSIOp::create(b, loc, x, cst(llvm::Log2_64(*c))),
+            arith::AndIOp::create(b, loc, x, cst(*c - 1))};
+  bool isPlain = c && *c > 0;
+  Value divisor = y;
+  Value isZero, isMinusOne;
+  if (isPlain) {
+    divisor = cst(*c);
+  } else {
+    isZero = compare(arith::CmpIPredicate::eq, y, zero);
+    isMinusOne = compare(arith::CmpIPredicate::eq, y, cst(-1));
+    divisor = select(isZero, one, select(isMinusOne, one, y));
+  }
+  Value q = arith::DivSIOp::create(b, loc, x, divisor);
+  Value r = sub(x, mul(q, divisor));
+  // Truncation rounds up where the remainder and the divisor differ in sign.
+  Value mixed = arith::XOrIOp::create(b, loc, r, divisor);
+  Value rounds = arith::AndIOp::create(b, loc, compare(arith::CmpIPredicate::slt, mixed, zero),
+                                       compare(arith::CmpIPredicate::ne, r, zero));
+  q = select(rounds, sub(q, one), q);
+  r = select(rounds, add(r, divisor), r);
+  if (!isPlain) {
+    q = select(isMinusOne, sub(zero, x), select(isZero, zero, q));
+    r = select(isZero, zero, select(isMinusOne, zero, r));
+  }
+  return {q, r};
+}
+
+Value attn::emitFloorDiv(OpBuilder &b, Location loc, Value x, Value y) {
+  return emitDivision(b, loc, x, y).quotient;
+}
+Value attn::emitMod(OpBuilder &b, Location loc, Value x, Value y) {
+  return emitDivision(b, loc, x, y).remainder;
+}

@@ -1,0 +1,176 @@
+//===-- Context.cpp - CUDA contexts and what belongs to them ----*- C++ -*-===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#include "Context.h"
+#include "../Error.h"
+
+#include <new>
+#include <pthread.h>
+#include <stdlib.h>
+
+using namespace heed::runtime;
+using namespace heed::runtime::cuda;
+
+/// Only grows, so that readers need no lock.
+static std::atomic<ContextState *> contexts;
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+
+namespace {
+class Lock {
+public:
+  Lock() { pthread_mutex_lock(&mutex); }
+  ~Lock() { pthread_mutex_unlock(&mutex); }
+};
+} // namespace
+
+//===----------------------------------------------------------------------===//
+// Contexts
+//===----------------------------------------------------------------------===//
+
+static ContextState *find(Context handle, unsigned long long id) {
+  for (ContextState *state = contexts.load(std::memory_order_acquire); state; state = state->next)
+    if (state->handle == handle && state->id == id)
+      return state;
+  return nullptr;
+}
+
+/// What is known about the current context `handle`.
+static heed_status describe(Context handle, ContextState *&state) {
+  unsigned long long id = 0;
+  if (driver.ctxGetId)
+    if (Result result = driver.ctxGetId(handle, &id))
+      return failCall(result, "cannot use the current CUDA context");
+  if ((state = find(handle, id)))
+    return HEED_OK;
+  DeviceHandle device;
+  if (Result result = driver.ctxGetDevice(&device))
+    return failCall(result, "cannot use the current CUDA context");
+  Lock lock;
+  if ((state = find(handle, id)))
+    return HEED_OK;
+  Device *known = deviceOf(device);
+  void *memory = known ? malloc(sizeof(ContextState)) : nullptr;
+  if (!memory)
+    return fail(HEED_OUT_OF_MEMORY, "no memory to describe a CUDA context");
+  state = new (memory) ContextState();
+  state->handle = handle;
+  state->id = id;
+  state->device = known;
+  state->next = contexts.load(std::memory_order_relaxed);
+  contexts.store(state, std::memory_order_release);
+  return HEED_OK;
+}
+
+/// Retains the primary context; it stays retained.
+static Result retainPrimary(Device &device, Context &context) {
+  RelaxedCapture relaxed;
+  Result result = driver.primaryRetain(&context, device.handle);
+  if (result == success)
+    device.primary.store(context, std::memory_order_release);
+  return result;
+}
+
+static Result pushPrimary(Device &device) {
+  if (Context context = device.primary.load(std::memory_order_acquire)) {
+    Result result = driver.ctxPush(context);
+    // The host may have reset the device since.
+    if (result != errorInvalidContext && result != errorContextIsDestroyed)
+      return result;
+  }
+  Context context;
+  if (Result result = retainPrimary(device, context))
+    return result;
+  return driver.ctxPush(context);
+}
+
+heed_status CurrentContext::enter(int32_t ordinal, bool anyDevice) {
+  Context handle = nullptr;
+  if (Result result = driver.ctxGetCurrent(&handle))
+    return failCall(result, "cannot find the current CUDA context");
+  if (handle) {
+    if (heed_status status = describe(handle, state))
+      return status;
+    if (anyDevice || state->device->ordinal == ordinal)
+      return HEED_OK;
+  }
+  Device *device = deviceAt(ordinal);
+  if (!device)
+    return fail(HEED_INVALID_ARGUMENT,
+                "argument 'query': expected memory of a CUDA device, found "
+                "memory of the unknown device %d",
+                int(ordinal));
+  if (Result result = pushPrimary(*device))
+    return failCall(result, "cannot use the primary context of cuda:%d", int(ordinal));
+  isPushed = true;
+  return describe(device->primary.load(std::memory_order_acquire), state);
+}
+
+CurrentContext::~CurrentContext() {
+  Context popped;
+  if (isPushed)
+    driver.ctxPop(&popped);
+}
+
+//===----------------------------------------------------------------------===//
+// Counters
+//===----------------------------------------------------------------------===//
+
+static constexpr uint32_t countersAtOnce = 1024;
+/// Each in a sector of its own.
+static constexpr uint32_t counterBytes = 32;
+
+static heed_status allocateCounters(ContextState &context, DevicePtr &pointer) {
+  constexpr size_t bytes = size_t(countersAtOnce) * counterBytes;
+  RelaxedCapture relaxed;
+  if (Result result = driver.memAlloc(&pointer, bytes))
+    return failCall(result, "no %zu bytes of memory for counters on cuda:%d", bytes,
+                    int(context.device->ordinal));
+  // Not on the default stream, which waits for others and may not be used while they are captured.
+  Stream stream = nullptr;
+  Result result = driver.streamCreate(&stream, streamNonBlocking);
+  if (result == success) {
+    result = driver.memsetD32Async(pointer, 0, bytes / 4, stream);
+    if (result == success)
+      result = driver.streamSynchronize(stream);
+    driver.streamDestroy(stream);
+  }
+  if (result == success)
+    return HEED_OK;
+  driver.memFree(pointer);
+  return failCall(result, "cannot clear counters on cuda:%d", int(context.device->ordinal));
+}
+
+heed_status cuda::takeCounter(ContextState &context, Stream stream, DevicePtr &counter) {
+  int isCapturing = 0;
+  if (Result result = driver.streamIsCapturing(stream, &isCapturing))
+    return failCall(result, "argument 'stream': cannot be used on cuda:%d",
+                    int(context.device->ordinal));
+  if (isCapturing) {
+    Lock lock;
+    if (context.numOwnCounters == 0) {
+      if (heed_status status = allocateCounters(context, context.ownCounters))
+        return status;
+      context.numOwnCounters = countersAtOnce;
+    }
+    counter = context.ownCounters + uint64_t(--context.numOwnCounters) * counterBytes;
+    return HEED_OK;
+  }
+  DevicePtr counters = context.counters.load(std::memory_order_acquire);
+  if (!counters) {
+    Lock lock;
+    counters = context.counters.load(std::memory_order_relaxed);
+    if (!counters) {
+      if (heed_status status = allocateCounters(context, counters))
+        return status;
+      context.counters.store(counters, std::memory_order_release);
+    }
+  }
+  uint32_t turn = context.nextCounter.fetch_add(1, std::memory_order_relaxed);
+  counter = counters + uint64_t(turn % countersAtOnce) * counterBytes;
+  return HEED_OK;
+}

@@ -1,0 +1,489 @@
+//===-- Launch.cpp - One launch of a compiled kernel ------------*- C++ -*-===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+//
+// Everything that can be checked is checked before anything is launched. The way of a hot call is
+// short: it asks the driver for the context (twice), for each pointer (once), and encodes and
+// launches; nothing is allocated or locked.
+//
+//===----------------------------------------------------------------------===//
+
+#include "../Arguments.h"
+#include "../Check.h"
+#include "../DType.h"
+#include "../Error.h"
+#include "../Packed.h"
+#include "Context.h"
+#include "Module.h"
+#include "TensorMap.h"
+
+#include <stdio.h>
+
+using namespace heed::runtime;
+using namespace heed::runtime::cuda;
+
+using ll = long long;
+
+/// What all devices accept as parameters of a kernel.
+static constexpr int64_t maxParameterBytes = 4096;
+static constexpr int64_t maxMaps = maxParameterBytes / int64_t(sizeof(TensorMap));
+
+static const char *nameOf(const heed_kernel &kernel) { return kernel.name ? kernel.name : "?"; }
+
+//===----------------------------------------------------------------------===//
+// Where the data is
+//===----------------------------------------------------------------------===//
+
+namespace {
+struct Place {
+  enum Kind { Pageable, Pinned, OnDevice, Managed } kind;
+  int32_t ordinal; ///< of the device, where it is on one
+};
+} // namespace
+
+static DevicePtr toDevice(const void *pointer) {
+  return DevicePtr(reinterpret_cast<uintptr_t>(pointer));
+}
+
+static heed_status locate(const char *name, const void *pointer, Place &place) {
+  unsigned memoryType = 0, isManaged = 0;
+  int ordinal = -1;
+  int attributes[] = {pointerMemoryType, pointerOrdinal, pointerIsManaged};
+  void *values[] = {&memoryType, &ordinal, &isManaged};
+  Result result = driver.pointerGetAttributes(3, attributes, values, toDevice(pointer));
+  // How drivers say that they do not know the pointer: by an error, or by zeros.
+  if (result == errorInvalidValue || result == errorInvalidContext)
+    memoryType = isManaged = 0;
+  else if (result)
+    return failCall(result, "argument '%s': cannot find out where it is", name);
+  place.ordinal = ordinal;
+  place.kind = isManaged || memoryType == memoryUnified ? Place::Managed
+               : memoryType == memoryDevice             ? Place::OnDevice
+               : memoryType == memoryHost               ? Place::Pinned
+                                                        : Place::Pageable;
+  return HEED_OK;
+}
+
+/// Whether kernels of the current context see pinned host memory, and at its own address.
+static bool isMapped(const void *pointer) {
+  DevicePtr mapped = 0;
+  int attribute = pointerDevicePointer;
+  void *value = &mapped;
+  return driver.pointerGetAttributes(1, &attribute, &value, toDevice(pointer)) == success &&
+         mapped == toDevice(pointer);
+}
+
+static heed_status checkPlace(const char *name, const void *pointer, const Place &place,
+                              int32_t ordinal) {
+  switch (place.kind) {
+  case Place::Managed:
+    return HEED_OK;
+  case Place::OnDevice:
+    if (place.ordinal == ordinal)
+      return HEED_OK;
+    return fail(HEED_INVALID_ARGUMENT, "argument '%s': expected memory on cuda:%d, found cuda:%d",
+                name, int(ordinal), int(place.ordinal));
+  case Place::Pinned:
+    if (isMapped(pointer))
+      return HEED_OK;
+    break;
+  case Place::Pageable:
+    break;
+  }
+  return fail(HEED_INVALID_ARGUMENT, "argument '%s': expected memory on cuda:%d, found host memory",
+              name, int(ordinal));
+}
+
+static bool isEmpty(const heed_tensor &tensor) {
+  for (int32_t i = 0; i < tensor.rank; ++i)
+    if (tensor.shape[i] == 0)
+      return true;
+  return false;
+}
+
+static heed_status checkPlace(const char *name, const heed_tensor &tensor, int32_t ordinal) {
+  if (!tensor.data || isEmpty(tensor))
+    return HEED_OK;
+  Place place;
+  if (heed_status status = locate(name, tensor.data, place))
+    return status;
+  return checkPlace(name, tensor.data, place, ordinal);
+}
+
+/// Checks all data but the query's.
+static heed_status checkPlaces(const heed_kernel &kernel, const heed_call &call, int32_t ordinal) {
+  heed_status status;
+  if ((status = checkPlace("key", call.key, ordinal)) ||
+      (status = checkPlace("value", call.value, ordinal)) ||
+      (status = checkPlace("output", call.output, ordinal)) ||
+      (status = checkPlace("lse", call.lse, ordinal)) ||
+      (status = checkPlace("max_scores", call.max_scores, ordinal)))
+    return status;
+  for (int32_t i = 0; i < kernel.num_params; ++i) {
+    const heed_param &param = kernel.params[i];
+    if (param.rank >= 0 && (status = checkPlace(param.name, *call.params[i].tensor, ordinal)))
+      return status;
+  }
+  return HEED_OK;
+}
+
+//===----------------------------------------------------------------------===//
+// Which code
+//===----------------------------------------------------------------------===//
+
+static bool hasCapability(const heed_gpu_code &code, const Device &device) {
+  return code.is_exact ? code.capability == device.capability
+                       : code.capability <= device.capability;
+}
+
+static bool fits(const heed_gpu_code &code, const Device &device) {
+  return hasCapability(code, device) && code.shared_bytes <= device.sharedBytes;
+}
+
+static bool needsSameDevice(const heed_gpu_code &a, const heed_gpu_code &b) {
+  return a.capability == b.capability && a.is_exact == b.is_exact &&
+         a.shared_bytes == b.shared_bytes;
+}
+
+static bool needsAligned(const heed_gpu_code &code) {
+  return code.needs_aligned || code.num_maps > 0;
+}
+
+namespace {
+/// Which operand does not fit tensor maps, and why.
+struct CallMisfit {
+  const char *name;
+  Misfit misfit;
+};
+} // namespace
+
+static CallMisfit findMisfit(const heed_call &call, int size) {
+  const heed_tensor *tensors[] = {&call.query, &call.key, &call.value, &call.output};
+  const char *names[] = {"query", "key", "value", "output"};
+  for (int i = 0; i < 4; ++i) {
+    Misfit misfit = findMisfit(*tensors[i], size);
+    if (misfit.expected)
+      return {names[i], misfit};
+  }
+  return {};
+}
+
+static heed_status noCode(const heed_kernel &kernel, const Device &device) {
+  char found[96] = "a GPU";
+  driver.deviceGetName(found, int(sizeof(found)), device.handle);
+  found[sizeof(found) - 1] = 0;
+  if (kernel.num_gpu_codes == 0)
+    return fail(
+        HEED_UNSUPPORTED_GPU,
+        "kernel '%s': expected code for %s of compute capability %d.%d (cuda:%d), found code "
+        "for CPUs only",
+        nameOf(kernel), found, int(device.capability / 10), int(device.capability % 10),
+        int(device.ordinal));
+  char expected[200] = "";
+  size_t used = 0;
+  for (int32_t i = 0; i < kernel.num_gpu_codes && used + 1 < sizeof(expected); ++i) {
+    const heed_gpu_code &code = kernel.gpu_codes[i];
+    // Often the same again, for arguments that are not aligned.
+    if (i > 0 && needsSameDevice(code, kernel.gpu_codes[i - 1]))
+      continue;
+    used += size_t(snprintf(expected + used, sizeof(expected) - used, "%s%s%d.%d (%s)",
+                            used ? ", or " : "", code.is_exact ? "" : "at least ",
+                            int(code.capability / 10), int(code.capability % 10),
+                            code.target ? code.target : "unnamed"));
+    if (hasCapability(code, device) && used + 1 < sizeof(expected))
+      used += size_t(snprintf(expected + used, sizeof(expected) - used,
+                              " with %d bytes of shared memory", int(code.shared_bytes)));
+  }
+  return fail(
+      HEED_UNSUPPORTED_GPU,
+      "kernel '%.80s': expected a GPU of compute capability %s, found %s of compute capability "
+      "%d.%d with %d bytes of shared memory (cuda:%d)",
+      nameOf(kernel), expected, found, int(device.capability / 10), int(device.capability % 10),
+      int(device.sharedBytes), int(device.ordinal));
+}
+
+/// The first code that runs this call on `device`.
+static heed_status selectCode(const heed_kernel &kernel, const heed_call &call,
+                              const Device &device, const heed_gpu_code *&selected) {
+  int size = describe(kernel.dtype).size;
+  CallMisfit found = {};
+  const heed_gpu_code *refused = nullptr;
+  for (int32_t i = 0; i < kernel.num_gpu_codes; ++i) {
+    const heed_gpu_code &code = kernel.gpu_codes[i];
+    if (!fits(code, device))
+      continue;
+    if (needsAligned(code)) {
+      if (!refused)
+        found = findMisfit(call, size);
+      if (found.name) {
+        refused = &code;
+        continue;
+      }
+    }
+    selected = &code;
+    return HEED_OK;
+  }
+  if (!refused)
+    return noCode(kernel, device);
+  // The GPU would do, so that it is the argument that is named.
+  const Misfit &misfit = found.misfit;
+  const char *target = refused->target ? refused->target : "this GPU";
+  if (misfit.dim < 0)
+    return fail(
+        HEED_INVALID_ARGUMENT,
+        "argument '%s': expected %s bytes, which the code of kernel '%s' for %s needs, found "
+        "one that is %lld bytes above",
+        found.name, misfit.expected, nameOf(kernel), target, ll(misfit.found));
+  return fail(HEED_INVALID_ARGUMENT,
+              "argument '%s': expected %s in dimension %d, which the code of kernel '%s' for %s "
+              "needs, found %lld elements of %d bytes",
+              found.name, misfit.expected, int(misfit.dim), nameOf(kernel), target,
+              ll(misfit.found), size);
+}
+
+/// Checks the code's own description.
+static heed_status checkCode(const heed_kernel &kernel, const heed_gpu_code &code,
+                             const heed_call &call) {
+  auto damaged = [&](const char *what) {
+    return fail(HEED_INVALID_ARGUMENT, "kernel '%s' is damaged: its code for %s has %s",
+                nameOf(kernel), code.target ? code.target : "a GPU", what);
+  };
+  if (!code.entry || (!code.ptx && !code.cubin))
+    return damaged("no entry point or neither PTX nor a cubin");
+  if (code.block_q < 1 || code.block_kv < 1 || code.num_threads < 1 || code.num_threads > 1024 ||
+      code.shared_bytes < 0 || code.blocks_per_sm < 0)
+    return damaged("no block sizes or no threads");
+  if (code.classify && (code.classify_threads < 1 || code.classify_threads > 1024))
+    return damaged("no threads that classify blocks");
+  if (code.num_maps < 0 || code.num_maps > maxMaps || (code.num_maps > 0 && !code.maps))
+    return damaged("no list of tensor maps, or too many of them");
+  int size = describe(kernel.dtype).size;
+  for (int32_t i = 0; i < code.num_maps; ++i) {
+    const heed_gpu_map &map = code.maps[i];
+    int64_t rowBytes = int64_t(map.box_columns) * size;
+    if (!operandOf(map, call) || map.box_rows < 1 || map.box_rows > 256 ||
+        (rowBytes != 128 && rowBytes != 64 && rowBytes != 32))
+      return damaged("a tensor map without an operand, or whose boxes have no legal size");
+  }
+  return HEED_OK;
+}
+
+//===----------------------------------------------------------------------===//
+// The geometry
+//===----------------------------------------------------------------------===//
+
+namespace {
+struct Geometry {
+  unsigned numBlocks; ///< at most one for each of B * Hq * ceil(Sq / block_q) tiles
+  unsigned numLists;  ///< 0: no classify kernel
+  int64_t listBytes;
+};
+} // namespace
+
+static heed_status layOut(const heed_kernel &kernel, const heed_gpu_code &code,
+                          const Problem &problem, const Device &device, Geometry &geometry) {
+  int64_t qTiles = (problem.queryLength - 1) / code.block_q + 1, numTiles;
+  bool overflows = __builtin_mul_overflow(qTiles, problem.queryHeads, &numTiles);
+  overflows |= __builtin_mul_overflow(numTiles, problem.batch, &numTiles);
+  if (overflows || numTiles > INT32_MAX)
+    return fail(HEED_INVALID_ARGUMENT,
+                "kernel '%s': expected at most 2^31 - 1 tiles of %d queries, found %lld x %lld x "
+                "%lld",
+                nameOf(kernel), int(code.block_q), ll(problem.batch), ll(problem.queryHeads),
+                ll(qTiles));
+  geometry.numBlocks = unsigned(numTiles);
+  if (code.blocks_per_sm > 0) {
+    int64_t resident = int64_t(device.numSms) * code.blocks_per_sm;
+    if (resident < numTiles)
+      geometry.numBlocks = resident > 0 ? unsigned(resident) : 1;
+  }
+
+  geometry.numLists = 0;
+  geometry.listBytes = 0;
+  if (!code.classify)
+    return HEED_OK;
+  int64_t numLists = (code.lists_per_batch ? problem.batch : 1) *
+                     (code.lists_per_head ? problem.queryHeads : 1) * qTiles;
+  int64_t kvBlocks = (problem.keyLength + code.block_kv - 1) / code.block_kv;
+  // At most 2^31 x 2^31 words.
+  if (__builtin_mul_overflow(numLists * (1 + kvBlocks), int64_t(4), &geometry.listBytes))
+    return fail(HEED_OUT_OF_MEMORY, "kernel '%s': no memory for %lld lists of %lld blocks",
+                nameOf(kernel), ll(numLists), ll(kvBlocks));
+  geometry.numLists = unsigned(numLists);
+  return HEED_OK;
+}
+
+/// HEED_ARG_SECTION: as many query heads as read keys and values that the second-level cache holds.
+static int64_t sectionOf(const heed_kernel &kernel, const Problem &problem, const Device &device) {
+  constexpr int64_t MiB = int64_t(1) << 20;
+  int64_t budget = device.l2Bytes >= 48 * MiB ? 32 * MiB : device.l2Bytes / 2;
+  int64_t allHeads = problem.batch * problem.queryHeads;
+  int64_t group = problem.queryHeads / problem.keyHeads;
+  int64_t rowBytes =
+      (int64_t(kernel.head_dim) + kernel.value_head_dim) * describe(kernel.dtype).size;
+  // Rows that fit, rather than the bytes of a head, which may be too many to count.
+  int64_t rows = budget / rowBytes;
+  int64_t heads = problem.keyLength == 0 ? allHeads : rows / problem.keyLength;
+  int64_t section = 1;
+  while (section * 2 <= heads && section * group < allHeads)
+    section *= 2;
+  return section * group < allHeads ? section * group : allHeads;
+}
+
+//===----------------------------------------------------------------------===//
+// The launch
+//===----------------------------------------------------------------------===//
+
+namespace {
+/// The memory of the block lists, which follows the stream's order.
+class Lists {
+public:
+  explicit Lists(Stream stream) : stream(stream) {}
+  ~Lists() {
+    if (pointer)
+      driver.memFreeAsync(pointer, stream);
+  }
+  Lists(const Lists &) = delete;
+  Lists &operator=(const Lists &) = delete;
+
+  heed_status allocate(const heed_kernel &kernel, const Device &device, int64_t bytes) {
+    if (!driver.memAllocAsync || !driver.memFreeAsync)
+      return fail(HEED_UNSUPPORTED_GPU,
+                  "kernel '%s': expected a driver for CUDA 11.2 or later, found one for CUDA %s; "
+                  "update the NVIDIA driver",
+                  nameOf(kernel), driverVersion().text);
+    if (Result result = driver.memAllocAsync(&pointer, size_t(bytes), stream)) {
+      pointer = 0;
+      return failCall(result, "kernel '%s': no %lld bytes of memory for block lists on cuda:%d",
+                      nameOf(kernel), ll(bytes), int(device.ordinal));
+    }
+    return HEED_OK;
+  }
+
+  DevicePtr pointer = 0;
+
+private:
+  Stream stream;
+};
+} // namespace
+
+static heed_status launchFailed(const heed_kernel &kernel, const Device &device, Result result) {
+  bool isHandle = result == errorInvalidHandle || result == errorInvalidContext;
+  return failCall(result, "kernel '%s': cannot launch on cuda:%d%s", nameOf(kernel),
+                  int(device.ordinal),
+                  isHandle ? " (is the stream one of the device's current context?)" : "");
+}
+
+static heed_status launch(const heed_kernel &kernel, const heed_gpu_code &code,
+                          const heed_call &call, const Problem &problem, ContextState &context,
+                          Stream stream) {
+  const Device &device = *context.device;
+  int64_t numWords = countArgumentWords(kernel);
+  int64_t mostWords = (maxParameterBytes - code.num_maps * int64_t(sizeof(TensorMap))) / 8;
+  if (numWords > mostWords)
+    return fail(HEED_INVALID_ARGUMENT,
+                "kernel '%s': expected at most %lld argument words on a GPU, found %lld",
+                nameOf(kernel), ll(mostWords), ll(numWords));
+  Geometry geometry = {};
+  Loaded loaded = {};
+  heed_status status;
+  if ((status = layOut(kernel, code, problem, device, geometry)) ||
+      (status = loadCode(kernel, code, context, loaded)))
+    return status;
+
+  int64_t args[maxParameterBytes / 8];
+  fillArguments(kernel, call, problem, args);
+  args[HEED_ARG_SECTION] = sectionOf(kernel, problem, device);
+
+  TensorMap maps[maxMaps];
+  if ((status = encodeMaps(kernel, code, call, maps)))
+    return status;
+  void *params[maxMaps + 1];
+  for (int32_t i = 0; i < code.num_maps; ++i)
+    params[i] = &maps[i];
+  params[code.num_maps] = args;
+
+  if (code.blocks_per_sm > 0) {
+    DevicePtr counter;
+    if ((status = takeCounter(context, stream, counter)))
+      return status;
+    args[HEED_ARG_COUNTER] = int64_t(counter);
+  }
+
+  Lists lists(stream);
+  if (code.classify) {
+    if ((status = lists.allocate(kernel, device, geometry.listBytes)))
+      return status;
+    args[HEED_ARG_LISTS] = int64_t(lists.pointer);
+    if (Result result =
+            driver.launchKernel(loaded.classify, geometry.numLists, 1, 1,
+                                unsigned(code.classify_threads), 1, 1, 0, stream, params, nullptr))
+      return launchFailed(kernel, device, result);
+  }
+  if (Result result =
+          driver.launchKernel(loaded.main, geometry.numBlocks, 1, 1, unsigned(code.num_threads), 1,
+                              1, unsigned(code.shared_bytes), stream, params, nullptr))
+    return launchFailed(kernel, device, result);
+  return HEED_OK;
+}
+
+extern "C" heed_status heed_launch(const heed_kernel *kernel, const heed_call *call, void *stream) {
+  if (heed_status status = checkKernel(kernel))
+    return status;
+  if (!call)
+    return fail(HEED_INVALID_ARGUMENT, "argument 'call': expected a call, found NULL");
+  Problem problem;
+  heed_status status;
+  if ((status = checkTensors(*kernel, *call, problem)) ||
+      (status = checkParams(*kernel, *call, problem)) || (status = checkScale(*call)))
+    return status;
+  if (problem.isEmpty())
+    return HEED_OK;
+
+  Place place;
+  if ((status = start()) || (status = locate("query", call->query.data, place)))
+    return status;
+  if (place.kind == Place::Pageable)
+    return fail(HEED_INVALID_ARGUMENT,
+                "argument 'query': expected memory of a CUDA device, found host memory");
+  CurrentContext context;
+  if ((status = context.enter(place.ordinal, place.kind != Place::OnDevice)))
+    return status;
+  const Device &device = *context->device;
+  if ((status = checkPlace("query", call->query.data, place, device.ordinal)) ||
+      (status = checkPlaces(*kernel, *call, device.ordinal)))
+    return status;
+
+  const heed_gpu_code *code = nullptr;
+  if ((status = selectCode(*kernel, *call, device, code)) ||
+      (status = checkCode(*kernel, *code, *call)))
+    return status;
+  return launch(*kernel, *code, *call, problem, *context, static_cast<Stream>(stream));
+}
+
+extern "C" heed_status heed_launch_packed(const heed_kernel *kernel, const heed_call *call,
+                                          void *const *data, const heed_value *params,
+                                          const heed_tensor *tensors, void *stream) {
+  return unpack(kernel, call, data, params, tensors,
+                [=](const heed_call &whole) { return heed_launch(kernel, &whole, stream); });
+}
+
+extern "C" const heed_gpu_code *heed_select_gpu_code(const heed_kernel *kernel, int32_t device) {
+  if (checkKernel(kernel) || start())
+    return nullptr;
+  const Device *found = deviceAt(device);
+  if (!found) {
+    heed_gpu_capability(device); // has the message
+    return nullptr;
+  }
+  for (int32_t i = 0; i < kernel->num_gpu_codes; ++i)
+    if (fits(kernel->gpu_codes[i], *found))
+      return &kernel->gpu_codes[i];
+  noCode(*kernel, *found);
+  return nullptr;
+}

@@ -1,0 +1,120 @@
+//===-- TensorMap.cpp - What the bulk copy engine is told -------*- C++ -*-===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#include "TensorMap.h"
+#include "../DType.h"
+#include "../Error.h"
+
+using namespace heed::runtime;
+using namespace heed::runtime::cuda;
+
+static constexpr int64_t alignment = 16;
+static constexpr int64_t maxStrideBytes = (int64_t(1) << 40) - 1;
+
+static bool hasElements(const heed_tensor &tensor) {
+  for (int32_t i = 0; i < 4; ++i)
+    if (tensor.shape[i] == 0)
+      return false;
+  return true;
+}
+
+/// The extent in the map: a broadcast dimension is read at 0 only.
+static int64_t mappedExtent(const heed_tensor &tensor, int32_t dim) {
+  return tensor.strides[dim] == 0 ? 1 : tensor.shape[dim];
+}
+
+// Extents were checked to be below 2^31, which is less than what maps can hold.
+Misfit cuda::findMisfit(const heed_tensor &tensor, int size) {
+  if (!hasElements(tensor))
+    return {};
+  if (reinterpret_cast<uintptr_t>(tensor.data) % alignment != 0)
+    return {"an address that is a multiple of 16",
+            int64_t(reinterpret_cast<uintptr_t>(tensor.data) % alignment), -1};
+  for (int32_t i = 0; i < 3; ++i) {
+    if (tensor.shape[i] == 1)
+      continue;
+    int64_t stride = tensor.strides[i];
+    if (stride < 0)
+      return {"a stride of at least 0", stride, i};
+    // A box has several rows, which cannot all be row 0.
+    if (stride == 0 && i == 2)
+      return {"a stride other than 0", stride, i};
+    if (stride > maxStrideBytes / size)
+      return {"a stride below 2^40 bytes", stride, i};
+    if (stride * size % alignment != 0)
+      return {"a stride that is a multiple of 16 bytes", stride, i};
+  }
+  return {};
+}
+
+const heed_tensor *cuda::operandOf(const heed_gpu_map &map, const heed_call &call) {
+  switch (map.operand) {
+  case HEED_ARG_QUERY:
+    return &call.query;
+  case HEED_ARG_KEY:
+    return &call.key;
+  case HEED_ARG_VALUE:
+    return &call.value;
+  case HEED_ARG_OUTPUT:
+    return &call.output;
+  }
+  return nullptr;
+}
+
+/// CU_TENSOR_MAP_DATA_TYPE_*
+static int mapType(heed_dtype dtype) { return dtype == HEED_BF16 ? 9 : dtype == HEED_F16 ? 6 : 7; }
+
+/// CU_TENSOR_MAP_SWIZZLE_* for rows of so many bytes.
+static int swizzleOf(int64_t rowBytes) {
+  return rowBytes == 128 ? 3 : rowBytes == 64 ? 2 : rowBytes == 32 ? 1 : 0;
+}
+
+static Result encode(const heed_tensor &tensor, const heed_gpu_map &map, void *elsewhere,
+                     TensorMap &encoded) {
+  constexpr int interleaveNone = 0, l2Promotion256B = 3, fillZeros = 0;
+  int64_t size = describe(tensor.dtype).size;
+  // Any legal stride for dimensions that have none.
+  int64_t rowBytes = (tensor.shape[3] * size + alignment - 1) / alignment * alignment;
+  uint64_t extents[4] = {uint64_t(tensor.shape[3]), 1, 1, 1};
+  uint64_t strides[3] = {uint64_t(rowBytes), uint64_t(rowBytes), uint64_t(rowBytes)};
+  void *address = tensor.data;
+  if (!hasElements(tensor)) {
+    // No keys: there are no empty maps, and nothing is read through this one.
+    address = elsewhere;
+  } else {
+    for (int32_t i = 0; i < 3; ++i) {
+      int64_t extent = mappedExtent(tensor, 2 - i);
+      extents[1 + i] = uint64_t(extent);
+      if (extent != 1)
+        strides[i] = uint64_t(tensor.strides[2 - i] * size);
+    }
+  }
+  uint32_t box[4] = {uint32_t(map.box_columns), uint32_t(map.box_rows), 1, 1};
+  uint32_t elementStrides[4] = {1, 1, 1, 1};
+  return driver.tensorMapEncodeTiled(&encoded, mapType(tensor.dtype), 4, address, extents, strides,
+                                     box, elementStrides, interleaveNone,
+                                     swizzleOf(map.box_columns * size), l2Promotion256B, fillZeros);
+}
+
+heed_status cuda::encodeMaps(const heed_kernel &kernel, const heed_gpu_code &code,
+                             const heed_call &call, TensorMap *maps) {
+  const char *name = kernel.name ? kernel.name : "?";
+  if (code.num_maps > 0 && !driver.tensorMapEncodeTiled)
+    return fail(
+        HEED_UNSUPPORTED_GPU,
+        "kernel '%s': expected a driver for CUDA 12.0 or later, found one for CUDA %s; update "
+        "the NVIDIA driver",
+        name, driverVersion().text);
+  for (int32_t i = 0; i < code.num_maps; ++i) {
+    const heed_gpu_map &map = code.maps[i];
+    if (Result result = encode(*operandOf(map, call), map, call.query.data, maps[i]))
+      return failCall(result, "kernel '%s': cannot encode tensor map %d of boxes of %d x %d", name,
+                      int(i), int(map.box_rows), int(map.box_columns));
+  }
+  return HEED_OK;
+}

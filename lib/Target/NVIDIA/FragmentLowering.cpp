@@ -1,0 +1,327 @@
+//===-- FragmentLowering.cpp - Tile ops on accumulator fragments ----------===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#include "FragmentLowering.h"
+
+#include "heed-c/Runtime.h"
+
+#include "mlir/Dialect/LLVMIR/NVVMDialect.h"
+
+#include <limits>
+
+using namespace mlir;
+using namespace heed;
+using namespace heed::nvidia;
+
+static constexpr float kLn2 = 0.69314718055994530942f;
+
+FragmentLowering::FragmentLowering(tile::KernelOp kernel, tile::GPUScheduleAttr schedule)
+    : kernel(kernel), schedule(schedule), builder(kernel), e(builder, kernel.getLoc()) {}
+
+LLVM::LLVMFuncOp FragmentLowering::createKernel(StringRef name, int64_t numMaps,
+                                                int64_t numThreads, int64_t minBlocksPerSM) {
+  OpBuilder b(kernel);
+  MLIRContext *context = b.getContext();
+  Type pointer = e.ptr();
+  SmallVector<Type> types(numMaps + 1, pointer);
+  auto type = LLVM::LLVMFunctionType::get(LLVM::LLVMVoidType::get(context), types);
+  function = LLVM::LLVMFuncOp::create(b, kernel.getLoc(), name, type);
+  function->setAttr(NVVM::NVVMDialect::getKernelFuncAttrName(), b.getUnitAttr());
+  function->setAttr(NVVM::NVVMDialect::getMaxntidAttrName(),
+                    b.getDenseI32ArrayAttr({static_cast<int32_t>(numThreads)}));
+  function->setAttr(NVVM::NVVMDialect::getMinctasmAttrName(), b.getI32IntegerAttr(minBlocksPerSM));
+  auto byValue = [&](unsigned argument, Type contents, int64_t alignment) {
+    function.setArgAttr(argument, LLVM::LLVMDialect::getByValAttrName(), TypeAttr::get(contents));
+    function.setArgAttr(argument, LLVM::LLVMDialect::getAlignAttrName(),
+                        b.getI64IntegerAttr(alignment));
+    function.setArgAttr(argument, NVVM::NVVMDialect::getGridConstantAttrName(), b.getUnitAttr());
+  };
+  for (int64_t i = 0; i < numMaps; ++i)
+    byValue(i, LLVM::LLVMArrayType::get(b.getI8Type(), 128), 128);
+  byValue(numMaps, LLVM::LLVMArrayType::get(b.getI64Type(), Scalars::countWords(kernel)), 8);
+  Block *entry = function.addEntryBlock(b);
+  builder.setInsertionPointToStart(entry);
+  uniform = std::make_unique<Scalars>(e, kernel, entry->getArgument(numMaps));
+  return function;
+}
+
+int64_t FragmentLowering::strideWord(unsigned argument) {
+  return HEED_ARG_QUERY_STRIDES + 3 * argument;
+}
+
+Value FragmentLowering::reduceQuad(Value x, llvm::function_ref<Value(Value, Value)> combine) {
+  for (int64_t mask : {1, 2})
+    x = combine(x, e.shuffleXor(x, mask));
+  return x;
+}
+
+Registers FragmentLowering::pack(ArrayRef<Value> registers, Type element) {
+  Registers pairs;
+  for (size_t i = 0; i + 1 < registers.size(); i += 2)
+    pairs.push_back(e.packPair(element, registers[i], registers[i + 1]));
+  return pairs;
+}
+
+//===----------------------------------------------------------------------===//
+// Elementwise ops
+//===----------------------------------------------------------------------===//
+
+LogicalResult FragmentLowering::lowerFill(tile::FillOp op) {
+  auto type = op.getType();
+  Value v = e.cstF32(op.getValue().convertToFloat());
+  fragments[op] =
+      Registers(type.getRank() == 1 ? 2 : llvm::alignTo(type.getNumColumns(), 8) / 2, v);
+  return success();
+}
+
+void FragmentLowering::hoistStages(tile::ForKVOp loop) {
+  stages.clear();
+  for (Operation &op : *loop.getBodyBlock()) {
+    if (!isa<tile::MapOp, tile::MaskOp>(op) || op.getRegion(0).empty())
+      continue;
+    Block &block = op.getRegion(0).front();
+    bool isMap = isa<tile::MapOp>(op);
+    auto stage = std::make_unique<FragmentStage>(
+        e, *uniform, block, isMap ? block.getArgument(0) : Value(), block.getArgument(isMap ? 1 : 0),
+        block.getArgument(isMap ? 2 : 1));
+    // Scalars that the region uses from outside.
+    SmallVector<Value> used;
+    for (Operation &inner : block)
+      for (Value operand : inner.getOperands())
+        if (operand.getParentBlock() != &block && !isa<attn::TensorType>(operand.getType()))
+          used.push_back(operand);
+    uniform->emitSlice(used, scalars);
+    stage->hoist(scalars, e.add(scalar(op.getOperand(1)), threadRow));
+    stages[&op] = std::move(stage);
+  }
+}
+
+LogicalResult FragmentLowering::lowerMap(tile::MapOp op) {
+  ready(op.getTile());
+  FragmentStage &stage = *stages[op];
+  stage.beginBlock(e.add(scalar(op.getColumn()), threadColumn));
+  Registers result = registers(op.getTile());
+  for (auto [i, element] : llvm::enumerate(result))
+    element = stage.evaluate({rowOf(i), columnOf(i)}, element);
+  fragments[op] = result;
+  return success();
+}
+
+/// Masked elements become -inf, in partial blocks only. A block that reaches beyond the limit counts as
+/// partial: producers of block classes see to that.
+LogicalResult FragmentLowering::lowerMask(tile::MaskOp op) {
+  ready(op.getTile());
+  Registers scores = registers(op.getTile());
+  SmallVector<Type> types(scores.size(), e.f32());
+  Value firstKv = e.add(scalar(op.getColumn()), threadColumn);
+  Value limit = scalar(op.getLimit());
+  auto masked = [&]() -> Emitter::Values {
+    std::unique_ptr<FragmentStage> &stage = stages[op];
+    Block none;
+    FragmentStage *evaluator = stage.get();
+    std::unique_ptr<FragmentStage> limitOnly;
+    if (!evaluator) {
+      none.addArguments({e.i32(), e.i32()}, {op.getLoc(), op.getLoc()});
+      limitOnly = std::make_unique<FragmentStage>(e, *uniform, none, Value(), none.getArgument(0),
+                                                  none.getArgument(1));
+      evaluator = limitOnly.get();
+    }
+    evaluator->beginBlock(firstKv);
+    Emitter::Values result;
+    Value lowest = e.negativeInfinity();
+    for (auto [i, score] : llvm::enumerate(scores)) {
+      Element element{rowOf(i), columnOf(i)};
+      Value keep = evaluator->isBelow(element, limit);
+      if (stage)
+        keep = e.band(keep, stage->evaluate(element, Value()));
+      result.push_back(e.select(keep, score, lowest));
+    }
+    return result;
+  };
+  fragments[op] = e.ifElse(isPartial, types, masked, [&] { return Emitter::Values(scores); });
+  return success();
+}
+
+//===----------------------------------------------------------------------===//
+// The softmax
+//===----------------------------------------------------------------------===//
+
+/// The maximum of a row's elements in this thread, in four chains.
+static Value emitRowMax(Emitter &e, ArrayRef<Value> elements, int64_t row) {
+  Value chains[4];
+  int64_t next = 0;
+  for (auto [i, x] : llvm::enumerate(elements)) {
+    if (int64_t((i >> 1) & 1) != row)
+      continue;
+    Value &chain = chains[next++ % 4];
+    chain = chain ? e.fmax(chain, x) : x;
+  }
+  Value result = chains[0];
+  for (Value chain : ArrayRef(chains).drop_front())
+    if (chain)
+      result = e.fmax(result, chain);
+  return result;
+}
+
+/// The sum, likewise.
+static Value emitRowSum(Emitter &e, ArrayRef<Value> elements, int64_t row) {
+  Value chains[4];
+  int64_t next = 0;
+  for (auto [i, x] : llvm::enumerate(elements)) {
+    if (int64_t((i >> 1) & 1) != row)
+      continue;
+    Value &chain = chains[next++ % 4];
+    chain = chain ? e.fadd(chain, x) : x;
+  }
+  Value result = chains[0];
+  for (Value chain : ArrayRef(chains).drop_front())
+    if (chain)
+      result = e.fadd(result, chain);
+  return result;
+}
+
+/// References are held times `factor`, in base-2 logarithms, beside the largest score of the lane's
+/// own columns. Rescaling is lazy and speculative (gpu_evidence): weights are computed with the
+/// old reference; only where a score of the warp is beyond it by more than the schedule's bound, a
+/// rarely taken branch agrees on a new one.
+LogicalResult FragmentLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
+  ready(op.getScores());
+  ArrayRef<Value> scores = registers(op.getScores());
+  Value factor = scalar(op.getFactor());
+  Value rowMax[2] = {emitRowMax(e, scores, 0), emitRowMax(e, scores, 1)};
+  auto fmax = [&](Value x, Value y) { return e.fmax(x, y); };
+  auto agree = [&](int64_t row) { return e.fmul(reduceQuad(rowMax[row], fmax), factor); };
+  auto isMinusInfinity = [&](Value x) {
+    return e.fcmp(arith::CmpFPredicate::OEQ, x, e.negativeInfinity());
+  };
+  // A row that has met no key yet has the reference -inf: exponents are taken from 0 then.
+  auto guarded = [&](Value x) { return e.select(isMinusInfinity(x), e.cstF32(0.0f), x); };
+
+  Registers reference, rescale, largest;
+  if (isFirstBlock) {
+    for (int64_t row : {0, 1}) {
+      reference.push_back(agree(row));
+      largest.push_back(rowMax[row]);
+    }
+    rescale = {e.cstF32(1.0f), e.cstF32(1.0f), e.cstBool(false)};
+  } else {
+    ArrayRef<Value> old = registers(op.getReference());
+    for (int64_t row : {0, 1})
+      largest.push_back(e.fmax(old[2 + row], rowMax[row]));
+    auto update = [&]() -> Emitter::Values {
+      Emitter::Values result;
+      for (int64_t row : {0, 1})
+        result.push_back(e.fmax(old[row], agree(row)));
+      for (int64_t row : {0, 1})
+        result.push_back(e.exp2(e.fsub(old[row], guarded(result[row]))));
+      return result;
+    };
+    Value isNeeded;
+    if (schedule.getLazyRescale() > 0) {
+      // -inf - -inf is NaN, which compares false: the reference stays, as it should.
+      Value bound = e.cstF32(schedule.getLazyRescale());
+      Value exceeds[2];
+      for (int64_t row : {0, 1})
+        exceeds[row] = e.fcmp(arith::CmpFPredicate::OGT,
+                              e.fma(rowMax[row], factor, e.fneg(old[row])), bound);
+      isNeeded = e.voteAny(e.bor(exceeds[0], exceeds[1]));
+      Value one = e.cstF32(1.0f);
+      Registers merged = e.ifElse(isNeeded, SmallVector<Type>(4, e.f32()), update,
+                                  [&] { return Emitter::Values{old[0], old[1], one, one}; });
+      reference = {merged[0], merged[1]};
+      rescale = {merged[2], merged[3], isNeeded};
+    } else {
+      Registers updated = update();
+      reference = {updated[0], updated[1]};
+      rescale = {updated[2], updated[3], Value()};
+    }
+  }
+
+  Value base[2] = {e.fneg(guarded(reference[0])), e.fneg(guarded(reference[1]))};
+  Registers weights;
+  for (auto [i, score] : llvm::enumerate(scores))
+    weights.push_back(e.exp2(e.fma(score, factor, base[rowOf(i)])));
+  Registers sum;
+  for (int64_t row : {0, 1}) {
+    Value total = emitRowSum(e, weights, row);
+    sum.push_back(isFirstBlock ? total : e.fma(registers(op.getSum())[row], rescale[row], total));
+  }
+  llvm::append_range(reference, largest);
+  fragments[op.getWeights()] = weights;
+  fragments[op.getNewReference()] = reference;
+  fragments[op.getNewSum()] = sum;
+  fragments[op.getRescale()] = rescale;
+  return success();
+}
+
+LogicalResult FragmentLowering::lowerScaleRows(tile::ScaleRowsOp op) {
+  ready(op.getTile());
+  Registers tile = registers(op.getTile());
+  if (isFirstBlock) { // of zeros
+    fragments[op] = tile;
+    return success();
+  }
+  ArrayRef<Value> factors = registers(op.getFactors());
+  auto scaled = [&] {
+    Emitter::Values result;
+    for (auto [i, x] : llvm::enumerate(tile))
+      result.push_back(e.fmul(x, factors[rowOf(i)]));
+    return result;
+  };
+  if (factors.size() == 3 && factors[2])
+    fragments[op] = e.ifElse(factors[2], SmallVector<Type>(tile.size(), e.f32()), scaled,
+                             [&] { return Emitter::Values(tile); });
+  else
+    fragments[op] = scaled();
+  return success();
+}
+
+LogicalResult FragmentLowering::lowerNormalize(tile::NormalizeOp op) {
+  ready(op.getAcc());
+  ArrayRef<Value> acc = registers(op.getAcc()), sum = registers(op.getSum()),
+                  reference = registers(op.getReference());
+  Value factor = scalar(op.getFactor());
+  Registers output(acc), inverse, lse, largest;
+  for (int64_t row : {0, 1}) {
+    Value total = reduceQuad(sum[row], [&](Value x, Value y) { return e.fadd(x, y); });
+    // NaN stays NaN: only a sum of 0 means that there was no key.
+    Value isEmpty = e.fcmp(arith::CmpFPredicate::OEQ, total, e.cstF32(0.0f));
+    inverse.push_back(e.select(isEmpty, e.cstF32(0.0f), e.reciprocal(total)));
+    Value logarithm = e.fmul(e.fadd(reference[row], e.log2(total)), e.cstF32(kLn2));
+    lse.push_back(e.select(isEmpty, e.negativeInfinity(), logarithm));
+    Value most = reduceQuad(reference[2 + row], [&](Value x, Value y) { return e.fmax(x, y); });
+    largest.push_back(e.fmul(e.fmul(most, factor), e.cstF32(kLn2)));
+  }
+  for (auto [i, x] : llvm::enumerate(output))
+    x = e.fmul(x, inverse[rowOf(i)]);
+  fragments[op.getOutput()] = output;
+  fragments[op.getLse()] = lse;
+  fragments[op.getMaxScores()] = largest;
+  return success();
+}
+
+void FragmentLowering::storeRows(tile::StoreOp op) {
+  unsigned index = argumentIndex(op.getTensor());
+  Value base = uniform->pointer(index);
+  int64_t strides = strideWord(index);
+  Value address = uniform->word(index);
+  Value isWanted = e.cmp(arith::CmpIPredicate::ne, address, e.cst64(0));
+  Value isFirstLane = e.eq(threadColumn, 0);
+  Value row = e.add(scalar(op.getRow()), threadRow);
+  Value offset = e.add(e.mul(e.toI64(scalar(op.getBatch())), uniform->word(strides)),
+                       e.mul(e.toI64(scalar(op.getHead())), uniform->word(strides + 1)));
+  ArrayRef<Value> values = registers(op.getTile());
+  for (int64_t r : {0, 1}) {
+    Value q = e.add(row, 8 * r);
+    Value isInside = e.lt(q, uniform->word32(HEED_ARG_SQ));
+    e.ifThen(e.band(e.band(isWanted, isFirstLane), isInside), [&] {
+      Value element = e.add(offset, e.mul(e.toI64(q), uniform->word(strides + 2)));
+      e.store(values[r], e.at(base, e.mul(element, 4)));
+    });
+  }
+}

@@ -1,0 +1,258 @@
+//===-- FragmentStage.cpp - Evaluates stages on accumulator fragments -----===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#include "FragmentStage.h"
+
+#include "mlir/IR/Matchers.h"
+
+using namespace mlir;
+using namespace heed;
+using namespace heed::nvidia;
+
+/// Extents are at most this, so that differences of coordinates never wrap around.
+static constexpr int64_t kMaxCoordinate = int64_t(1) << 30;
+
+bool FragmentStage::Form::isBoundedWith(const Form &other) const {
+  return bound >= 0 && other.bound >= 0 && bound + other.bound <= INT32_MAX;
+}
+
+FragmentStage::FragmentStage(Emitter &e, Scalars &scalars, Block &block, Value score, Value q,
+                             Value kv)
+    : e(e), scalars(scalars), block(block), scoreArg(score), qArg(q), kvArg(kv) {
+  if (score)
+    dependences[score] = OnScore;
+  dependences[q] = OnQ;
+  dependences[kv] = OnKv;
+  for (Operation &op : block) {
+    unsigned all = 0;
+    for (Value operand : op.getOperands())
+      all |= dependence(operand);
+    for (Value result : op.getResults())
+      dependences[result] = all;
+  }
+}
+
+void FragmentStage::hoist(const IRMapping &outerMapping, Value firstQ) {
+  outer = outerMapping;
+  isHoisting = true;
+  uniforms.clear();
+  hoisted.clear();
+  for (int64_t row : {0, 1}) {
+    byRow[row].clear();
+    byRow[row][qArg] = {firstQ, 8 * row, Value(), kMaxCoordinate};
+  }
+  for (Operation &op : block.without_terminator()) {
+    unsigned d = dependence(op.getResult(0));
+    if (d == 0)
+      form(op.getResult(0), {0, 0});
+    if (d == OnQ)
+      for (int64_t row : {0, 1})
+        form(op.getResult(0), {row, 0});
+  }
+  isHoisting = false;
+}
+
+void FragmentStage::beginBlock(Value firstKv) {
+  blockKv = firstKv;
+  byColumn.clear();
+  inBlock.clear();
+}
+
+Value FragmentStage::evaluate(Element element, Value score) {
+  byElement.clear();
+  if (scoreArg)
+    byElement[scoreArg] = {score, 0, Value(), -1};
+  return value(block.getTerminator()->getOperand(0), element);
+}
+
+Value FragmentStage::isBelow(Element element, Value limit) {
+  Value distance = combine("limit", limit, blockKv, [&] { return e.sub(limit, blockKv); });
+  return combine("below" + std::to_string(element.column), distance, Value(), [&] {
+    return e.cmp(arith::CmpIPredicate::sgt, distance, e.cst(element.column));
+  });
+}
+
+FragmentStage::Form FragmentStage::form(Value v, Element element) {
+  if (v.getParentBlock() != &block)
+    return {outer.lookupOrDefault(v), 0, Value(), -1};
+  unsigned d = dependence(v);
+  if (d == OnKv && v == kvArg)
+    return {blockKv, element.column, Value(), kMaxCoordinate};
+  auto lookup = [&](auto &map, auto key) {
+    auto it = map.find(key);
+    if (it != map.end())
+      return it->second;
+    Form result = evaluateOp(*v.getDefiningOp(), element);
+    map[key] = result;
+    return result;
+  };
+  if (d == 0)
+    return lookup(uniforms, v);
+  if (d == OnQ)
+    return lookup(byRow[element.row], v);
+  if (d == OnKv)
+    return lookup(byColumn, std::make_pair(v, element.column));
+  return lookup(byElement, v);
+}
+
+Value FragmentStage::combine(StringRef name, Value x, Value y, llvm::function_ref<Value()> emit) {
+  auto key = std::make_tuple(name.str(), x ? x.getAsOpaquePointer() : nullptr,
+                             y ? y.getAsOpaquePointer() : nullptr);
+  auto it = hoisted.find(key);
+  if (it != hoisted.end())
+    return it->second;
+  Combined &map = isHoisting ? hoisted : inBlock;
+  Value &slot = map[key];
+  if (!slot)
+    slot = emit();
+  return slot;
+}
+
+Value FragmentStage::materialize(const Form &form, Type type) {
+  std::string offset = std::to_string(form.offset);
+  if (type.isF32()) {
+    if (form.offset == 0)
+      return form.base ? form.base : e.cstF32(0.0f);
+    Value constant = e.cstF32(float(form.offset));
+    if (!form.unit)
+      return form.base ? combine("f+" + offset, form.base, Value(),
+                                 [&] { return e.fadd(form.base, constant); })
+                       : constant;
+    return combine("f+" + offset, form.base, form.unit, [&] {
+      return form.base ? e.fma(constant, form.unit, form.base) : e.fmul(constant, form.unit);
+    });
+  }
+  if (!form.base)
+    return arith::ConstantIntOp::create(e.b, e.loc, type, form.offset);
+  if (form.offset == 0)
+    return form.base;
+  return combine("i+" + offset, form.base, Value(),
+                 [&] { return e.add(form.base, form.offset); });
+}
+
+std::optional<FragmentStage::Form> FragmentStage::addForms(const Form &x, const Form &y,
+                                                           int64_t sign, bool isFloat) {
+  Form sum;
+  sum.offset = x.offset + sign * y.offset;
+  if (isFloat) {
+    // a + c u and b + d u.
+    if (x.offset && y.offset && x.unit != y.unit)
+      return std::nullopt;
+    sum.unit = x.offset ? x.unit : y.unit;
+    if (!x.offset && sign < 0 && y.offset)
+      sum.unit = y.unit;
+  } else {
+    sum.bound = x.bound >= 0 && y.bound >= 0 ? x.bound + y.bound : -1;
+  }
+  if (!y.base)
+    sum.base = x.base;
+  else if (!x.base && sign > 0)
+    sum.base = y.base;
+  else if (isFloat)
+    sum.base = combine(sign > 0 ? "fadd" : "fsub", x.base, y.base, [&]() -> Value {
+      if (!x.base)
+        return e.fneg(y.base);
+      return sign > 0 ? e.fadd(x.base, y.base) : e.fsub(x.base, y.base);
+    });
+  else
+    sum.base = combine(sign > 0 ? "add" : "sub", x.base, y.base, [&] {
+      return sign > 0 ? e.add(x.base, y.base) : e.sub(x.base ? x.base : e.cst(0), y.base);
+    });
+  return sum;
+}
+
+FragmentStage::Form FragmentStage::evaluateOp(Operation &op, Element element) {
+  Type type = op.getResult(0).getType();
+  bool isInteger = type.isInteger(32), dependsOnScore = dependence(op.getResult(0)) & OnScore;
+  auto operand = [&](unsigned i) { return form(op.getOperand(i), element); };
+  // A sum that does not involve the score shares what it adds up with the other elements.
+  bool isShared = !dependsOnScore;
+
+  if (auto constant = dyn_cast<arith::ConstantOp>(op); constant && isInteger) {
+    int64_t v = cast<IntegerAttr>(constant.getValue()).getInt();
+    return {Value(), v, Value(), std::abs(v)};
+  }
+  if (isInteger && isShared && isa<arith::AddIOp, arith::SubIOp>(op))
+    return *addForms(operand(0), operand(1), isa<arith::AddIOp>(op) ? 1 : -1, /*isFloat=*/false);
+  if (isInteger && isShared && isa<arith::MulIOp>(op)) {
+    Form x = operand(0), y = operand(1);
+    if (!x.base)
+      std::swap(x, y);
+    if (!y.base && std::abs(y.offset) <= INT32_MAX && std::abs(x.offset) <= INT32_MAX) {
+      Form product;
+      product.offset = x.offset * y.offset;
+      product.bound = x.bound >= 0 && x.bound <= INT32_MAX ? x.bound * std::abs(y.offset) : -1;
+      if (x.base)
+        product.base = combine("mul" + std::to_string(y.offset), x.base, Value(),
+                               [&] { return e.mul(x.base, y.offset); });
+      if (std::abs(product.offset) <= INT32_MAX)
+        return product;
+    }
+  }
+  if (auto compare = dyn_cast<arith::CmpIOp>(op);
+      compare && isShared && compare.getLhs().getType().isInteger(32)) {
+    auto predicate = compare.getPredicate();
+    bool isUnsigned =
+        predicate == arith::CmpIPredicate::ult || predicate == arith::CmpIPredicate::ule ||
+        predicate == arith::CmpIPredicate::ugt || predicate == arith::CmpIPredicate::uge;
+    Form x = operand(0), y = operand(1);
+    if (!isUnsigned && x.isBoundedWith(y)) {
+      Form difference = *addForms(x, y, -1, /*isFloat=*/false);
+      Value base = difference.base ? difference.base : e.cst(0);
+      return {combine(("cmp" + arith::stringifyCmpIPredicate(predicate) + "_" +
+                       std::to_string(difference.offset))
+                          .str(),
+                      base, Value(),
+                      [&] { return e.cmp(predicate, base, e.cst(-difference.offset)); }),
+              0, Value(), -1};
+    }
+  }
+  if (auto convert = dyn_cast<arith::SIToFPOp>(op); convert && convert.getIn().getType().isInteger(32)) {
+    Form x = operand(0);
+    if (x.bound >= 0 && x.bound <= INT32_MAX && isShared) {
+      Form result;
+      result.offset = x.offset;
+      if (x.base)
+        result.base = combine("sitofp", x.base, Value(), [&]() -> Value {
+          return arith::SIToFPOp::create(e.b, e.loc, e.f32(), x.base);
+        });
+      return result;
+    }
+  }
+  if (type.isF32() && isShared && isa<arith::NegFOp>(op)) {
+    Form x = operand(0);
+    Form result = x;
+    result.offset = -x.offset;
+    if (x.base)
+      result.base = combine("neg", x.base, Value(), [&] { return e.fneg(x.base); });
+    return result;
+  }
+  if (type.isF32() && isShared && isa<arith::AddFOp, arith::SubFOp>(op))
+    if (auto sum = addForms(operand(0), operand(1), isa<arith::AddFOp>(op) ? 1 : -1, true))
+      return *sum;
+  if (type.isF32() && isShared && isa<arith::MulFOp>(op)) {
+    // (a + c u) v = a v + c (u v) for a uniform v.
+    unsigned other = dependence(op.getOperand(1)) == 0 ? 1 : 0;
+    Form x = operand(1 - other);
+    if (dependence(op.getOperand(other)) == 0 && x.offset) {
+      Value factor = value(op.getOperand(other), element);
+      Form result;
+      result.offset = x.offset;
+      result.unit = x.unit ? combine("fmul", x.unit, factor, [&] { return e.fmul(x.unit, factor); })
+                           : factor;
+      if (x.base)
+        result.base = combine("fmul", x.base, factor, [&] { return e.fmul(x.base, factor); });
+      return result;
+    }
+  }
+
+  SmallVector<Value> operands;
+  for (Value v : op.getOperands())
+    operands.push_back(isa<attn::TensorType>(v.getType()) ? v : value(v, element));
+  return {scalars.emitOp(op, operands), 0, Value(), -1};
+}

@@ -1,0 +1,93 @@
+//===-- FragmentStage.h - Evaluates stages on accumulator fragments --*- C++ -*--===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+//
+// The region of a tile.map or tile.mask is a function of scalars. A thread evaluates
+// it for its elements of a score fragment: two queries, q and q + 8, and for each of
+// them keys at constant distances from its first key. Every value is computed as
+// rarely as what it depends on allows:
+//
+//   nothing (b, h, captures)   once a tile
+//   q                          once a tile, for two queries
+//   kv                         once a block, for the keys of a row
+//   q and kv, or the score     for each element
+//
+// Integers are kept as a register plus a constant, and floats made of them as
+// a + c * u with a constant c: then q - kv costs one subtraction a block, a comparison
+// with it one instruction with an immediate operand, and slope * (q - kv) one fused
+// multiply-add an element.
+//
+//===----------------------------------------------------------------------===//
+
+#ifndef HEED_LIB_TARGET_NVIDIA_FRAGMENTSTAGE_H
+#define HEED_LIB_TARGET_NVIDIA_FRAGMENTSTAGE_H
+
+#include "Scalars.h"
+
+namespace heed::nvidia {
+
+/// The place of an element: its row (0: the thread's first query, 1: eight below) and its distance
+/// in keys from the thread's first key.
+struct Element {
+  int64_t row, column;
+};
+
+class FragmentStage {
+public:
+  /// `block` is the region's block; `score`, `q` and `kv` its arguments, `score` may be null.
+  FragmentStage(Emitter &e, Scalars &scalars, mlir::Block &block, Value score, Value q, Value kv);
+
+  /// Emits what does not depend on the key, where it dominates all blocks. `outer` maps what the
+  /// region uses from outside; `firstQ` is the thread's first query (i32).
+  void hoist(const mlir::IRMapping &outer, Value firstQ);
+  /// Begins a block of keys; `firstKv` is the thread's first key (i32).
+  void beginBlock(Value firstKv);
+  /// The region's result for an element, of the block begun last and at the builder's insertion
+  /// point, which must not have left the region where that block began.
+  Value evaluate(Element element, Value score);
+  /// Whether kv + column < limit.
+  Value isBelow(Element element, Value limit);
+
+private:
+  enum : unsigned { OnScore = 1, OnQ = 2, OnKv = 4 };
+
+  /// base + offset (integers), or base + offset * unit (floats; a null unit is 1). A null base is 0.
+  struct Form {
+    Value base;
+    int64_t offset = 0;
+    Value unit;
+    int64_t bound = -1; // of an integer's magnitude; -1: it may be anything and wrap around
+    bool isBoundedWith(const Form &other) const;
+  };
+
+  unsigned dependence(Value v) const { return dependences.lookup(v); }
+  Form form(Value v, Element element);
+  Form evaluateOp(mlir::Operation &op, Element element);
+  Value materialize(const Form &form, Type type);
+  Value value(Value v, Element element) { return materialize(form(v, element), v.getType()); }
+  /// An op on two bases, emitted once a block (or once a tile).
+  Value combine(llvm::StringRef name, Value x, Value y, llvm::function_ref<Value()> emit);
+  std::optional<Form> addForms(const Form &x, const Form &y, int64_t sign, bool isFloat);
+
+  Emitter &e;
+  Scalars &scalars;
+  mlir::Block &block;
+  Value scoreArg, qArg, kvArg;
+  mlir::IRMapping outer;
+  llvm::DenseMap<Value, unsigned> dependences;
+  llvm::DenseMap<Value, Form> uniforms, byRow[2];
+  llvm::DenseMap<std::pair<Value, int64_t>, Form> byColumn;
+  llvm::DenseMap<Value, Form> byElement;
+  using Combined = std::map<std::tuple<std::string, void *, void *>, Value>;
+  Combined hoisted, inBlock;
+  Value blockKv;
+  bool isHoisting = false;
+};
+
+} // namespace heed::nvidia
+
+#endif // HEED_LIB_TARGET_NVIDIA_FRAGMENTSTAGE_H

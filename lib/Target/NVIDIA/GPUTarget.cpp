@@ -1,0 +1,207 @@
+//===-- GPUTarget.cpp - GPUs and their schedules --------------------------===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#include "heed/Target/NVIDIA/GPUTarget.h"
+
+#include "llvm/ADT/StringExtras.h"
+
+using namespace mlir;
+using namespace heed;
+using tile::GPUDotKind;
+
+const std::vector<GPUTarget> &heed::allGPUTargets() {
+  static const std::vector<GPUTarget> targets = {
+      {"sm_80", "Ampere: A100", "+ptx78", 80, false, false, 163 * 1024},
+      {"sm_86", "Ampere: A40, RTX 30", "+ptx78", 86, false, false, 99 * 1024},
+      {"sm_89", "Ada: L40, RTX 40", "+ptx78", 89, false, false, 99 * 1024},
+      {"sm_90a", "Hopper: H100, H200", "+ptx80", 90, true, true, 227 * 1024},
+      {"sm_100", "Blackwell: B200, by the portable path", "+ptx86", 100, false, false, 227 * 1024},
+      {"sm_120", "Blackwell: RTX 50, by the portable path", "+ptx87", 120, false, false, 99 * 1024},
+  };
+  return targets;
+}
+
+const GPUTarget *heed::lookupGPUTarget(StringRef name) {
+  for (const GPUTarget &target : allGPUTargets())
+    if (target.name == name)
+      return &target;
+  return nullptr;
+}
+
+//===----------------------------------------------------------------------===//
+// Overrides
+//===----------------------------------------------------------------------===//
+
+llvm::Expected<GPUScheduleOverrides> GPUScheduleOverrides::parse(StringRef text) {
+  GPUScheduleOverrides overrides;
+  SmallVector<StringRef> words;
+  text.split(words, ',', -1, /*KeepEmpty=*/false);
+  for (StringRef word : words) {
+    auto [name, value] = word.trim().split('=');
+    int64_t number = 0;
+    bool hasNumber = !value.empty() && !value.getAsInteger(10, number) && number >= 0;
+    auto needsNumber = [&, name = name](int64_t least) -> llvm::Error {
+      if (hasNumber && number >= least)
+        return llvm::Error::success();
+      return llvm::createStringError("schedule option '" + name.str() + "' expects a number of at least " +
+                                     std::to_string(least) + ", found '" + word.str() + "'");
+    };
+    llvm::Error problem = llvm::Error::success();
+    if (name == "tf32")
+      overrides.tf32 = true;
+    else if (name == "strict_math")
+      overrides.strictMath = true;
+    else if (name == "no_wgmma")
+      overrides.noWGMMA = true;
+    else if (name == "block_kv" && !(problem = needsNumber(1)))
+      overrides.blockKv = number;
+    else if (name == "groups" && !(problem = needsNumber(1)))
+      overrides.groups = number;
+    else if (name == "stages" && !(problem = needsNumber(1)))
+      overrides.stages = number;
+    else if (name == "blocks_per_sm" && !(problem = needsNumber(0)))
+      overrides.blocksPerSM = number;
+    else if (!problem)
+      problem = llvm::createStringError(
+          "unknown schedule option '" + word.str() +
+          "' (known: block_kv=N, groups=N, stages=N, blocks_per_sm=N, tf32, strict_math, no_wgmma)");
+    if (problem)
+      return std::move(problem);
+  }
+  return overrides;
+}
+
+//===----------------------------------------------------------------------===//
+// The resource model
+//===----------------------------------------------------------------------===//
+
+/// Bytes of a tile in shared memory: rows are padded to whole 128-byte boxes.
+static int64_t tileBytes(int64_t rows, int64_t columns, int64_t elementBytes) {
+  return rows * llvm::alignTo(columns * elementBytes, 128);
+}
+
+int64_t heed::sharedBytesOf(tile::GPUScheduleAttr schedule, Type elementType, int64_t headDim,
+                            int64_t valueHeadDim) {
+  int64_t bytes = elementType.getIntOrFloatBitWidth() / 8;
+  int64_t rows = 64 * schedule.getGroups();
+  int64_t valueColumns = llvm::divideCeil(valueHeadDim, schedule.getValueSlices());
+  int64_t query = tileBytes(rows, headDim, bytes), output = tileBytes(rows, valueColumns, bytes);
+  int64_t stage = tileBytes(schedule.getBlockKv(), headDim, bytes) +
+                  tileBytes(schedule.getBlockKv(), valueColumns, bytes);
+  // Without a buffer of its own the output takes the queries' place.
+  int64_t shared = schedule.getOwnOutput() ? query + output : std::max(query, output);
+  return 1024 + shared + schedule.getStages() * stage;
+}
+
+/// Registers of a consumer thread beside fragments: addresses, statistics, what stages hoist.
+static int64_t otherRegisters(const GPUProblem &problem) {
+  return 34 + (problem.hasScore ? 6 : 0);
+}
+
+/// Scores, packed weights and the accumulator of one thread.
+static int64_t fragmentRegisters(int64_t blockKv, int64_t valueColumns) {
+  return blockKv / 2 + blockKv / 4 + llvm::alignTo(valueColumns, 8) / 2;
+}
+
+/// Registers that setmaxnreg gives to a consumer thread, by the number of consumer warpgroups.
+static constexpr int64_t kConsumerRegisters[] = {0, 240, 240, 160, 112};
+
+namespace {
+struct Shape {
+  int64_t groups, blockKv;
+};
+} // namespace
+
+/// Measured on an H100 (gpu_evidence): three warpgroups and short blocks of keys hide latencies best
+/// where registers suffice; at head dim 64 a fourth pays with a mask, for its tiles end sooner.
+static SmallVector<Shape> hopperShapes(const GPUProblem &problem) {
+  int64_t columns = std::max(problem.headDim, problem.valueHeadDim);
+  SmallVector<Shape> shapes;
+  if (columns <= 64) {
+    if (problem.hasMask)
+      shapes.push_back({4, 64});
+    shapes.push_back({3, 128});
+    shapes.push_back({4, 64});
+  }
+  if (columns <= 128)
+    shapes.append({{3, 80}, {3, 64}});
+  if (columns <= 192)
+    shapes.append({{2, 96}});
+  shapes.append({{2, 64}, {2, 48}, {1, 64}, {2, 32}, {1, 48}, {1, 32}, {1, 16}});
+  return shapes;
+}
+
+static std::string problemText(const GPUProblem &problem) {
+  std::string text = "head dim " + std::to_string(problem.headDim);
+  if (problem.valueHeadDim != problem.headDim)
+    text += " and value head dim " + std::to_string(problem.valueHeadDim);
+  return text;
+}
+
+static llvm::Expected<tile::GPUScheduleAttr> selectHopper(MLIRContext *context,
+                                                          const GPUTarget &target,
+                                                          const GPUProblem &problem,
+                                                          const GPUScheduleOverrides &overrides) {
+  bool isGiven = overrides.groups || overrides.blockKv || overrides.stages;
+  std::string why;
+  for (Shape shape : hopperShapes(problem)) {
+    if (overrides.groups)
+      shape.groups = overrides.groups;
+    if (overrides.blockKv)
+      shape.blockKv = overrides.blockKv;
+    if (shape.groups < 1 || shape.groups > 4)
+      return llvm::createStringError("groups expects 1 to 4 for sm_90a, found " +
+                                     std::to_string(shape.groups));
+    if (shape.blockKv % 16 != 0 || shape.blockKv > 256)
+      return llvm::createStringError("block_kv expects a multiple of 16 up to 256 for sm_90a, found " +
+                                     std::to_string(shape.blockKv));
+    int64_t registers =
+        fragmentRegisters(shape.blockKv, problem.valueHeadDim) + otherRegisters(problem);
+    if (registers > kConsumerRegisters[shape.groups]) {
+      if (why.empty())
+        why = "a thread needs about " + std::to_string(registers) + " registers and has " +
+              std::to_string(kConsumerRegisters[shape.groups]);
+      continue;
+    }
+    int64_t blocksPerSM = overrides.blocksPerSM.value_or(1);
+    // Three stages at most, unless blocks are small.
+    int64_t most = overrides.stages ? overrides.stages : shape.blockKv <= 64 ? 4 : 3;
+    for (int64_t stages = most; stages >= (overrides.stages ? overrides.stages : 2); --stages)
+      for (bool ownOutput : {true, false}) {
+        auto schedule = tile::GPUScheduleAttr::get(
+            context, target.name, GPUDotKind::WGMMA, shape.groups, shape.blockKv, stages,
+            blocksPerSM, ownOutput && blocksPerSM > 0, /*lazy_rescale=*/8, /*value_slices=*/1);
+        int64_t bytes = sharedBytesOf(schedule, problem.elementType, problem.headDim,
+                                      problem.valueHeadDim);
+        if (bytes <= target.sharedBytes)
+          return schedule;
+        why = "a thread block needs " + std::to_string(bytes) + " bytes of shared memory and has " +
+              std::to_string(target.sharedBytes);
+      }
+    if (isGiven && overrides.groups && overrides.blockKv)
+      break;
+  }
+  return llvm::createStringError("no schedule of " + target.name + " fits " + problemText(problem) +
+                                 ": " + why);
+}
+
+llvm::Expected<tile::GPUScheduleAttr> heed::selectGPUSchedule(MLIRContext *context,
+                                                              const GPUTarget &target,
+                                                              const GPUProblem &problem,
+                                                              const GPUScheduleOverrides &overrides) {
+  bool is16Bit = problem.elementType.getIntOrFloatBitWidth() == 16;
+  if (target.hasWGMMA && !overrides.noWGMMA && is16Bit && problem.headDim % 8 == 0 &&
+      problem.valueHeadDim % 8 == 0 && problem.valueHeadDim <= 256) {
+    auto schedule = selectHopper(context, target, problem, overrides);
+    if (schedule || overrides.groups || overrides.blockKv || overrides.stages ||
+        problem.headDim <= 256)
+      return schedule;
+    llvm::consumeError(schedule.takeError());
+  }
+  return llvm::createStringError("no schedule of " + target.name + " fits " + problemText(problem));
+}

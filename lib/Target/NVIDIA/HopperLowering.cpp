@@ -1,0 +1,812 @@
+//===-- HopperLowering.cpp - Kernels for sm_90a ---------------------------===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#include "HopperLowering.h"
+
+#include "heed-c/Runtime.h"
+
+#include "llvm/ADT/StringExtras.h"
+#include "llvm/ADT/TypeSwitch.h"
+
+#include <limits>
+
+using namespace mlir;
+using namespace heed;
+using namespace heed::nvidia;
+
+/// Elements of a row of a 128-byte swizzled box.
+static constexpr int64_t kBoxColumns = 64;
+static constexpr int64_t kSwizzleBytes = 128;
+/// Bytes at the start of shared memory for barriers and words; also the alignment of tiles.
+static constexpr int64_t kHeaderBytes = 1024;
+
+static int64_t numBoxes(int64_t columns) { return llvm::divideCeil(columns, kBoxColumns); }
+
+HopperLowering::HopperLowering(tile::KernelOp kernel, tile::GPUScheduleAttr schedule)
+    : FragmentLowering(kernel, schedule), isPersistent(schedule.getBlocksPerSm() > 0),
+      element(tensorType(0).getElementType()) {}
+
+LogicalResult HopperLowering::run() {
+  if (failed(collect()))
+    return failure();
+  layOut();
+  return emitKernel();
+}
+
+//===----------------------------------------------------------------------===//
+// What the kernel consists of
+//===----------------------------------------------------------------------===//
+
+LogicalResult HopperLowering::collect() {
+  for (Operation &op : *kernel.getBodyBlock()) {
+    if (auto found = dyn_cast<tile::ForKVOp>(op)) {
+      if (loop)
+        return found.emitError("expects one loop over keys for sm_90a");
+      loop = found;
+    }
+    if (auto load = dyn_cast<tile::LoadOp>(op)) {
+      if (queryTile)
+        return load.emitError("expects one tile outside of the loop for sm_90a");
+      queryTile = Ring{load, tileRows(), load.getType().getNumColumns()};
+    }
+    auto store = dyn_cast<tile::StoreOp>(op);
+    if (store && store.getTile().getType().getRank() == 2)
+      outputStore = store;
+  }
+  if (!loop || !queryTile || !outputStore)
+    return kernel.emitError("expects queries, a loop over keys and an output for sm_90a");
+  // Blocks are needed first by the products whose results are worked on.
+  SmallVector<Ring> accumulated;
+  for (auto load : loop.getBodyBlock()->getOps<tile::LoadOp>()) {
+    auto dot = dyn_cast<tile::DotOp>(*load->user_begin());
+    if (!load->hasOneUse() || !dot || dot.getRhs() != load.getResult())
+      return load.emitError("expects to be the right operand of one product for sm_90a");
+    Ring ring{load, load.getType().getNumRows(), load.getType().getNumColumns(),
+              schedule.getStages()};
+    (dot.getAcc() ? accumulated : rings).push_back(ring);
+  }
+  llvm::append_range(rings, accumulated);
+  if (rings.size() != 2 || accumulated.size() != 1)
+    return loop.emitError("expects one product of scores and one accumulated for sm_90a");
+  return success();
+}
+
+void HopperLowering::layOut() {
+  int64_t offset = kHeaderBytes;
+  auto place = [&](Ring &ring, int64_t map) {
+    ring.offset = offset;
+    offset += ring.stages * ring.stageBytes();
+    ring.map = map;
+    ring.full = numBarriers;
+    ring.empty = numBarriers + ring.stages;
+    numBarriers += 2 * ring.stages;
+  };
+  place(*queryTile, 0);
+  for (auto [i, ring] : llvm::enumerate(rings))
+    place(ring, i + 1);
+  outputMap = rings.size() + 1;
+  outputOffset = queryTile->offset;
+  if (schedule.getOwnOutput()) {
+    outputOffset = offset;
+    offset += tileRows() * numBoxes(tensorType(3).getExtents()[3]) * kSwizzleBytes;
+  }
+  sharedBytes = offset;
+  tileFull = numBarriers;
+  tileEmpty = numBarriers + 2;
+  numBarriers += 4;
+  wordOffset = 8 * numBarriers;
+  tileNumberOffset = wordOffset + 4 * (1 + rings[0].stages);
+}
+
+//===----------------------------------------------------------------------===//
+// Barriers and descriptors
+//===----------------------------------------------------------------------===//
+
+Value HopperLowering::barrier(int64_t first, Value stage) {
+  Value address = sharedAddress(8 * first);
+  return stage ? e.add(address, e.shl(stage, 3)) : address;
+}
+
+void HopperLowering::wait(Value barrier, Value parity) {
+  e.ptx("{ .reg .pred done; again: mbarrier.try_wait.parity.shared::cta.b64 done, [$0], $1, 0x989680; "
+        "@done bra.uni passed; bra.uni again; passed: }",
+        "r,r", {barrier, parity});
+}
+
+void HopperLowering::arrive(Value barrier, Value predicate) {
+  e.ptx("@$1 mbarrier.arrive.shared::cta.b64 _, [$0];", "r,b", {barrier, predicate});
+}
+
+HopperLowering::Cursor HopperLowering::advance(const Ring &ring, Cursor cursor) {
+  Value next = e.add(cursor.stage, 1);
+  Value wraps = e.eq(next, ring.stages);
+  return {e.select(wraps, e.cst(0), next),
+          e.bxor(cursor.phase, e.select(wraps, e.cst(1), e.cst(0)))};
+}
+
+/// A matrix descriptor of a 128-byte swizzled tile: start address, and the distances in bytes of what
+/// lies beside each other along the leading and along the other dimension.
+Value HopperLowering::descriptor(int64_t offset, Value dynamicOffset, int64_t leading,
+                                 int64_t stride) {
+  Value address = sharedAddress(offset);
+  if (dynamicOffset)
+    address = e.add(address, dynamicOffset);
+  Value start = arith::ExtUIOp::create(builder, e.loc, e.i64(),
+                                       e.shr(e.band(address, 0x3FFFF), 4));
+  int64_t constant = (int64_t(1) << 62) | ((leading >> 4) << 16) | ((stride >> 4) << 32);
+  return e.bor(start, e.cst64(constant));
+}
+
+Value HopperLowering::stageDescriptor(const Ring &ring, Value base, Value stage) {
+  Value offset = e.mul(stage, ring.stageBytes() >> 4);
+  return e.add(base, arith::ExtUIOp::create(builder, e.loc, e.i64(), offset));
+}
+
+Registers HopperLowering::wgmma(ArrayRef<Value> acc, ValueRange a, Value b, int64_t columns,
+                                bool transposeB) {
+  int64_t count = columns / 2, inputs = acc.empty() ? 0 : count, next = count + inputs;
+  std::string text = "{ .reg .pred p; setp.ne.b32 p, ";
+  text += acc.empty() ? "0" : "1";
+  StringRef type = element.isBF16() ? "bf16" : "f16";
+  text += ", 0; wgmma.mma_async.sync.aligned.m64n" + std::to_string(columns) + "k16.f32." +
+          type.str() + "." + type.str() + " {";
+  std::string constraints;
+  for (int64_t i = 0; i < count; ++i) {
+    text += (i ? ", $" : "$") + std::to_string(i);
+    constraints += "=f,";
+  }
+  text += "}, ";
+  SmallVector<Value> operands(acc);
+  for (int64_t i = 0; i < inputs; ++i)
+    constraints += std::to_string(i) + ",";
+  bool fromRegisters = a.size() > 1;
+  text += fromRegisters ? "{" : "";
+  for (auto [i, v] : llvm::enumerate(a)) {
+    text += (i ? ", $" : "$") + std::to_string(next++);
+    constraints += fromRegisters ? "r," : "l,";
+    operands.push_back(v);
+  }
+  text += fromRegisters ? "}" : "";
+  text += ", $" + std::to_string(next) + ", p, 1, 1, " + (fromRegisters ? "" : "0, ") +
+          (transposeB ? "1" : "0") + "; }";
+  constraints += "l";
+  operands.push_back(b);
+  return e.ptx(text, constraints, operands, SmallVector<Type>(count, e.f32()));
+}
+
+//===----------------------------------------------------------------------===//
+// The kernel
+//===----------------------------------------------------------------------===//
+
+LogicalResult HopperLowering::emitKernel() {
+  // Registers of a thread, of producers and consumers: what setmaxnreg hands out must not exceed what
+  // the block has at its start.
+  static constexpr int64_t producerRegisters[] = {0, 56, 24, 32, 24};
+  static constexpr int64_t consumerRegisters[] = {0, 240, 240, 160, 112};
+  int64_t numThreads = kInstanceThreads * (groups() + 1);
+  createKernel(kernel.getSymName(), outputMap + 1, numThreads, /*minBlocksPerSM=*/1);
+  OpBuilder moduleBuilder(kernel);
+  auto module = kernel->getParentOfType<ModuleOp>();
+  constexpr StringLiteral shared = "heed_shared";
+  if (!module.lookupSymbol(shared)) {
+    auto type = LLVM::LLVMArrayType::get(builder.getI8Type(), 0);
+    LLVM::GlobalOp::create(moduleBuilder, e.loc, type, /*isConstant=*/false,
+                           LLVM::Linkage::External, shared, Attribute(), kHeaderBytes, kShared);
+  }
+  Value base = LLVM::AddressOfOp::create(builder, e.loc, e.ptr(kShared), shared);
+  sharedBase = LLVM::PtrToIntOp::create(builder, e.loc, e.i32(), base);
+  Value thread = e.threadId();
+  warp = e.shuffleIndex(e.shr(thread, 5), 0);
+  walker = std::make_unique<BlockWalk>(e, *uniform, kernel, loop, groups(), kInstanceRows);
+
+  e.ifThen(e.eq(thread, 0), [&] {
+    auto init = [&](int64_t number, int64_t count) {
+      e.ptx("mbarrier.init.shared::cta.b64 [$0], $1;", "r,r", {barrier(number), e.cst(count)});
+    };
+    int64_t warps = 4 * groups();
+    init(queryTile->full, 1);
+    init(queryTile->empty, schedule.getOwnOutput() ? warps : groups());
+    for (const Ring &ring : rings)
+      for (int64_t stage = 0; stage < ring.stages; ++stage) {
+        init(ring.full + stage, 1);
+        init(ring.empty + stage, warps);
+      }
+    for (int64_t slot : {0, 1}) {
+      init(tileFull + slot, 1);
+      init(tileEmpty + slot, warps);
+    }
+    e.ptx("fence.mbarrier_init.release.cluster;", "", {});
+    for (int64_t map = 0; map <= outputMap; ++map)
+      e.ptx("prefetch.tensormap [$0];", "l", function.getArgument(map));
+  });
+  e.barrierAll();
+
+  LogicalResult result = success();
+  Value isProducer = e.lt(warp, e.cst(4));
+  auto roles = scf::IfOp::create(builder, e.loc, isProducer, /*withElseRegion=*/true);
+  {
+    OpBuilder::InsertionGuard guard(builder);
+    builder.setInsertionPoint(roles.thenBlock()->getTerminator());
+    e.ptx("setmaxnreg.dec.sync.aligned.u32 " + Twine(producerRegisters[groups()]) + ";", "", {});
+    emitProducer();
+    builder.setInsertionPoint(roles.elseBlock()->getTerminator());
+    e.ptx("setmaxnreg.inc.sync.aligned.u32 " + Twine(consumerRegisters[groups()]) + ";", "", {});
+    result = emitConsumers();
+  }
+  LLVM::ReturnOp::create(builder, e.loc, ValueRange());
+  if (walker->usesLists())
+    emitClassifyKernel();
+
+  auto number = [&](int64_t v) { return builder.getI64IntegerAttr(v); };
+  auto named = [&](StringRef name, Attribute v) { return builder.getNamedAttr(name, v); };
+  SmallVector<Attribute> maps;
+  auto addMap = [&](Value tensor, int64_t rows) {
+    maps.push_back(builder.getDenseI32ArrayAttr({int32_t(argumentIndex(tensor)), int32_t(rows),
+                                                 int32_t(kBoxColumns)}));
+  };
+  addMap(queryTile->load.getTensor(), tileRows());
+  for (Ring &ring : rings)
+    addMap(ring.load.getTensor(), ring.rows);
+  addMap(outputStore.getTensor(), kInstanceRows);
+  function->setAttr(
+      "heed.gpu_code",
+      builder.getDictionaryAttr(
+          {named("block_q", number(tileRows())), named("block_kv", number(blockKv())),
+           named("num_threads", number(numThreads)), named("shared_bytes", number(sharedBytes)),
+           named("blocks_per_sm", number(schedule.getBlocksPerSm())),
+           named("needs_aligned", number(1)), named("maps", builder.getArrayAttr(maps)),
+           named("uses_lists", number(walker->usesLists())),
+           named("lists_per_batch", number(walker->dependsOnBatch())),
+           named("lists_per_head", number(walker->dependsOnHead()))}));
+  return result;
+}
+
+void HopperLowering::emitClassifyKernel() {
+  std::unique_ptr<Scalars> kept = std::move(uniform);
+  LLVM::LLVMFuncOp keptFunction = function;
+  createKernel((kernel.getSymName() + "_classify").str(), outputMap + 1, 32, 1);
+  BlockWalk(e, *uniform, kernel, loop, groups(), kInstanceRows).emitClassify();
+  LLVM::ReturnOp::create(builder, e.loc, ValueRange());
+  function = keptFunction;
+  uniform = std::move(kept);
+}
+
+//===----------------------------------------------------------------------===//
+// Producer
+//===----------------------------------------------------------------------===//
+
+/// Copies a tile: a box of 64 columns after the other.
+void HopperLowering::copy(const Ring &ring, Value stage, const IRMapping &mapping, Value barrier) {
+  tile::LoadOp load = ring.load;
+  Value map = function.getArgument(ring.map);
+  int64_t strides = strideWord(argumentIndex(load.getTensor()));
+  // A dimension of stride 0 has extent 1 in the map.
+  auto coordinate = [&](Value index, int64_t word) {
+    Value isBroadcast = e.eq(uniform->word(word), e.cst64(0));
+    return e.select(isBroadcast, e.cst(0), index);
+  };
+  Value head = coordinate(mapping.lookup(load.getHead()), strides + 1);
+  Value batch = coordinate(mapping.lookup(load.getBatch()), strides);
+  Value row = mapping.lookup(load.getRow());
+  Value destination = sharedAddress(ring.offset);
+  if (stage)
+    destination = e.add(destination, e.mul(stage, ring.stageBytes()));
+  for (int64_t box = 0; box < numBoxes(ring.columns); ++box)
+    e.ptx("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [$0], "
+          "[$1, {$2, $3, $4, $5}], [$6];",
+          "r,l,r,r,r,r,r",
+          {e.add(destination, box * ring.rows * kSwizzleBytes), map, e.cst(box * kBoxColumns), row,
+           head, batch, barrier});
+}
+
+void HopperLowering::fill(const Ring &ring, Cursor cursor, const IRMapping &mapping, Value word,
+                          int64_t wordOffset) {
+  wait(barrier(ring.empty, cursor.stage), cursor.phase);
+  if (word)
+    e.ptx("st.shared.b32 [$0], $1;", "r,r",
+          {e.add(sharedAddress(wordOffset), e.shl(cursor.stage, 2)), word});
+  Value full = barrier(ring.full, cursor.stage);
+  e.ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r",
+        {full, e.cst(ring.stageBytes())});
+  copy(ring, ring.stages > 1 ? cursor.stage : Value(), mapping, full);
+}
+
+void HopperLowering::emitProducer() {
+  Value elected = e.ptx("{ .reg .pred p; elect.sync _|p, -1; selp.b32 $0, 1, 0, p; }", "=r", {},
+                        e.i32())[0];
+  Value works = e.band(e.ne(elected, 0), e.eq(warp, 0));
+  e.ifThen(works, [&] {
+    Value zero = e.cst(0), one = e.cst(1);
+    auto produce = [&](ValueRange carried) {
+      // carried: tile, query parity, tile slot, then stage and phase of each ring.
+      Value number = carried[0];
+      Value fetched;
+      if (isPersistent)
+        fetched = e.ptx("atom.global.add.u32 $0, [$1], 1;", "=r,l",
+                        uniform->pointer(HEED_ARG_COUNTER), e.i32())[0];
+      BlockWalk::Tile tile = walker->decodeTile(number);
+      BlockWalk::Walk walk = walker->begin(tile);
+      IRMapping mapping = walker->instanceScalars(tile, e.cst(0));
+      SmallVector<Value> used;
+      for (Ring *ring : {&*queryTile, &rings[0], &rings[1]})
+        for (Value v : {ring->load.getBatch(), ring->load.getHead(), ring->load.getRow()})
+          if (v != loop.getBlockStart())
+            used.push_back(v);
+      uniform->emitSlice(used, mapping);
+      auto blockMapping = [&](Value word) {
+        IRMapping block = mapping;
+        block.map(loop.getBlockStart(), e.mul(e.shr(word, 8), blockKv()));
+        return block;
+      };
+      auto isBlock = [&](Value word) { return e.ge(word, 0); };
+      auto [firstWord, afterFirst] = walker->next(walk, walk.position);
+      SmallVector<Type> types(4, e.i32());
+      Cursor front{carried[3], carried[4]};
+      // The first block of the front ring goes ahead of the queries, whose slot may be in use longer.
+      auto fillFront = [&](Value word, Value position, Cursor cursor) {
+        return e.ifElse(
+            isBlock(word), types,
+            [&]() -> Emitter::Values {
+              auto [following, behind] = walker->next(walk, position);
+              fill(rings[0], cursor, blockMapping(word), following, wordOffset + 4);
+              Cursor next = advance(rings[0], cursor);
+              return {following, behind, next.stage, next.phase};
+            },
+            [&]() -> Emitter::Values {
+              return {e.cst(-1), position, cursor.stage, cursor.phase};
+            });
+      };
+      Emitter::Values started = fillFront(firstWord, afterFirst, front);
+      Value queryParity = carried[1];
+      wait(barrier(queryTile->empty), queryParity);
+      e.ptx("st.shared.b32 [$0], $1;", "r,r", {sharedAddress(wordOffset), firstWord});
+      Value full = barrier(queryTile->full);
+      e.ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r",
+            {full, e.cst(queryTile->stageBytes())});
+      copy(*queryTile, Value(), mapping, full);
+
+      // word, its successor, position, front cursor, back cursor
+      Emitter::Values state = {firstWord,  started[0], started[1], started[2],
+                               started[3], carried[5], carried[6]};
+      state = e.loopWhile(
+          state, [&](ValueRange v) { return isBlock(v[0]); },
+          [&](ValueRange v) -> Emitter::Values {
+            Emitter::Values ahead = fillFront(v[1], v[2], {v[3], v[4]});
+            Cursor back{v[5], v[6]};
+            fill(rings[1], back, blockMapping(v[0]), Value(), 0);
+            back = advance(rings[1], back);
+            return {v[1], ahead[0], ahead[1], ahead[2], ahead[3], back.stage, back.phase};
+          });
+
+      Value next = walker->numTiles();
+      if (isPersistent) {
+        next = e.add(fetched, e.numBlocks());
+        Value slot = e.band(carried[2], 1);
+        Value parity = e.bxor(e.band(e.shr(carried[2], 1), 1), 1);
+        wait(barrier(tileEmpty, slot), parity);
+        e.ptx("st.shared.b32 [$0], $1;", "r,r",
+              {e.add(sharedAddress(tileNumberOffset), e.shl(slot, 2)), next});
+        arrive(barrier(tileFull, slot), e.cstBool(true));
+      }
+      return Emitter::Values{next,     e.bxor(queryParity, 1), e.add(carried[2], 1), state[3],
+                             state[4], state[5],               state[6]};
+    };
+    Emitter::Values inits = {e.blockId(), one, zero, zero, one, zero, one};
+    if (!isPersistent) {
+      produce(inits);
+      return;
+    }
+    Value total = walker->numTiles();
+    e.loopWhile(inits, [&](ValueRange v) { return e.lt(v[0], total); }, produce);
+    // The last block to finish leaves the counters as it found them.
+    Value counter = uniform->pointer(HEED_ARG_COUNTER);
+    Value done = e.ptx("atom.acq_rel.gpu.global.add.u32 $0, [$1], 1;", "=r,l",
+                       e.at(counter, e.cst(4)), e.i32())[0];
+    e.ifThen(e.eq(done, e.sub(e.numBlocks(), 1)), [&] {
+      e.ptx("st.global.v2.b32 [$0], {$1, $1};", "l,r", {counter, zero});
+    });
+  });
+}
+
+//===----------------------------------------------------------------------===//
+// Consumers
+//===----------------------------------------------------------------------===//
+
+LogicalResult HopperLowering::emitConsumers() {
+  group = e.sub(e.shr(warp, 2), 1);
+  Value lane = e.laneId();
+  threadRow = e.add(e.shl(e.band(warp, 3), 4), e.shr(lane, 2));
+  threadColumn = e.shl(e.band(lane, 3), 1);
+  isLeadLane = e.eq(lane, 0);
+  Value slab = e.mul(group, kInstanceRows * kSwizzleBytes);
+  queryDescriptor = descriptor(queryTile->offset, slab, 16, 8 * kSwizzleBytes);
+  frontDescriptor = descriptor(rings[0].offset, Value(), 16, 8 * kSwizzleBytes);
+  backDescriptor = descriptor(rings[1].offset, Value(), rings[1].rows * kSwizzleBytes,
+                              8 * kSwizzleBytes);
+
+  LogicalResult result = success();
+  auto consume = [&](ValueRange carried) {
+    // carried: tile, query parity, tile slot, then stage and phase of each ring.
+    BlockWalk::Tile tile = walker->decodeTile(carried[0]);
+    scalars = walker->instanceScalars(tile, group);
+    front = {carried[3], carried[4]};
+    back = {carried[5], carried[6]};
+    wait(barrier(queryTile->full), carried[1]);
+    // Scalars that tile ops use, those of the walk excepted: that is the producer's.
+    SmallVector<Value> used;
+    kernel.getBodyBlock()->walk([&](Operation *op) {
+      if (!isa<tile::TileDialect>(op->getDialect()) || isa<tile::ForKVOp, tile::YieldOp>(op))
+        return;
+      for (Value v : op->getOperands())
+        if (!isa<tile::TileType, attn::TensorType>(v.getType()) &&
+            v.getParentBlock() == kernel.getBodyBlock())
+          used.push_back(v);
+    });
+    uniform->emitSlice(used, scalars);
+    fragments.clear();
+    for (Operation &op : kernel.getBodyBlock()->without_terminator())
+      if (succeeded(result) && isa<tile::TileDialect>(op.getDialect()))
+        result = lowerOp(op);
+
+    Value next = walker->numTiles();
+    if (isPersistent) {
+      Value slot = e.band(carried[2], 1);
+      wait(barrier(tileFull, slot), e.band(e.shr(carried[2], 1), 1));
+      next = e.ptx("ld.shared.b32 $0, [$1];", "=r,r",
+                   e.add(sharedAddress(tileNumberOffset), e.shl(slot, 2)), e.i32())[0];
+      e.ptx("bar.warp.sync -1;", "", {});
+      arrive(barrier(tileEmpty, slot), isLeadLane);
+    }
+    return Emitter::Values{next,        e.bxor(carried[1], 1), e.add(carried[2], 1), front.stage,
+                           front.phase, back.stage,            back.phase};
+  };
+  Value zero = e.cst(0);
+  Emitter::Values inits = {e.blockId(), zero, zero, zero, zero, zero, zero};
+  if (isPersistent) {
+    Value total = walker->numTiles();
+    e.loopWhile(inits, [&](ValueRange v) { return e.lt(v[0], total); }, consume);
+  } else {
+    consume(inits);
+  }
+  e.ptx("cp.async.bulk.wait_group.read 0;", "", {});
+  return result;
+}
+
+LogicalResult HopperLowering::lowerOp(Operation &op) {
+  return llvm::TypeSwitch<Operation *, LogicalResult>(&op)
+      .Case([&](tile::LoadOp) { return success(); })
+      .Case([&](tile::ScaleOp scale) { return lowerScale(scale); })
+      .Case([&](tile::FillOp fill) { return lowerFill(fill); })
+      .Case([&](tile::ForKVOp forKV) { return lowerForKV(forKV); })
+      .Case([&](tile::DotOp dot) { return lowerDot(dot); })
+      .Case([&](tile::MapOp map) { return lowerMap(map); })
+      .Case([&](tile::MaskOp mask) { return lowerMask(mask); })
+      .Case([&](tile::OnlineSoftmaxOp softmax) { return lowerOnlineSoftmax(softmax); })
+      .Case([&](tile::ScaleRowsOp scale) { return lowerScaleRows(scale); })
+      .Case([&](tile::NormalizeOp normalize) { return lowerNormalize(normalize); })
+      .Case([&](tile::StoreOp store) {
+        if (store == outputStore)
+          storeTile(store);
+        else
+          storeRows(store);
+        return success();
+      })
+      .Default([](Operation *other) -> LogicalResult {
+        return other->emitError("has no lowering for sm_90a");
+      });
+}
+
+/// Scales the instance's queries where they lie, unless by 1.
+LogicalResult HopperLowering::lowerScale(tile::ScaleOp op) {
+  if (op.getTile() != queryTile->load.getResult())
+    return op.emitError("expects to scale the queries for sm_90a");
+  Value factor = scalar(op.getFactor());
+  Value thread = e.band(e.threadId(), kInstanceThreads - 1);
+  Value changes = e.fcmp(arith::CmpFPredicate::UNE, factor, e.cstF32(1.0f));
+  e.ifThen(changes, [&] {
+    // 64 rows of a box are 8 KiB in a row: 64 bytes a thread, of which the layout does not matter.
+    Value base = e.add(sharedAddress(queryTile->offset),
+                       e.add(e.mul(group, kInstanceRows * kSwizzleBytes), e.shl(thread, 4)));
+    for (int64_t box = 0; box < numBoxes(queryTile->columns); ++box)
+      for (int64_t part = 0; part < 4; ++part) {
+        Value address = e.add(base, box * tileRows() * kSwizzleBytes + part * 2048);
+        Registers words = e.ptx("ld.shared.v4.b32 {$0, $1, $2, $3}, [$4];", "=r,=r,=r,=r,r",
+                                address, SmallVector<Type>(4, e.i32()));
+        for (Value &word : words) {
+          Type i16 = builder.getI16Type();
+          Value low = arith::TruncIOp::create(builder, e.loc, i16, word);
+          Value high = arith::TruncIOp::create(builder, e.loc, i16, e.shr(word, 16));
+          word = e.packPair(element, e.fmul(e.widen(element, low), factor),
+                            e.fmul(e.widen(element, high), factor));
+        }
+        words.insert(words.begin(), address);
+        e.ptx("st.shared.v4.b32 [$0], {$1, $2, $3, $4};", "r,r,r,r,r", words);
+      }
+    e.ptx("fence.proxy.async.shared::cta;", "", {});
+    e.barrier(e.add(group, 1), kInstanceThreads);
+  });
+  return success();
+}
+
+/// The word of the block behind one in the front ring.
+Value HopperLowering::readWord(Value slot) {
+  return e.ptx("ld.shared.b32 $0, [$1];", "=r,r", slot, e.i32())[0];
+}
+
+Value HopperLowering::classOf(Value word) {
+  Value shift = e.shl(group, 1);
+  return e.band(arith::ShRUIOp::create(builder, e.loc, word, shift), 3);
+}
+
+void HopperLowering::ready(Value tile) {
+  auto *it = llvm::find(inFlight, tile);
+  if (it == inFlight.end())
+    return;
+  size_t index = it - inFlight.begin(), later = inFlight.size() - 1 - index;
+  SmallVector<Value> tiles(inFlight.begin(), it + 1), operands;
+  for (Value t : tiles)
+    llvm::append_range(operands, registers(t));
+  std::string constraints;
+  for (size_t i = 0; i < operands.size(); ++i)
+    constraints += "=f,";
+  for (size_t i = 0; i < operands.size(); ++i)
+    constraints += std::to_string(i) + (i + 1 < operands.size() ? "," : "");
+  ArrayRef<Value> results;
+  Registers waited = e.ptx("wgmma.wait_group.sync.aligned " + Twine(later) + ";", constraints,
+                           operands, SmallVector<Type>(operands.size(), e.f32()));
+  results = waited;
+  for (Value t : tiles) {
+    size_t count = registers(t).size();
+    fragments[t] = Registers(results.take_front(count));
+    results = results.drop_front(count);
+  }
+  inFlight.erase(inFlight.begin(), it + 1);
+  // Their blocks are read.
+  for (Value t : tiles) {
+    if (t == accumulator) {
+      arrive(barrier(rings[1].empty, back.stage), isLeadLane);
+      back = advance(rings[1], back);
+    } else {
+      arrive(barrier(rings[0].empty, front.stage), isLeadLane);
+      front = advance(rings[0], front);
+    }
+  }
+}
+
+LogicalResult HopperLowering::lowerDot(tile::DotOp op) {
+  if (op.getAcc()) {
+    // Issued behind the next block's scores.
+    ready(op.getAcc());
+    pendingWeights = pack(registers(op.getLhs()), element);
+    fragments[op] = registers(op.getAcc());
+    return success();
+  }
+  Value left = op.getLhs();
+  if (auto scale = left.getDefiningOp<tile::ScaleOp>())
+    left = scale.getTile();
+  if (left != queryTile->load.getResult() || !op.getTransposeRhs() || op.getTransposeLhs())
+    return op.emitError("expects queries times transposed keys for sm_90a");
+  wait(barrier(rings[0].full, front.stage), front.phase);
+  e.ptx("wgmma.fence.sync.aligned;", "", {});
+  Value keys = stageDescriptor(rings[0], frontDescriptor, front.stage);
+  Registers scores;
+  for (int64_t step = 0; step < int64_t(llvm::divideCeil(rings[0].columns, 16)); ++step) {
+    auto offset = [&](int64_t rows) {
+      return ((step / 4) * rows * kSwizzleBytes + (step % 4) * 32) >> 4;
+    };
+    Value a = e.add(queryDescriptor, offset(tileRows())), b = e.add(keys, offset(rings[0].rows));
+    scores = wgmma(scores, a, b, rings[0].rows, /*transposeB=*/false);
+  }
+  e.ptx("wgmma.commit_group.sync.aligned;", "", {});
+  fragments[op] = scores;
+  inFlight.push_back(op);
+  nextWord = readWord(e.add(sharedAddress(wordOffset + 4), e.shl(front.stage, 2)));
+  if (!isFirstBlock)
+    issueAccumulation(accumulator);
+  return success();
+}
+
+void HopperLowering::issueAccumulation(Value tile) {
+  wait(barrier(rings[1].full, back.stage), back.phase);
+  e.ptx("wgmma.fence.sync.aligned;", "", {});
+  Value values = stageDescriptor(rings[1], backDescriptor, back.stage);
+  Registers acc = registers(tile);
+  for (int64_t step = 0; step < blockKv() / 16; ++step)
+    acc = wgmma(acc, ArrayRef<Value>(pendingWeights).slice(4 * step, 4),
+                e.add(values, step * 16 * kSwizzleBytes >> 4),
+                llvm::alignTo(rings[1].columns, 8), /*transposeB=*/true);
+  e.ptx("wgmma.commit_group.sync.aligned;", "", {});
+  fragments[tile] = acc;
+  inFlight.push_back(tile);
+}
+
+LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
+  hoistStages(op);
+  Block &body = *op.getBodyBlock();
+  auto yielded = body.getTerminator()->getOperands();
+  // How many registers hold each carried tile.
+  SmallVector<int64_t> counts;
+  for (auto [iter, result] : llvm::zip(op.getIterArgs(), yielded)) {
+    auto type = cast<tile::TileType>(iter.getType());
+    auto softmax = result.getDefiningOp<tile::OnlineSoftmaxOp>();
+    if (type.getRank() == 2)
+      counts.push_back(llvm::alignTo(type.getNumColumns(), 8) / 2);
+    else
+      counts.push_back(softmax && softmax.getNewReference() == result ? 4 : 2);
+    auto dot = result.getDefiningOp<tile::DotOp>();
+    if (dot && dot.getAcc())
+      accumulator = iter;
+  }
+  int64_t numWeights = blockKv() / 4;
+
+  // State between blocks: carried tiles, weights of the product to come, word of the next block,
+  // cursors.
+  LogicalResult status = success();
+  auto setCursors = [&](ValueRange v) {
+    front = {v[0], v[1]};
+    back = {v[2], v[3]};
+  };
+  auto cursors = [&]() { return Emitter::Values{front.stage, front.phase, back.stage, back.phase}; };
+  auto appendCursors = [&](Emitter::Values &state) { llvm::append_range(state, cursors()); };
+  auto lowerBlock = [&](Value word) {
+    scalars.map(op.getBlockStart(), e.mul(e.shr(word, 8), blockKv()));
+    isPartial = e.ne(classOf(word), int64_t(tile::BlockClass::Full));
+    for (Operation &inner : body.without_terminator())
+      if (succeeded(status) && isa<tile::TileDialect>(inner.getDialect()))
+        status = lowerOp(inner);
+    Emitter::Values state;
+    for (Value v : yielded)
+      llvm::append_range(state, registers(v));
+    llvm::append_range(state, pendingWeights);
+    state.push_back(nextWord);
+    appendCursors(state);
+    return state;
+  };
+  // Reads `state` back; returns the next word.
+  auto bind = [&](ValueRange state) {
+    for (auto [iter, count] : llvm::zip(op.getIterArgs(), counts)) {
+      fragments[iter] = Registers(state.take_front(count));
+      state = state.drop_front(count);
+    }
+    pendingWeights = Registers(state.take_front(numWeights));
+    state = state.drop_front(numWeights);
+    setCursors(state.drop_front());
+    return state.front();
+  };
+  auto concerns = [&](Value word) {
+    return e.band(e.ge(word, 0), e.negate(e.eq(classOf(word), BlockWalk::kDone)));
+  };
+  // Lets a block of both rings pass by; returns the word behind it.
+  auto pass = [&]() {
+    wait(barrier(rings[0].full, front.stage), front.phase);
+    Value word = readWord(e.add(sharedAddress(wordOffset + 4), e.shl(front.stage, 2)));
+    e.ptx("bar.warp.sync -1;", "", {});
+    arrive(barrier(rings[0].empty, front.stage), isLeadLane);
+    wait(barrier(rings[1].full, back.stage), back.phase);
+    arrive(barrier(rings[1].empty, back.stage), isLeadLane);
+    front = advance(rings[0], front);
+    back = advance(rings[1], back);
+    return word;
+  };
+  auto passWhile = [&](Value word, llvm::function_ref<Value(Value)> condition) {
+    Emitter::Values state = {word};
+    appendCursors(state);
+    state = e.loopWhile(
+        state, [&](ValueRange v) { return condition(v[0]); },
+        [&](ValueRange v) {
+          setCursors(v.drop_front());
+          Emitter::Values next = {pass()};
+          appendCursors(next);
+          return next;
+        });
+    setCursors(ValueRange(state).drop_front());
+    return state[0];
+  };
+
+  Value word = readWord(sharedAddress(wordOffset));
+  if (op.getClassify().empty() == false)
+    word = passWhile(word, [&](Value w) {
+      return e.band(e.ge(w, 0), e.eq(classOf(w), int64_t(tile::BlockClass::Skipped)));
+    });
+
+  SmallVector<Type> types;
+  for (int64_t count : counts)
+    types.append(count, e.f32());
+  types.append(5, e.i32()); // word and cursors
+  Emitter::Values before = cursors();
+  Emitter::Values finished = e.ifElse(
+      concerns(word), types,
+      [&]() -> Emitter::Values {
+        isFirstBlock = true;
+        for (auto [iter, init] : llvm::zip(op.getIterArgs(), op.getInits()))
+          fragments[iter] = registers(init);
+        Emitter::Values state = lowerBlock(word);
+        isFirstBlock = false;
+        size_t wordIndex = state.size() - 5;
+        state = e.loopWhile(
+            state, [&](ValueRange v) { return concerns(v[wordIndex]); },
+            [&](ValueRange v) { return lowerBlock(bind(v)); });
+        Value next = bind(state);
+        issueAccumulation(accumulator);
+        ready(accumulator);
+        Emitter::Values result;
+        for (Value iter : op.getIterArgs())
+          llvm::append_range(result, registers(iter));
+        result.push_back(next);
+        appendCursors(result);
+        return result;
+      },
+      [&]() -> Emitter::Values {
+        Emitter::Values result;
+        for (auto [init, count] : llvm::zip(op.getInits(), counts))
+          result.append(count, registers(init)[0]);
+        result.push_back(word);
+        llvm::append_range(result, before);
+        return result;
+      });
+  ValueRange rest = finished;
+  for (auto [result, count] : llvm::zip(op.getResults(), counts)) {
+    fragments[result] = Registers(rest.take_front(count));
+    rest = rest.drop_front(count);
+  }
+  setCursors(rest.drop_front());
+  if (!op.getClassify().empty())
+    passWhile(rest.front(), [&](Value w) { return e.ge(w, 0); });
+  if (schedule.getOwnOutput())
+    arrive(barrier(queryTile->empty), isLeadLane);
+  return status;
+}
+
+/// Registers -> 16-bit -> swizzled shared memory -> bulk copy, which leaves out rows and columns that
+/// do not exist.
+void HopperLowering::storeTile(tile::StoreOp op) {
+  ArrayRef<Value> output = registers(op.getTile());
+  bool hasOwnBuffer = schedule.getOwnOutput();
+  Value thread = e.band(e.threadId(), kInstanceThreads - 1), isLead = e.eq(thread, 0);
+  Value named = e.add(group, 1);
+  if (hasOwnBuffer) // the tile before must have been read out of it
+    e.ifThen(isLead, [&] { e.ptx("cp.async.bulk.wait_group.read 0;", "", {}); });
+  e.barrier(named, kInstanceThreads);
+
+  // stmatrix x4 stores 16 x 16 elements: lane l points to row l % 16, columns 8 (l / 16).
+  Value lane = e.laneId();
+  Value low = e.band(lane, 7), matrix = e.shr(lane, 3);
+  Value row = e.add(e.add(e.shl(e.band(warp, 3), 4), e.shl(e.band(matrix, 1), 3)), low);
+  Value slab = e.add(sharedAddress(outputOffset), e.mul(group, kInstanceRows * kSwizzleBytes));
+  Value base = e.add(slab, e.shl(row, 7));
+  Value swizzle = e.shl(e.bxor(e.shr(matrix, 1), low), 4);
+  int64_t columns = op.getTile().getType().getNumColumns();
+  for (int64_t chunk = 0; chunk < int64_t(llvm::divideCeil(columns, 16)); ++chunk) {
+    Registers pairs;
+    for (int64_t half : {0, 1})
+      for (int64_t r : {0, 1}) {
+        size_t i = 4 * (2 * chunk + half) + 2 * r;
+        bool exists = i < output.size();
+        pairs.push_back(exists ? e.packPair(element, output[i], output[i + 1]) : e.cst(0));
+      }
+    Value address = e.add(e.add(base, (chunk / 4) * tileRows() * kSwizzleBytes),
+                          e.bxor(swizzle, (chunk % 4) * 32));
+    e.ptx("stmatrix.sync.aligned.m8n8.x4.shared.b16 [$0], {$1, $2, $3, $4};", "r,r,r,r,r",
+          {address, pairs[0], pairs[1], pairs[2], pairs[3]});
+  }
+  e.ptx("fence.proxy.async.shared::cta;", "", {});
+  e.barrier(named, kInstanceThreads);
+  e.ifThen(isLead, [&] {
+    for (int64_t box = 0; box < numBoxes(columns); ++box)
+      e.ptx("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [$0, {$1, $2, $3, $4}], [$5];",
+            "l,r,r,r,r,r",
+            {function.getArgument(outputMap), e.cst(box * kBoxColumns), scalar(op.getRow()),
+             scalar(op.getHead()), scalar(op.getBatch()),
+             e.add(slab, box * tileRows() * kSwizzleBytes)});
+    e.ptx("cp.async.bulk.commit_group;", "", {});
+    if (!hasOwnBuffer) {
+      e.ptx("cp.async.bulk.wait_group.read 0;", "", {});
+      arrive(barrier(queryTile->empty), e.cstBool(true));
+    }
+  });
+}

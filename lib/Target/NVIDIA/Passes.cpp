@@ -1,0 +1,187 @@
+//===-- Passes.cpp - Passes of the NVIDIA target --------------------------===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#include "heed/Target/NVIDIA/Passes.h"
+
+#include "HopperLowering.h"
+
+#include "heed/Target/NVIDIA/GPUTarget.h"
+
+#include "mlir/Conversion/ConvertToLLVM/ToLLVMPass.h"
+#include "mlir/Conversion/ReconcileUnrealizedCasts/ReconcileUnrealizedCasts.h"
+#include "mlir/Conversion/SCFToControlFlow/SCFToControlFlow.h"
+#include "mlir/Dialect/LLVMIR/NVVMDialect.h"
+#include "mlir/Dialect/Math/Transforms/Passes.h"
+#include "mlir/Dialect/Vector/IR/VectorOps.h"
+#include "mlir/Pass/PassManager.h"
+#include "mlir/Pass/PassRegistry.h"
+#include "mlir/Transforms/GreedyPatternRewriteDriver.h"
+#include "mlir/Transforms/Passes.h"
+#include "llvm/ADT/TypeSwitch.h"
+
+namespace heed {
+#define GEN_PASS_DEF_TILESELECTGPUSCHEDULEPASS
+#define GEN_PASS_DEF_TILETONVIDIAPASS
+#define GEN_PASS_DEF_NVIDIAMATHPASS
+#include "heed/Target/NVIDIA/Passes.h.inc"
+} // namespace heed
+
+using namespace mlir;
+using namespace heed;
+
+namespace {
+
+struct TileSelectGPUSchedule : heed::impl::TileSelectGPUSchedulePassBase<TileSelectGPUSchedule> {
+  using TileSelectGPUSchedulePassBase::TileSelectGPUSchedulePassBase;
+
+  void runOnOperation() override {
+    tile::KernelOp kernel = getOperation();
+    if (kernel->hasAttr(tile::TileDialect::kScheduleAttr))
+      return;
+    auto fail = [&](const Twine &message) {
+      kernel.emitError(message);
+      signalPassFailure();
+    };
+    const GPUTarget *target = lookupGPUTarget(targetName);
+    if (!target)
+      return fail("unknown GPU target '" + Twine(targetName) + "'");
+    auto given = GPUScheduleOverrides::parse(overrides);
+    if (!given)
+      return fail(llvm::toString(given.takeError()));
+    auto argument = [&](unsigned i) {
+      return cast<attn::TensorType>(kernel.getBodyBlock()->getArgument(i).getType());
+    };
+    GPUProblem problem{argument(0).getElementType(), argument(0).getExtents()[3],
+                       argument(2).getExtents()[3]};
+    kernel.walk([&](Operation *op) {
+      problem.hasScore |= isa<tile::MapOp>(op);
+      auto mask = dyn_cast<tile::MaskOp>(op);
+      problem.hasMask |= mask && mask.getBodyBlock();
+    });
+    auto schedule = selectGPUSchedule(&getContext(), *target, problem, *given);
+    if (!schedule)
+      return fail(llvm::toString(schedule.takeError()));
+    kernel->setAttr(tile::TileDialect::kScheduleAttr, *schedule);
+  }
+};
+
+struct TileToNVIDIA : heed::impl::TileToNVIDIAPassBase<TileToNVIDIA> {
+  using TileToNVIDIAPassBase::TileToNVIDIAPassBase;
+
+  void runOnOperation() override {
+    for (auto kernel : llvm::make_early_inc_range(getOperation().getOps<tile::KernelOp>())) {
+      auto schedule =
+          kernel->getAttrOfType<tile::GPUScheduleAttr>(tile::TileDialect::kScheduleAttr);
+      if (!schedule) {
+        kernel.emitError("has no GPU schedule; run 'tile-select-gpu-schedule' first");
+        return signalPassFailure();
+      }
+      // The function takes the kernel's name.
+      std::string name = kernel.getSymName().str();
+      if (failed(nvidia::HopperLowering(kernel, schedule).run()))
+        return signalPassFailure();
+      kernel.erase();
+    }
+  }
+};
+
+//===----------------------------------------------------------------------===//
+// Math
+//===----------------------------------------------------------------------===//
+
+constexpr float kLog2E = 1.44269504088896340736f;
+constexpr float kLn2 = 0.69314718055994530942f;
+
+/// The function unit's instruction for an op, or an empty word.
+StringRef instructionFor(Operation *op) {
+  return llvm::TypeSwitch<Operation *, StringRef>(op)
+      .Case<math::ExpOp, math::Exp2Op>([](auto) { return "ex2.approx.ftz.f32"; })
+      .Case<math::LogOp, math::Log2Op>([](auto) { return "lg2.approx.ftz.f32"; })
+      .Case([](math::TanhOp) { return "tanh.approx.f32"; })
+      .Case([](math::SqrtOp) { return "sqrt.approx.ftz.f32"; })
+      .Case([](math::RsqrtOp) { return "rsqrt.approx.ftz.f32"; })
+      .Default([](Operation *) { return ""; });
+}
+
+struct NVIDIAMath : heed::impl::NVIDIAMathPassBase<NVIDIAMath> {
+  using NVIDIAMathPassBase::NVIDIAMathPassBase;
+
+  void runOnOperation() override {
+    RewritePatternSet expansions(&getContext());
+    if (strict)
+      math::populateExpansionPatterns(expansions, {"powf", "rsqrt", "exp2"});
+    else
+      math::populateExpansionPatterns(expansions, {"powf"});
+    RewritePatternSet approximations(&getContext());
+    populateMathPolynomialApproximationPatterns(approximations);
+    if (failed(rewriteMath(std::move(expansions))))
+      return signalPassFailure();
+    if (!strict)
+      useInstructions();
+    if (failed(rewriteMath(std::move(approximations))))
+      return signalPassFailure();
+    if (strict)
+      return;
+    getOperation().walk([&](arith::DivFOp op) {
+      op.setFastmath(arith::FastMathFlags::afn | arith::FastMathFlags::arcp |
+                     arith::FastMathFlags::contract);
+    });
+  }
+
+  void useInstructions() {
+    getOperation().walk([&](Operation *op) {
+      if (!isa<math::MathDialect>(op->getDialect()))
+        return;
+      StringRef instruction = instructionFor(op);
+      if (instruction.empty() || !op->getResult(0).getType().isF32())
+        return;
+      OpBuilder b(op);
+      nvidia::Emitter e(b, op->getLoc());
+      Value x = op->getOperand(0);
+      if (isa<math::ExpOp>(op))
+        x = e.fmul(x, e.cstF32(kLog2E));
+      Value result = e.unary(instruction, x);
+      if (isa<math::LogOp>(op))
+        result = e.fmul(result, e.cstF32(kLn2));
+      op->getResult(0).replaceAllUsesWith(result);
+      op->erase();
+    });
+  }
+
+  LogicalResult rewriteMath(RewritePatternSet patterns) {
+    SmallVector<Operation *> ops;
+    getOperation().walk([&](Operation *op) {
+      // Left alone: what LLVM has instructions for.
+      if (isa<math::MathDialect>(op->getDialect()) &&
+          !isa<math::FmaOp, math::AbsFOp, math::AbsIOp, math::CopySignOp, math::FloorOp,
+               math::CeilOp, math::RoundEvenOp, math::TruncOp, math::CtPopOp>(op))
+        ops.push_back(op);
+    });
+    return applyOpPatternsGreedily(ops, std::move(patterns),
+                                   GreedyRewriteConfig()
+                                       .setStrictness(GreedyRewriteStrictness::ExistingAndNewOps)
+                                       .enableFolding(false));
+  }
+};
+
+} // namespace
+
+void heed::buildNVIDIAToLLVMPipeline(OpPassManager &pm, bool strictMath) {
+  NVIDIAMathPassOptions options;
+  options.strict = strictMath;
+  pm.addPass(createNVIDIAMathPass(options));
+  pm.addPass(createCSEPass());
+  pm.addPass(createSCFToControlFlowPass());
+  pm.addPass(createConvertToLLVMPass());
+  pm.addPass(createReconcileUnrealizedCastsPass());
+}
+
+void heed::registerNVIDIAPipelines() {
+  PassPipelineRegistration<>("nvidia-to-llvm", "code of the NVIDIA target to the llvm dialect",
+                             [](OpPassManager &pm) { buildNVIDIAToLLVMPipeline(pm); });
+}

@@ -1,0 +1,70 @@
+//===-- Scalars.h - The scalar code of a kernel on a GPU -------*- C++ -*--===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+//
+// What lies between tile ops (coordinates, loop bounds, block classes) and inside
+// stages: scalar ops, of which each role of a kernel emits the ones that it needs.
+// Indices become i32: no extent is beyond 2^30.
+//
+//===----------------------------------------------------------------------===//
+
+#ifndef HEED_LIB_TARGET_NVIDIA_SCALARS_H
+#define HEED_LIB_TARGET_NVIDIA_SCALARS_H
+
+#include "Emitter.h"
+
+#include "heed/Dialect/Tile/IR/Tile.h"
+
+#include "mlir/IR/IRMapping.h"
+
+namespace heed::nvidia {
+
+/// A captured tensor as the argument block describes it.
+struct CapturedTensor {
+  Value data;                          // !llvm.ptr<1>
+  SmallVector<Value> extents, strides; // i64; strides in elements
+  Type element;
+};
+
+class Scalars {
+public:
+  /// `args` points to the argument block. Loads what the kernel's scalars and captures are at the
+  /// builder's insertion point, which must dominate everything else.
+  Scalars(Emitter &e, tile::KernelOp kernel, Value args);
+
+  /// A word of the argument block (HEED_ARG_*).
+  Value word(int64_t index);
+  Value word32(int64_t index) { return e.toI32(word(index)); }
+  Value pointer(int64_t index);
+  static int64_t countWords(tile::KernelOp kernel);
+
+  /// What scalars of the kernel are in the code that is being emitted. Roles copy it and add the
+  /// grid coordinates.
+  const mlir::IRMapping &arguments() const { return mapping; }
+
+  /// Emits the ops of `values`' definitions that lie in the kernel's body and that `mapping` lacks,
+  /// regions included, and adds them to it.
+  void emitSlice(ValueRange values, mlir::IRMapping &mapping);
+  /// Emits one scalar op with its regions.
+  void emit(mlir::Operation &op, mlir::IRMapping &mapping);
+  /// Emits one op without regions on the given operands.
+  Value emitOp(mlir::Operation &op, ValueRange operands);
+
+private:
+  Value emitExtent(attn::ExtentOp op);
+  Value emitGather(attn::LoadOp op, ValueRange indices);
+
+  Emitter &e;
+  tile::KernelOp kernel;
+  Value args;
+  mlir::IRMapping mapping;
+  llvm::DenseMap<Value, CapturedTensor> captured;
+};
+
+} // namespace heed::nvidia
+
+#endif // HEED_LIB_TARGET_NVIDIA_SCALARS_H
