@@ -59,9 +59,10 @@ query, key, value = torch.randn(3, 1, 8, 256, 128, dtype=torch.bfloat16).unbind(
 slopes = torch.exp2(-torch.arange(1.0, 9.0))
 ```
 
-Arrays are NumPy arrays or torch tensors on the CPU, and results belong to the library of the query. NumPy has no
-bfloat16: arrays of `ml_dtypes.bfloat16`, and arrays of `uint16` that hold the bits, stand for it.
-Mods, `Array` and `Any` in the signatures are functions, arrays of either library, and what the text says."""
+Arrays are NumPy arrays, torch tensors, or CuPy arrays, and results belong to the library of the query. Tensors of torch
+may be on the CPU or on an NVIDIA GPU: see [GPUs](flex_attention.md#gpus), also for arrays of further libraries. NumPy has no
+bfloat16: arrays of `ml_dtypes.bfloat16`, and arrays of `uint16` that hold the bits, stand for it; so in CuPy.
+Mods, `Array` and `Any` in the signatures are functions, arrays of these libraries, and what the text says."""
 
 # Section: text, and qualified names.
 API = {
@@ -82,13 +83,15 @@ API = {
     "Configuration": ("", ["heed.show_config", "heed.__version__"]),
 }
 API_MODULES = {"heed.aot", "heed.cache"}  # exported as such
-API_HIDDEN = {"DiskCache.get", "DiskCache.put", "DiskCache.get_or_build", "Kernel.__init__", "Kernel.run", "Variant.kernel"}
+API_HIDDEN = {"DiskCache.get", "DiskCache.put", "DiskCache.get_or_build", "Kernel.__init__", "Kernel.run",
+              "Kernel.launch", "Variant.kernel"}
 API_ENVIRONMENT = {
     "HEED_CACHE_DIR": "The directory of the cache. Default: `$XDG_CACHE_HOME/heed`, else `~/.cache/heed`.",
     "HEED_CACHE_SIZE": "How large the cache may grow: `512M`, `2G`. Default: `1G`. `0` keeps nothing.",
     "HEED_CACHE_DISABLE": "`1` turns the cache off.",
     "HEED_NUM_THREADS": "Threads of a call that does not say how many. Default: the CPUs that the process may use.",
     "HEED_CPU": "The highest CPU level that kernels use, such as `x86-64-v3`, for tests and comparisons.",
+    "HEED_GPU_TARGET": "The architecture to compile for on all GPUs, such as `sm_80`. Default: by their compute capability.",
     "HEED_DEBUG": "`1` checks the entries of given block lists (`BlockMask.validate`).",
     "HEED_LIBRARY": "The path of `libheed.so`, the compiler. Default: the package's, else `build/lib` of the checkout.",
     "HEED_RUNTIME": "The path of `libheed_runtime.so`. Default: likewise.",

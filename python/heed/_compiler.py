@@ -26,7 +26,7 @@ class _Request(ctypes.Structure):
     _fields_ = [("source", ctypes.c_char_p), ("source_size", ctypes.c_size_t), ("file_name", ctypes.c_char_p),
                 ("variant", ctypes.c_char_p), ("symbol", ctypes.c_char_p), ("targets", ctypes.c_char_p),
                 ("defines", ctypes.POINTER(ctypes.c_char_p)), ("dtype", ctypes.c_int), ("head_dim", ctypes.c_int32),
-                ("value_head_dim", ctypes.c_int32)]
+                ("value_head_dim", ctypes.c_int32), ("options", ctypes.c_char_p)]
 
 
 @functools.cache
@@ -69,6 +69,7 @@ class Request:
     dtype: str = "f32"
     head_dim: int = 1
     value_head_dim: int = 0
+    options: str = ""  # schedule overrides of GPU targets: "block_kv=64,stages=3,tf32"
 
     def _struct(self) -> _Request:
         def text(x: str | None) -> bytes | None:
@@ -76,10 +77,10 @@ class Request:
 
         source = self.source.encode("utf-8", "surrogateescape")
         defines = [f"{name}={_literal(value)}".encode() for name, value in self.defines.items()]
-        target = native_target() if self.target == "native" else self.target
+        target = ",".join(native_target() if name == "native" else name for name in self.target.split(","))
         return _Request(source, len(source), text(self.file_name), text(self.variant), text(self.symbol), text(target),
                         (ctypes.c_char_p * (len(defines) + 1))(*defines, None), _runtime.DTYPE_CODES[self.dtype],
-                        self.head_dim, self.value_head_dim)
+                        self.head_dim, self.value_head_dim, text(self.options or None))
 
 
 def _literal(value: Any) -> str:
@@ -136,8 +137,13 @@ class LoadedObject:
         self.kernel: int = library().heed_library_kernel(self._handle)
 
     def __del__(self) -> None:
-        if self._handle:
-            library().heed_library_free(self._handle)
+        if not self._handle:
+            return
+        # Launches may still be under way: that is the driver's to wait for. A CUDA graph does not keep its kernels, so
+        # whoever drops a kernel must have dropped its graphs; those of flex_attention stay until `clear_memory`.
+        if _runtime.KernelTable.from_address(self.kernel).num_gpu_codes > 0:
+            _runtime.lib.heed_gpu_unload(self.kernel)
+        library().heed_library_free(self._handle)
 
 
 def link_shared(object_path: str, output_path: str) -> None:

@@ -11,10 +11,10 @@ __version__ = "0.1.0"
 
 
 def show_config() -> None:
-    """Prints versions, libraries, the CPU level, threads and the cache: what a bug report should contain."""
+    """Prints versions, libraries, the CPU level, GPUs, threads and the cache: what a bug report should contain."""
     import numpy
 
-    from heed import _compiler, _runtime, cache
+    from heed import _compiler, _runtime, cache, gpu
 
     library = _compiler.library()
     info = cache.default_cache().info()
@@ -24,7 +24,7 @@ def show_config() -> None:
         "LLVM": library.heed_llvm_version().decode(), "libraries": f"{library._name}, {_runtime.lib._name}",
         "python": platform.python_version(), "numpy": numpy.__version__,
         "torch": torch.__version__ if torch else "not imported", "platform": platform.platform(),
-        "target": _compiler.native_target(), "threads": str(_runtime.get_num_threads()),
+        "target": _compiler.native_target(), "GPUs": gpu.summary(), "threads": str(_runtime.get_num_threads()),
         "cache": f"{info.directory or 'none'} ({info.entries} entries{'' if info.writable else ', not writable'})"}
     for name, value in rows.items():
         print(f"{name:10} {value}")

@@ -1,9 +1,10 @@
 # Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-"""flex_attention: the call that FlexAttention's users know, on NumPy arrays and torch CPU tensors.
+"""flex_attention: the call that FlexAttention's users know, on arrays of NumPy, torch, CuPy and others.
 
 A call that was seen before costs some microseconds until its kernel starts, so the common path below is written for
-that: one lookup of the trace, one of a plan, six addresses. Whatever is new or unusual goes to `_unplanned`.
+that: one lookup of the trace, one of a plan, six addresses. Whatever is new or unusual goes to `_unplanned`. On a GPU
+the common path waits for nothing, and copies nothing between the devices.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from heed import arrays, tracing, variant
+from heed import arrays, gpu, tracing, variant
 from heed._runtime import ADDRESSES, CALL, DTYPES
 from heed.arrays import Array
-from heed.block_mask import PARTIAL, SKIPPED, BlockMask
+from heed.block_mask import PARTIAL, SKIPPED, BlockMask, kinds_on
 from heed.kernel import Kernel
 
 Mod = Callable[..., Any]
@@ -27,7 +28,11 @@ _KERNEL_OPTIONS = {
     "BLOCK_M", "BLOCK_N", "BLOCK_M1", "BLOCK_N1", "BLOCK_M2", "BLOCK_N2", "num_warps", "num_stages", "PRESCALE_QK",
     "ROWS_GUARANTEED_SAFE", "BLOCKS_ARE_CONTIGUOUS", "WRITE_DQ", "USE_TMA", "FORCE_USE_FLEX_ATTENTION", "BACKEND", "kpack",
     "matrix_instr_nonkdim", "waves_per_eu", "FLOAT32_PRECISION", "SPLIT_KV", "IS_DIVISIBLE", "num_consumer_groups",
-    "num_buffers_warp_spec", "SKIP_MASK_SCORE", "SPARSE_Q_BLOCK_SIZE", "SPARSE_KV_BLOCK_SIZE"}
+    "num_buffers_warp_spec", "SKIP_MASK_SCORE", "SPARSE_Q_BLOCK_SIZE", "SPARSE_KV_BLOCK_SIZE", "num_warpgroups", "PRECISION",
+    "STRICT_MATH"}
+# Those that GPU kernels follow, as the compiler spells them.
+_SCHEDULE_OPTIONS = {"BLOCK_N": "block_kv", "num_warpgroups": "groups", "num_stages": "stages"}
+_PRECISIONS = ("ieee", "tf32")
 _BACKENDS = ("AUTO", "TRITON", "TRITON_DECODE", "FLASH")
 _QUERY_CODES = {DTYPES.index(name): name for name in variant.QUERY_DTYPES}
 
@@ -51,8 +56,9 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
                    kernel_options: dict[str, Any] | None = None, *, return_aux: Any = None, mask_mod: Mod | None = None) -> Any:
     """softmax(score_mod(scale * query @ key^T) where mask) @ value, in one fused kernel.
 
-    query (B, Hq, L, E), key (Bkv, Hkv, S, E), value (Bkv, Hkv, S, Ev): NumPy arrays or torch CPU tensors of f32, bf16 or
-    f16; E and Ev from 1 to 512. Bkv is B or 1. Hq is Hkv, or with enable_gqa a multiple of it. scale: 1/sqrt(E) if None.
+    query (B, Hq, L, E), key (Bkv, Hkv, S, E), value (Bkv, Hkv, S, Ev): NumPy arrays, torch tensors on the CPU or an NVIDIA
+    GPU, or CuPy arrays, of f32, bf16 or f16; E and Ev from 1 to 512. Bkv is B or 1. Hq is Hkv, or with enable_gqa a multiple
+    of it. scale: 1/sqrt(E) if None. On a GPU the kernel is launched on the current stream, and the call returns at once.
 
     score_mod(score, b, h, q_idx, kv_idx) changes a scaled score. block_mask, or mask_mod(b, h, q_idx, kv_idx) in its
     place, says which pairs attend; which blocks can be skipped is derived from its code. A row that attends to nothing
@@ -60,15 +66,15 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
 
     Returns output (B, Hq, L, Ev) of query's dtype, whose axes lie in memory in the order of query's. With
     return_aux=AuxRequest(lse=True, max_scores=True): (output, AuxOutput). With return_lse=True (deprecated): (output, lse).
-    kernel_options of FlexAttention are checked and have no effect on CPUs.
+    kernel_options of FlexAttention are checked. On CPUs they have no effect; on GPUs BLOCK_N, num_stages, num_warpgroups,
+    PRECISION="tf32" and STRICT_MATH=True have: see docs/flex_attention.md.
 
     Raises ValueError for shapes that do not fit, TraceError for mods that cannot be traced, NotImplementedError for
     devices and dtypes that are not supported, and for inputs that require gradients.
     """
     if block_mask is not None:
         mask_mod = _mask_mod_of(block_mask, mask_mod, query, key, value, enable_gqa)
-    if kernel_options is not None:
-        _check_kernel_options(kernel_options)
+    options = "" if kernel_options is None else options_of(kernel_options)
     wants_lse, wants_max = return_lse, False
     if return_lse or return_aux is not None:
         wants_lse, wants_max = _check_aux(return_lse, return_aux)
@@ -94,7 +100,7 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
                 _check_tensors(query, key, value)
             kind = (trace, scale, wants_lse, wants_max, enable_gqa, query.dtype, key.dtype, value.dtype,
                     query.shape, key.shape, value.shape, query.stride(), key.stride(), value.stride(),
-                    query.device, key.device, value.device, _num_threads())
+                    query.device, key.device, value.device, _num_threads(), options)
             q_pointer, k_pointer, v_pointer = query.data_ptr(), key.data_ptr(), value.data_ptr()
         plan = _plans[kind]
         if (q_pointer | k_pointer | v_pointer) & plan.alignment:
@@ -102,20 +108,24 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
     except NotImplementedError:
         raise
     except (KeyError, AttributeError, TypeError, RuntimeError):
-        return _unplanned(query, key, value, trace, values, kind, scale, enable_gqa, wants_lse, wants_max, return_aux)
+        return _unplanned(query, key, value, trace, values, kind, scale, enable_gqa, wants_lse, wants_max, return_aux, options)
+    device = plan.device
     if is_numpy:
         output = np.empty(plan.shape, query.dtype)
         o_pointer = _numpy_pointer(output)
     else:
-        output = _torch_empty(plan.shape, dtype=query.dtype)
+        output = _torch_empty(plan.shape, dtype=query.dtype, device=query.device)
         o_pointer = output.data_ptr()
-    if not wants_lse and not wants_max:
-        plan.kernel.run(plan.call, ADDRESSES.pack(q_pointer, k_pointer, v_pointer, o_pointer, 0, 0), values)
-        return output if return_aux is None else (output, AuxOutput())
     lse = arrays.empty(plan.shape[:3], query, "f32") if wants_lse else None
     max_scores = arrays.empty(plan.shape[:3], query, "f32") if wants_max else None
-    plan.kernel.run(plan.call, ADDRESSES.pack(q_pointer, k_pointer, v_pointer, o_pointer, _address_of(lse),
-                                              _address_of(max_scores)), values)
+    addresses = ADDRESSES.pack(q_pointer, k_pointer, v_pointer, o_pointer, 0 if lse is None else _address_of(lse),
+                               0 if max_scores is None else _address_of(max_scores))
+    if device is None:
+        plan.kernel.run(plan.call, addresses, values)
+    else:
+        plan.kernel.launch(plan.call, addresses, values, device, _torch_stream(device))
+    if not wants_lse and not wants_max:
+        return output if return_aux is None else (output, AuxOutput())
     return (output, AuxOutput(lse, max_scores)) if return_aux is not None else (output, lse)
 
 
@@ -130,39 +140,44 @@ flex_attention._torchdynamo_inline = _in_graph  # type: ignore[attr-defined]
 
 
 class _Plan(NamedTuple):
-    """What calls share that have the same trace, types, shapes, strides, scale, threads and wanted results."""
+    """What calls share that have the same trace, types, shapes, strides, devices, scale, threads, options and wanted
+    results. A device has one target."""
 
     kernel: Kernel
     call: bytes  # CALL
     shape: tuple[int, ...]  # of the output, which is dense and row-major
     alignment: int  # bits of an address that have to be 0
+    device: int | None  # of all operands
 
 
 _plans: dict[tuple[Any, ...], _Plan] = variant.plans
 _MAX_PLANS = 4096
 _F32 = DTYPES.index("f32")
 _numpy_pointer = arrays.numpy_pointer
+_address_of = arrays.data_pointer
 # torch's functions, once it is there. Who limits torch's threads limits Heed's.
 _torch_empty: Any = None
+_torch_stream: Any = None
 _num_threads: Any = None
 
 
-def _address_of(array: Array | None) -> int:
-    return 0 if array is None else arrays.data_pointer(array)
-
-
 def _unplanned(query: Any, key: Any, value: Any, trace: tracing.Trace, values: list[Any], kind: tuple[Any, ...],
-               scale: float | None, enable_gqa: bool, wants_lse: bool, wants_max: bool, return_aux: Any) -> Any:
+               scale: float | None, enable_gqa: bool, wants_lse: bool, wants_max: bool, return_aux: Any, options: str) -> Any:
     """A call that is the first of its kind, or unusual, or wrong. `kind`: the plan's key, or ()."""
-    global _torch_empty, _num_threads
+    global _torch_empty, _torch_stream, _num_threads
+    asked = query, key, value = tuple(map(arrays.adopt, (query, key, value)))
     if (refusal := _refuse(query, key, value, enable_gqa)) is not None:
         raise refusal
-    asked = query, key, value
     if isinstance(query, np.ndarray):
         query, key, value = (_with_whole_strides(np.asarray(x)) for x in (query, key, value))
     else:
         _check_tensors(query, key, value)
-        _torch_empty, _num_threads = sys.modules["torch"].empty, sys.modules["torch"].get_num_threads
+    threads = 0
+    if arrays.is_torch(query):
+        torch: Any = sys.modules["torch"]
+        _torch_empty, _torch_stream, _num_threads = torch.empty, gpu.torch_stream(), torch.get_num_threads
+        threads = _num_threads()
+    # Copies are made on the stream that the kernel runs on, so their memory is used again after it only.
     query, key, value = (_with_unit_stride(x) for x in (query, key, value))
 
     shape = (*query.shape[:3], value.shape[3])
@@ -175,15 +190,19 @@ def _unplanned(query: Any, key: Any, value: Any, trace: tracing.Trace, values: l
     operands = [word for x in (query, key, value, output) for word in (0, code, 4, *x.shape, *arrays.strides(x))]
     rows = [word for x in (lse, max_scores)
             for word in ((0,) * 9 if x is None else (0, _F32, 3, *x.shape, *arrays.strides(x)))]
-    threads = 0 if isinstance(query, np.ndarray) else _num_threads()
     call = CALL.pack(*operands, *rows, math.nan if scale is None else scale, threads)
-    kernel = variant.of_trace(trace).kernel(_QUERY_CODES[code], query.shape[3], value.shape[3])
-    kernel.run(call, ADDRESSES.pack(*map(_address_of, (query, key, value, output, lse, max_scores))), values)
+    addresses = ADDRESSES.pack(*(0 if x is None else _address_of(x) for x in (query, key, value, output, lse, max_scores)))
+    device = arrays.device_of(query)
+    kernel = variant.of_trace(trace).kernel(_QUERY_CODES[code], query.shape[3], value.shape[3], device, options)
+    if device is None:
+        kernel.run(call, addresses, values)
+    else:
+        kernel.launch(call, addresses, values, device, gpu.stream_of(query, device))
 
     if kind and is_row_major and all(x is y for x, y in zip(asked, (query, key, value))):  # copies have other strides
         if len(_plans) >= _MAX_PLANS:
             _plans.clear()
-        _plans[kind] = _Plan(kernel, call, shape, query.itemsize - 1)
+        _plans[kind] = _Plan(kernel, call, shape, query.itemsize - 1, device)
     elif query is not asked[0]:
         output = arrays.in_order_of(output, asked[0])
     if return_aux is not None:
@@ -201,7 +220,11 @@ def _with_whole_strides(array: np.ndarray) -> np.ndarray:
 def _with_unit_stride(array: Array) -> Array:
     if arrays.strides(array)[3] == 1:
         return array
-    return np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array.resolve_neg().contiguous()
+    if arrays.is_torch(array):
+        return array.resolve_neg().contiguous()
+    if (module := arrays.library(array)) is None:
+        raise ValueError(f"Expect query, key and value to have unit stride in the last axis, but got {array.stride()}.")
+    return module.ascontiguousarray(array)
 
 
 # -- What is asked for ------------------------------------------------------------------------------
@@ -217,41 +240,63 @@ def _check_aux(return_lse: bool, return_aux: Any) -> tuple[bool, bool]:
     return bool(return_aux.lse), bool(getattr(return_aux, "max_scores", False))
 
 
-def _check_kernel_options(options: dict[str, Any]) -> None:
+def options_of(options: dict[str, Any] | str) -> str:
+    """Checks kernel_options. What they ask of a GPU's schedule, in the compiler's words: "block_kv=64,tf32"."""
+    if isinstance(options, str):  # torch.compile's operator has what this returned
+        return options
+    chosen: dict[str, Any] = {}
     for key, value in options.items():
         name = key.removeprefix("fwd_").removeprefix("bwd_")
         if name not in _KERNEL_OPTIONS:
             raise ValueError(f"Unknown kernel option {key!r}; known: {', '.join(sorted(_KERNEL_OPTIONS))}")
         if name == "BACKEND" and value not in _BACKENDS:
             raise ValueError(f"Invalid BACKEND value {value!r}; expected one of {', '.join(_BACKENDS)}")
+        if not key.startswith("bwd_") and (key != name or name not in chosen):
+            chosen[name] = value
     if "BACKEND" in options and "FORCE_USE_FLEX_ATTENTION" in options:
         raise RuntimeError("BACKEND cannot be combined with legacy FORCE_USE_FLEX_ATTENTION")
+    words = []
+    for name, word in _SCHEDULE_OPTIONS.items():
+        if (value := chosen.get(name)) is not None:
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"Invalid {name} value {value!r}; expected an integer above 0")
+            words.append(f"{word}={value}")
+    if (precision := chosen.get("PRECISION")) is not None:
+        if precision not in _PRECISIONS:
+            raise ValueError(f"Invalid PRECISION value {precision!r}; expected one of {', '.join(_PRECISIONS)}")
+        if precision == "tf32":
+            words.append("tf32")
+    if chosen.get("STRICT_MATH"):
+        words.append("strict_math")
+    return ",".join(words)
 
 
 def _check_tensors(query: Any, key: Any, value: Any) -> None:
-    torch = sys.modules.get("torch")
-    if torch is None or not (isinstance(query, torch.Tensor) and isinstance(key, torch.Tensor)
-                             and isinstance(value, torch.Tensor)):
-        return
+    """Where arrays of one library other than NumPy are, and whether torch's may be used as they are."""
     if query.device != key.device or query.device != value.device:
         raise ValueError("Expected query, key, and value to have the same device type, "
                          f"but got {query.device}, {key.device} and {value.device} instead.")
-    if query.device.type != "cpu":
-        if query.device.type == "cuda":
-            raise NotImplementedError("Heed has no CUDA kernels yet: move query, key and value to the CPU")
+    if not (arrays.is_torch(query) and arrays.is_torch(key) and arrays.is_torch(value)):
+        return
+    if not query.is_cpu and not query.is_cuda:
         raise ValueError(f"FlexAttention is only supported on CUDA, CPU or HPU devices. Found input tensors on {query.device.type}.")
-    if (query.requires_grad or key.requires_grad or value.requires_grad) and torch.is_grad_enabled():
-        raise NotImplementedError("FlexAttention does not support backward on CPU. Please set the input requires_grad to "
-                                  "False, or call it under torch.no_grad().")
+    if (query.requires_grad or key.requires_grad or value.requires_grad) and sys.modules["torch"].is_grad_enabled():
+        raise no_backward(query.is_cuda)
+
+
+def no_backward(is_cuda: bool) -> NotImplementedError:
+    """The refusal of inputs that require gradients."""
+    return NotImplementedError(("Heed has no backward pass on CUDA yet" if is_cuda else "FlexAttention does not support backward "
+                                "on CPU") + ". Please set the input requires_grad to False, or call it under torch.no_grad().")
 
 
 def _refuse(query: Any, key: Any, value: Any, enable_gqa: bool) -> Exception | None:
     """What is wrong with the operands, in FlexAttention's order and words; None if they are only unusual."""
     operands = {"query": query, "key": key, "value": value}
     for name, x in operands.items():
-        if not (isinstance(x, np.ndarray) or arrays.is_torch(x)):
+        if not arrays.is_array(x):
             return TypeError(f"{name}: expected a NumPy array or a torch tensor, found {type(x).__name__}")
-    if len({isinstance(x, np.ndarray) for x in operands.values()}) > 1:
+    if len({arrays.library(x) for x in operands.values()}) > 1:
         return TypeError("query, key and value: expected arrays of one library, found "
                          + ", ".join(type(x).__name__ for x in operands.values()))
     if query.dtype != key.dtype or query.dtype != value.dtype:
@@ -311,6 +356,7 @@ def _mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: Any, key: Any, va
         pass
     if mask_mod is not None:
         raise ValueError("Cannot specify both block_mask and mask_mod: a block_mask has its mask_mod")
+    query, key, value = map(arrays.adopt, (query, key, value))
     if (refusal := _refuse(query, key, value, enable_gqa)) is not None:
         raise refusal
     if not isinstance(block_mask, BlockMask):
@@ -334,7 +380,7 @@ def _mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: Any, key: Any, va
     if not block_mask.has_given_lists:
         derived = block_mask.mask_mod
         return derived
-    return _listed(block_mask)
+    return _listed(block_mask, query)
 
 
 def _adopt(block_mask: Any) -> BlockMask:
@@ -348,9 +394,12 @@ def _adopt(block_mask: Any) -> BlockMask:
         compute_q_blocks=False)
 
 
-def _listed(block_mask: BlockMask) -> Mod:
+def _listed(block_mask: BlockMask, query: Array) -> Mod:
     """The mask that lists describe: pairs of full blocks attend, those of partial blocks where mask_mod says so."""
-    kinds = block_mask.block_kinds()
+    if arrays.is_torch(query) and query.is_cuda:
+        kinds = kinds_on(sys.modules["torch"], block_mask, query.device)
+    else:
+        kinds = arrays.copy_to(block_mask.block_kinds(), query)
     block_q, block_kv = block_mask.BLOCK_SIZE
     mask_mod = block_mask.mask_mod
     per_batch, per_head = kinds.shape[0] > 1, kinds.shape[1] > 1

@@ -167,9 +167,14 @@ def _move(array: Array, device: Any) -> Array:
         return _to_numpy(array)
     import torch
 
-    if device is None:
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return (torch.from_numpy(array) if isinstance(array, np.ndarray) else array).to(device)
+    return (torch.from_numpy(array) if isinstance(array, np.ndarray) else array).to(_chosen_device() if device is None else device)
+
+
+def _chosen_device() -> Any:
+    """torch's choice for lists."""
+    import torch
+
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
 
 
 def _is_tensor(value: Any) -> bool:
@@ -178,7 +183,7 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _to_numpy(array: Array) -> np.ndarray:
-    """`array` on the CPU; memory is shared if it is there already."""
+    """`array` on the CPU; memory is shared if it is there already. Waits for a GPU."""
     return array if isinstance(array, np.ndarray) else array.detach().cpu().numpy()
 
 
@@ -516,6 +521,13 @@ class BlockMask:
         """(*batch dims, query length, key length)"""
         return (*self._batch_dims, *self.seq_lengths)
 
+    @property
+    def device(self) -> Any:
+        """Where the lists are, or will be: a device of torch, or "numpy"."""
+        if self._derivation is None:
+            return _device_of(self._lists["kv_indices"])
+        return _chosen_device() if self._device is None else self._device
+
     def numel(self) -> int:
         """Pairs, of all batches and heads."""
         return math.prod(self.shape)
@@ -802,6 +814,25 @@ def _same_value(a: Any, b: Any, pending: set[tuple[int, int]]) -> bool:
 
 
 # Pieces of the members.
+
+
+def kinds_on(torch: Any, block_mask: Any, device: Any) -> Array:
+    """BlockMask.block_kinds as a tensor on `device`, of Heed's or torch's masks. Tensors that are there are not waited
+    for, and torch.compile can trace this, so `torch` is the module."""
+    names = [pair for pair in _PAIRS[:2] if getattr(block_mask, pair[0]) is not None]
+    pairs = [[torch.as_tensor(getattr(block_mask, name)).to(device) for name in pair] for pair in names]
+    columns = max(pairs[0][1].shape[-1], _ceil_div(block_mask.seq_lengths[1], block_mask.BLOCK_SIZE[1]))
+    kinds: Any = None
+    for kind, (counts, indices) in zip((PARTIAL, FULL), pairs):
+        used = torch.arange(indices.shape[-1], device=device) < counts.unsqueeze(-1)
+        used = used & (indices >= 0) & (indices < columns)
+        flags = torch.zeros((*indices.shape[:-1], columns + 1), dtype=torch.bool, device=device)
+        # The last column takes what names no block.
+        flags = flags.scatter(-1, torch.where(used, indices, columns).long(), True)[..., :columns]
+        kinds = flags.to(torch.int8) if kinds is None else kinds.masked_fill(flags, kind)
+    while kinds.ndim < 4:
+        kinds = kinds.unsqueeze(0)
+    return kinds
 
 
 def _shape_of(array: Array) -> tuple[int, ...]:

@@ -15,14 +15,13 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from heed import _compiler, _runtime, arrays
+from heed import _compiler, _runtime, arrays, gpu
 from heed._runtime import ADDRESSES, CALL, DTYPE_CODES, DTYPES, HeedError
 from heed.arrays import Array
 
 _FLOATS = ("f16", "bf16", "f32")
 _heed_run = _runtime.lib.heed_run_packed
+_heed_launch = _runtime.lib.heed_launch_packed
 
 
 class Param(NamedTuple):
@@ -35,7 +34,7 @@ class Param(NamedTuple):
 
 
 class Kernel:
-    """A compiled variant for one element type and head dim, on NumPy arrays or torch CPU tensors.
+    """A compiled variant for one element type and head dim, on arrays of NumPy, torch, CuPy and others.
 
         output, lse = kernel(query, key, value, slope=slopes, return_lse=True)
 
@@ -68,40 +67,63 @@ class Kernel:
 
     @property
     def target(self) -> str:
-        """The CPU level that calls on this machine run; "none" where it has no code for this CPU."""
-        code = _runtime.lib.heed_select_code(self._address)
+        """The CPU level that calls on this machine run, or of a kernel for GPUs only what its first GPU runs; "none"
+        where it has no code for them."""
+        code = self._code()
         return code.contents.target.decode() if code else "none"
+
+    @property
+    def gpu_targets(self) -> list[str]:
+        """The GPU architectures that it has code for, best first; some have two pieces of it."""
+        table = _runtime.KernelTable.from_address(self._address)
+        return [table.gpu_codes[i].target.decode() for i in range(table.num_gpu_codes)]
 
     @property
     def block_shape(self) -> tuple[int, int]:
         """Queries and keys of a tile on this machine."""
-        code = _runtime.lib.heed_select_code(self._address)
+        code = self._code()
         if not code:
-            raise HeedError(f"kernel '{self.name}' has no code for this CPU")
+            raise HeedError(f"kernel '{self.name}' has no code for this machine")
         return (code.contents.block_q, code.contents.block_kv)
+
+    def _code(self) -> Any:
+        if _runtime.KernelTable.from_address(self._address).num_codes > 0:
+            return _runtime.lib.heed_select_code(self._address)
+        return _runtime.lib.heed_select_gpu_code(self._address, 0)
 
     def run(self, call: bytes, addresses: bytes, values: Sequence[Any]) -> None:
         """heed_run on a packed heed_call and packed ADDRESSES, with the values of all params in order; tensors have their
         param's type.
 
         HeedError if a shape, pointer or value is wrong."""
-        if values:
-            words, tensors = [], b""
-            for param, value in zip(self.params, values):
-                if param.rank < 0:
-                    words.append(value)
-                    continue
-                try:
-                    description = arrays.describe(value, param.dtype)
-                except HeedError as error:
-                    raise HeedError(f"argument '{param.name}': {error}") from None
-                words.append(len(tensors) // len(description))
-                tensors += description
-            status = _heed_run(self._address, call, addresses, self._values.pack(*words), tensors)
-        else:
-            status = _heed_run(self._address, call, addresses, b"", b"")
-        if status != 0:
+        words, tensors = self._pack(values, None) if values else (b"", b"")
+        if _heed_run(self._address, call, addresses, words, tensors) != 0:
             raise HeedError(_runtime.lib.heed_last_error().decode())
+
+    def launch(self, call: bytes, addresses: bytes, values: Sequence[Any], device: int, stream: int) -> None:
+        """heed_launch likewise, on a GPU that holds the operands; tensors have to be there too.
+
+        Returns before the kernel has run, and waits for nothing, so that it works within CUDA graphs: numbers go by value.
+        What torch and CuPy free meanwhile is used again by later work on the same stream only, that is after the kernel;
+        other streams are the user's to order (torch's Tensor.record_stream)."""
+        words, tensors = self._pack(values, device) if values else (b"", b"")
+        if _heed_launch(self._address, call, addresses, words, tensors, stream) != 0:
+            raise HeedError(_runtime.lib.heed_last_error().decode())
+
+    def _pack(self, values: Sequence[Any], device: int | None) -> tuple[bytes, bytes]:
+        """heed_value of all params, and heed_tensor of those that are tensors."""
+        words, tensors = [], b""
+        for param, value in zip(self.params, values):
+            if param.rank < 0:
+                words.append(value)
+                continue
+            try:
+                description = arrays.describe(value, param.dtype, device)
+            except HeedError as error:
+                raise HeedError(f"argument '{param.name}': {error}") from None
+            words.append(len(tensors) // len(description))
+            tensors += description
+        return self._values.pack(*words), tensors
 
     def __call__(self, query: Array, key: Array, value: Array, *, scale: float | None = None, return_lse: bool = False,
                  out: Array | None = None, lse: Array | None = None, threads: int = 0, **params: Any) -> Any:
@@ -111,28 +133,36 @@ class Kernel:
         with unit stride in the last axis; Hq is a multiple of Hkv. scale: 1/sqrt(D) if None. threads: 0 for
         heed.get_num_threads(). params: scalars and arrays by name, of the declared types.
 
+        Arrays on a GPU have to be there all; the kernel is launched on their library's current stream.
+
         Returns output (B, Hq, Sq, Dv), or (output, lse) with lse (B, Hq, Sq) in f32, the natural logarithm of the sum
         of exponentials. `out` and `lse` take them where given. HeedError names the argument that is wrong."""
+        query = arrays.adopt(query)
         if out is None:
             out = arrays.empty((*query.shape[:3], self.value_head_dim), query)
         if return_lse and lse is None:
             lse = arrays.empty(tuple(query.shape[:3]), query, "f32")
-        for name, array in (("output", out), ("lse", lse)):
-            if isinstance(array, np.ndarray) and not array.flags.writeable:
+        key, value, output, rows = map(arrays.adopt, (key, value, out, lse))
+        for name, array in (("output", output), ("lse", rows)):
+            if not arrays.is_writable(array):
                 raise HeedError(f"argument '{name}': expected an array that can be written, found a read-only one")
+        device = arrays.device_of(query)
         described = b""
-        for name, array in (("query", query), ("key", key), ("value", value), ("output", out)):
-            described += self._describe(name, array, self.dtype)
-        described += _NO_ROWS if lse is None else self._describe("lse", lse, "f32")
+        for name, array in (("query", query), ("key", key), ("value", value), ("output", output)):
+            described += self._describe(name, array, self.dtype, device)
+        described += _NO_ROWS if rows is None else self._describe("lse", rows, "f32", device)
         call = described + _NO_ROWS + CALL_TAIL.pack(math.nan if scale is None else scale, threads)
-        addresses = ADDRESSES.pack(*map(arrays.data_pointer, (query, key, value, out)),
-                                   0 if lse is None else arrays.data_pointer(lse), 0)
-        self.run(call, addresses, self._bind(params))
+        addresses = ADDRESSES.pack(*map(arrays.data_pointer, (query, key, value, output)),
+                                   0 if rows is None else arrays.data_pointer(rows), 0)
+        if device is None:
+            self.run(call, addresses, self._bind(params))
+        else:
+            self.launch(call, addresses, self._bind(params), device, gpu.stream_of(query, device))
         return out if lse is None else (out, lse)
 
-    def _describe(self, name: str, array: Array, dtype: str) -> bytes:
+    def _describe(self, name: str, array: Array, dtype: str, device: int | None) -> bytes:
         try:
-            return arrays.describe(array, dtype)
+            return arrays.describe(array, dtype, device)
         except HeedError as error:
             raise HeedError(f"argument '{name}': {error}") from None
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from heed import _compiler, arrays, cache, tracing
+from heed import _compiler, arrays, cache, gpu, tracing
 from heed._runtime import DTYPES, HeedError
 from heed.arrays import Array
 from heed.kernel import Kernel, load_shared
@@ -49,7 +49,7 @@ class Variant:
         self.defines = dict(defines or {})
         self.name = name
         self._digest = digest
-        self._kernels: dict[tuple[str, int, int, str], Kernel] = {}
+        self._kernels: dict[tuple[str, int, int, str, str], Kernel] = {}
         self._lock = threading.Lock()
 
     @property
@@ -63,9 +63,10 @@ class Variant:
         params: list[dict[str, Any]] = found[name]
         return params
 
-    def _request(self, dtype: str, head_dim: int, value_head_dim: int, target: str, symbol: str | None) -> _compiler.Request:
+    def _request(self, dtype: str, head_dim: int, value_head_dim: int, target: str, symbol: str | None,
+                 options: str = "") -> _compiler.Request:
         return _compiler.Request(self.source, self.file_name, self.name, symbol, target, self.defines, dtype, head_dim,
-                                 value_head_dim)
+                                 value_head_dim, options)
 
     def emit(self, kind: str, dtype: Any = "f32", head_dim: int = 64, value_head_dim: int | None = None,
              target: str = "native") -> str:
@@ -79,22 +80,26 @@ class Variant:
                 target: str = "native", symbol: str | None = None) -> Kernel:
         """The kernel for an element type and head dims (1 to 512); `symbol` is its C name in saved files.
 
-        `target` is a CPU level or several ("x86-64-v3,x86-64-v4"), which share one object. HeedError if the program or
-        an argument is wrong."""
+        `target` is a CPU level, a GPU architecture, or several ("x86-64-v3,x86-64-v4", "sm_90a,sm_80,native"), which share
+        one object. HeedError if the program or an argument is wrong."""
         request = self._request(dtype_name(dtype), head_dim, value_head_dim or head_dim, target, symbol)
         content = _compiler.compile(request, "obj")
         name = symbol or _default_symbol(content)
         return _load(content, name, lambda: _compiler.compile(request, "header").decode())
 
-    def kernel(self, dtype: str, head_dim: int, value_head_dim: int) -> Kernel:
-        """The kernel for this machine, from memory or the disk cache where possible."""
-        key = (dtype, head_dim, value_head_dim, _compiler.native_target())
+    def kernel(self, dtype: str, head_dim: int, value_head_dim: int, device: int | None = None, options: str = "") -> Kernel:
+        """The kernel for this machine's CPU or one of its GPUs, from memory or the disk cache where possible. `options`:
+        schedule overrides for GPUs."""
+        if device is None:
+            key = (dtype, head_dim, value_head_dim, _compiler.native_target(), "")
+        else:
+            key = (dtype, head_dim, value_head_dim, gpu.target(device), options)
         kernel = self._kernels.get(key)
         if kernel is None:
             with self._lock:
                 kernel = self._kernels.get(key)
                 if kernel is None:
-                    request = self._request(dtype, head_dim, value_head_dim, key[3], _SYMBOL)
+                    request = self._request(*key[:4], _SYMBOL, key[4])
                     kernel = self._kernels[key] = _cached(self._cache_digest(), request)
         return kernel
 
@@ -108,13 +113,15 @@ class Variant:
 
     def __call__(self, query: Array, key: Array, value: Array, **arguments: Any) -> Any:
         """Attention forward; takes what Kernel's call takes."""
+        query = arrays.adopt(query)
         code = arrays.dtype_code(query) if hasattr(query, "dtype") else None
         if code is None or DTYPES[code] not in QUERY_DTYPES:
             raise HeedError(f"argument 'query': expected an array of f32, bf16 or f16, found {getattr(query, 'dtype', type(query).__name__)}")
         for name, array in (("query", query), ("value", value)):
             if getattr(array, "ndim", 4) != 4:
                 raise HeedError(f"argument '{name}': expected 4 dimensions (B, H, S, D), found {array.ndim}")
-        return self.kernel(DTYPES[code], query.shape[-1], value.shape[-1])(query, key, value, **arguments)
+        kernel = self.kernel(DTYPES[code], query.shape[-1], value.shape[-1], arrays.device_of(query))
+        return kernel(query, key, value, **arguments)
 
     def __repr__(self) -> str:
         return f"<Variant {self.name or ''} of {self.file_name}>"
@@ -132,8 +139,9 @@ def _load(content: bytes, symbol: str, header: Callable[[], str] | None = None) 
 
 
 def _cached(digest: str, request: _compiler.Request) -> Kernel:
+    # Should objects for GPUs hold what ptxas made, then its version belongs here, too.
     key = cache.digest("kernel", digest, request.dtype, str(request.head_dim), str(request.value_head_dim),
-                       request.target, str(sorted(request.defines.items())), _compiler.build_id())
+                       request.target, request.options, str(sorted(request.defines.items())), _compiler.build_id())
     disk = cache.default_cache()
     content = disk.get_or_build(key, lambda: _compiler.compile(request, "obj"))
     return _load(content, _SYMBOL)
@@ -196,3 +204,4 @@ def clear_memory() -> None:
     _variants.clear()
     plans.clear()
     tracing.clear()
+    gpu.target.cache_clear()

@@ -89,8 +89,8 @@ def test_null(kernels: Kernels, monkeypatch: pytest.MonkeyPatch, name: str) -> N
     arguments = _valid()
     describe, data_pointer = arrays.describe, arrays.data_pointer
 
-    def without_data(array: np.ndarray, dtype: str) -> bytes:
-        described = describe(array, dtype)
+    def without_data(array: np.ndarray, dtype: str, device: int | None = None) -> bytes:
+        described = describe(array, dtype, device)
         return bytes(8) + described[8:] if array is arguments[name] else described
 
     monkeypatch.setattr(arrays, "describe", without_data)

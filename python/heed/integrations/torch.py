@@ -36,7 +36,7 @@ from torch._dynamo.variables.builder import wrap_fx_proxy
 from torch._ops import HigherOrderOperator
 
 from heed import arrays, attention
-from heed.block_mask import FULL, PARTIAL, SKIPPED, BlockMask
+from heed.block_mask import PARTIAL, SKIPPED, BlockMask, kinds_on
 
 Mod = Callable[..., Any]
 
@@ -46,23 +46,25 @@ Mod = Callable[..., Any]
 # torch.library.custom_op would write the schema, and add more to each call than Heed takes for its own part.
 torch.library.define(
     "heed::flex_attention", "(Tensor query, Tensor key, Tensor value, str program, Tensor[] tensors, SymInt[] integers, "
-    "float[] floats, float? scale, bool enable_gqa, bool with_lse, bool with_max) -> (Tensor, Tensor, Tensor)",
+    "float[] floats, float? scale, bool enable_gqa, bool with_lse, bool with_max, str options=\"\") -> (Tensor, Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
 
 
-@torch.library.impl("heed::flex_attention", "CPU")
+@torch.library.impl("heed::flex_attention", ("cpu", "cuda"))
 def flex_attention_op(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, program: str,
                       tensors: Sequence[torch.Tensor], integers: Sequence[int], floats: Sequence[float],
-                      scale: float | None, enable_gqa: bool, with_lse: bool,
-                      with_max: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """heed.flex_attention of the mods in `program`, which capture `tensors`, `integers` and `floats`.
+                      scale: float | None, enable_gqa: bool, with_lse: bool, with_max: bool,
+                      options: str = "") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """heed.flex_attention of the mods in `program`, which capture `tensors`, `integers` and `floats`. `options` are what
+    attention.options_of makes of kernel_options.
 
     query (B, Hq, L, E), key (Bkv, Hkv, S, E), value (Bkv, Hkv, S, Ev) as in heed.flex_attention. Returns output
     (B, Hq, L, Ev), LSE and largest scores (B, Hq, L) in f32, each empty if not asked for. Raises as heed.flex_attention.
     """
     score_mod, mask_mod = _maker(program)(tensors, integers, floats)
-    output, aux = attention.flex_attention(query, key, value, score_mod, None, scale, enable_gqa, mask_mod=mask_mod,
-                                           return_aux=attention.AuxRequest(with_lse, with_max))
+    chosen: Any = options  # in place of the dict that they were
+    output, aux = attention.flex_attention(query, key, value, score_mod, None, scale, enable_gqa, False, chosen,
+                                           return_aux=attention.AuxRequest(with_lse, with_max), mask_mod=mask_mod)
     lse, max_scores = (query.new_empty(0, dtype=torch.float32) if rows is None else rows for rows in aux)
     return output, lse, max_scores
 
@@ -70,7 +72,7 @@ def flex_attention_op(query: torch.Tensor, key: torch.Tensor, value: torch.Tenso
 @torch.library.register_fake("heed::flex_attention")  # type: ignore[untyped-decorator]
 def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, program: str, tensors: Sequence[torch.Tensor],
       integers: Sequence[int], floats: Sequence[float], scale: float | None, enable_gqa: bool, with_lse: bool,
-      with_max: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+      with_max: bool, options: str = "") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     lse, max_scores = (query.new_empty(query.shape[:-1] if asked else (0,), dtype=torch.float32)
                        for asked in (with_lse, with_max))
     return arrays.empty_in_order_of(query, value.shape[-1]), lse, max_scores
@@ -170,17 +172,16 @@ def flex_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, 
     and for captures that are neither tensors nor numbers; other errors are those of heed.flex_attention.
     """
     if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
-        raise NotImplementedError("FlexAttention does not support backward on CPU. Please set the input requires_grad to "
-                                  "False, or call it under torch.no_grad().")
-    if kernel_options is not None:
-        attention._check_kernel_options(kernel_options)
+        raise attention.no_backward(query.is_cuda)
+    options = "" if kernel_options is None else attention.options_of(kernel_options)
     if return_lse and return_aux is not None:
         raise ValueError("Cannot specify both return_lse and return_aux. Use return_aux=AuxRequest(lse=True).")
     if block_mask is not None:
         mask_mod = _mask_mod_of(block_mask, mask_mod, query, key)
     with_lse = return_lse or (return_aux is not None and return_aux.lse)
     with_max = return_aux is not None and return_aux.max_scores
-    output, lse, max_scores = _flex_attention(query, key, value, score_mod, mask_mod, scale, enable_gqa, with_lse, with_max)
+    output, lse, max_scores = _flex_attention(query, key, value, score_mod, mask_mod, scale, enable_gqa, with_lse, with_max,
+                                              options)
     if return_aux is not None:
         return output, attention.AuxOutput(lse if with_lse else None, max_scores if with_max else None)
     return (output, lse) if return_lse else output
@@ -203,25 +204,18 @@ def _mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: torch.Tensor, key
         if found != 1 and found != wanted:
             raise ValueError(f"Expect block_mask and query to have the same {name}, or 1 in the block_mask, "
                              f"but got {found} and {wanted}.")
-    mod: Mod = block_mask.mask_mod if is_derived else _listed(block_mask)
+    mod: Mod = block_mask.mask_mod if is_derived else _listed(block_mask, query.device)
     return mod
 
 
 _NO_BLOCKS = (1 << 30, 1 << 30)  # torch's block size of a mask that is none, good for all lengths
 
 
-def _listed(block_mask: Any) -> Mod:
+def _listed(block_mask: Any, device: torch.device) -> Mod:
     """The mask that lists describe: pairs of full blocks attend, those of partial blocks where mask_mod says so."""
     block_q, block_kv = block_mask.BLOCK_SIZE
     inner = block_mask.mask_mod
-    indices = torch.as_tensor(block_mask.kv_indices)
-    columns = max(indices.shape[-1], -(-block_mask.seq_lengths[1] // block_kv))
-    kinds = _blocks(torch.as_tensor(block_mask.kv_num_blocks), indices, columns).to(torch.int8)
-    if block_mask.full_kv_num_blocks is not None:
-        full = _blocks(torch.as_tensor(block_mask.full_kv_num_blocks), torch.as_tensor(block_mask.full_kv_indices), columns)
-        kinds = kinds.masked_fill(full, FULL)
-    while kinds.ndim < 4:
-        kinds = kinds.unsqueeze(0)
+    kinds = kinds_on(torch, block_mask, device)
     per_batch, per_head = kinds.shape[0] > 1, kinds.shape[1] > 1
 
     def listed(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
@@ -229,15 +223,6 @@ def _listed(block_mask: Any) -> Mod:
         return (kind > PARTIAL) | ((kind > SKIPPED) & inner(b, h, q_idx, kv_idx))
 
     return listed
-
-
-def _blocks(counts: torch.Tensor, indices: torch.Tensor, columns: int) -> torch.Tensor:
-    """bool (..., rows, columns): the blocks that a pair of lists names."""
-    used = torch.arange(indices.shape[-1]) < counts.unsqueeze(-1)
-    used = used & (indices >= 0) & (indices < columns)
-    flags = torch.zeros((*indices.shape[:-1], columns + 1), dtype=torch.bool)
-    # The last column takes what names no block.
-    return flags.scatter(-1, torch.where(used, indices, columns).long(), True)[..., :columns]
 
 
 class _FlexAttention(HigherOrderOperator):

@@ -11,7 +11,7 @@ A model asks for its mask once a forward pass: `attention_mask` answers with a f
 that no mask is ever materialised and blocks are skipped. Each layer then calls `attention` with it. Window sizes,
 offsets and padding are run-time values: one kernel serves all lengths, and every step of a generation.
 
-Needs transformers 5 (tested: requirements-integrations.txt) and torch. Inference on CPUs only.
+Needs transformers 5 (tested: requirements-integrations.txt) and torch. Inference only, on CPUs and NVIDIA GPUs.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def attention_mask(batch_size: int, q_length: int, kv_length: int, q_offset: int
     caller allows it. The other arguments of the interface are about masks that are materialised.
     """
     padding = attention_mask
-    if torch.compiler.is_compiling():
-        # A static cache counts in a tensor, in place: layers would see different values.
+    if torch.compiler.is_compiling() or torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        # A graph has no values to look at. A static cache counts in a tensor, in place: layers would see different values.
         q_offset = q_offset.clone() if isinstance(q_offset, torch.Tensor) else q_offset
     else:
         q_offset = int(q_offset)

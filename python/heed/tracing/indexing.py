@@ -11,6 +11,8 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING, Any
 
+from heed import gpu
+from heed.gpu import DeviceArray
 from heed.tracing import arithmetic, tensors
 from heed.tracing.errors import fail
 from heed.tracing.expressions import MAX_VECTOR, Leaf, Node
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 MAX_RANK = 6  # of a parameter
 _VIEWS = frozenset("permute transpose swapaxes reshape view flatten unsqueeze squeeze expand broadcast_to ravel "
                    "movedim moveaxis narrow select unflatten mT t".split())
+_NUMBERS = {"bool": "bool", "i8": "i32", "i32": "i32", "i64": "i64", "f16": "f32", "bf16": "f32", "f32": "f32"}
 _SAME = frozenset("contiguous clone detach cpu cuda copy".split())
 
 
@@ -36,7 +39,18 @@ def new_tensor(tracer: Tracer, real: Any, path: Any, hint: str) -> Any:
         dtype = tensors.CONVERTED[name]
     else:
         fail(f"captured tensor '{hint}' has elements of {name}, which no kernel can read")
+    if name in tensors.CONVERTED and isinstance(real, DeviceArray):
+        fail(f"captured tensor '{hint}' has elements of {name}: convert it to {dtype}, or capture one of torch or CuPy")
     rank = real.ndim
+    if rank == 0 and dtype in _NUMBERS and not isinstance(real, DeviceArray) and not gpu.is_cupy(real):
+        # A number that is on the CPU goes by value, to GPUs as well. Those that require gradients are refused by the call.
+        is_plain = "{0}.is_cpu and not {0}.requires_grad"
+        if not tensors.is_torch(real):
+            return _number(tracer, dtype, path, hint)
+        if real.is_cpu and not real.requires_grad:
+            tracer.guard(is_plain, path)
+            return _number(tracer, dtype, path, hint)
+        tracer.guard(f"not ({is_plain})", path)
     leaf = Leaf(hint, dtype, min(max(rank, 1), MAX_RANK))
     value = path if name not in tensors.CONVERTED else path.apply(tensors.convert, dtype)
     if rank == 0:
@@ -48,6 +62,13 @@ def new_tensor(tracer: Tracer, real: Any, path: Any, hint: str) -> Any:
     if rank == 0:
         return Traced(tracer, tracer.graph.load(leaf, (tracer.graph.constant(0),)))
     return TensorProxy(tracer, leaf, real, path, [Axis(i) for i in range(rank)], {})
+
+
+def _number(tracer: Tracer, dtype: str, path: Any, hint: str) -> Traced:
+    """A tensor without axes, as a scalar that is read at each call."""
+    leaf = Leaf(hint, _NUMBERS[dtype], -1)
+    tracer.add_leaf(leaf, path.method("item"))
+    return Traced(tracer, tracer.graph.param(leaf))
 
 
 def axis_length(tracer: Tracer, tensor: TensorProxy, axis: Axis) -> Any:

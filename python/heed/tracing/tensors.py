@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from heed import gpu
+from heed.arrays import Table
+
 # Element types that kernels read as they are, and the ones that others become at each fetch.
 DIRECT = {"bool": "bool", "int8": "i8", "int32": "i32", "int64": "i64", "float16": "f16", "bfloat16": "bf16",
           "float32": "f32"}
@@ -28,17 +31,23 @@ def is_torch(value: Any) -> bool:
     return module is not None and isinstance(value, module.Tensor)
 
 
+def is_numpy(value: Any) -> bool:
+    """Whether a value is an array of NumPy, or of CuPy, which has the same attributes and methods."""
+    return isinstance(value, np.ndarray) or gpu.is_cupy(value)
+
+
 def is_foreign(value: Any) -> bool:
-    """Whether a value is a tensor of a library other than torch and NumPy."""
+    """Whether a value is a tensor of a library other than torch, NumPy and CuPy."""
     kind = type(value)
-    return hasattr(kind, "__dlpack__") or hasattr(kind, "__array_interface__")
+    return any(hasattr(kind, name) for name in ("__dlpack__", "__array_interface__", "__cuda_array_interface__"))
 
 
-def to_numpy(value: Any) -> Any:
-    """A NumPy view of a foreign tensor, or a copy where there can be none."""
-    if hasattr(type(value), "__dlpack__"):
-        return np.from_dlpack(value)
-    return np.asarray(value)
+def adopt(value: Any) -> Any:
+    """A view of a foreign tensor: NumPy's, or a copy where there can be none, and Heed's of one on a GPU."""
+    adopted = gpu.adopt(value)
+    if adopted is not value:
+        return adopted
+    return np.from_dlpack(value) if hasattr(type(value), "__dlpack__") else np.asarray(value)
 
 
 def dtype_name(dtype: Any) -> str:
@@ -46,11 +55,15 @@ def dtype_name(dtype: Any) -> str:
     if isinstance(dtype, type) and dtype in _PYTHON:
         return _PYTHON[dtype]
     name = str(dtype)
-    return name.removeprefix("torch.") if name.startswith("torch.") else np.dtype(dtype).name
+    if name.startswith("torch."):
+        return name.removeprefix("torch.")
+    return name if name in DIRECT else np.dtype(dtype).name  # NumPy may not know bfloat16
 
 
 def convert(value: Any, dtype: str) -> Any:
-    """A copy with the elements of `dtype`, in the value's own library."""
+    """A copy with the elements of `dtype`, in the value's own library and, of torch's and CuPy's, on its current stream."""
+    if isinstance(value, Table):  # converted when it was made
+        return value
     if is_torch(value):
         module = torch()
         return value.detach().to({"i32": module.int32, "i64": module.int64, "f32": module.float32}[dtype])
@@ -64,7 +77,11 @@ def merge_axes(value: Any, rank: int) -> Any:
 
 
 def as_array(value: Any) -> np.ndarray:
-    """What evaluation reads: any tensor as a NumPy array."""
+    """What evaluation reads: any tensor as a NumPy array, copied if it is on a GPU."""
+    if isinstance(value, Table):
+        value = value.host
+    if gpu.is_cupy(value):
+        value = value.get()
     if is_torch(value):
         value = value.detach()
         if value.dtype is torch().bfloat16:

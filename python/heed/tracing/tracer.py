@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from heed.arrays import Table
 from heed.tracing import arithmetic, indexing, tensors
 from heed.tracing.captures import Guard, Path
 from heed.tracing.errors import TraceError, fail, is_user_code, located
@@ -245,7 +246,7 @@ class Tracer:
         if kind in (str, bytes, complex, range, slice, frozenset):
             self.guard("type({0}) is {c0} and {0} == {c1}", path, constants=(kind, value))
             return value
-        if isinstance(value, np.ndarray) or tensors.is_torch(value) or tensors.is_foreign(value):
+        if tensors.is_numpy(value) or tensors.is_torch(value) or tensors.is_foreign(value):
             return self._share(value, path, lambda: self._tensor(value, path, hint))
         if kind is types.FunctionType:
             return self._share(value, path, lambda: self._function(value, path))
@@ -309,10 +310,10 @@ class Tracer:
 
     def _tensor(self, value: Any, path: Path, hint: str) -> Any:
         self._guard_type(value, path)
-        if not isinstance(value, np.ndarray) and not tensors.is_torch(value):
-            value, path = tensors.to_numpy(value), path.apply(tensors.to_numpy)
+        if not tensors.is_numpy(value) and not tensors.is_torch(value):
+            value, path = tensors.adopt(value), path.apply(tensors.adopt)
             self._keep.append(value)
-        same = "({0}.dtype is {c0} or {0}.dtype == {c0})" if isinstance(value, np.ndarray) else "{0}.dtype is {c0}"
+        same = "{0}.dtype is {c0}" if tensors.is_torch(value) else "({0}.dtype is {c0} or {0}.dtype == {c0})"
         self.guard(f"{same} and {{0}}.ndim == {{c1}}", path, constants=(value.dtype, value.ndim))
         return indexing.new_tensor(self, value, path, hint)
 
@@ -489,7 +490,9 @@ class Tracer:
         """A tensor that the mod makes out of constants; the trace owns it."""
         if not table.ndim:
             return table
-        path = Path("{c0}", (), [table])
+        name = tensors.dtype_name(table.dtype)
+        constant = tensors.convert(table, tensors.CONVERTED[name]) if name in tensors.CONVERTED else table
+        path = Path("{c0}", (), [Table(constant)])
         return indexing.new_tensor(self, table, path, "table" if hint in ("tensor", "array") else hint)
 
     def _math(self, function: Any, *args: Any) -> Any:

@@ -93,7 +93,7 @@ def test_kinds() -> None:
         "items": (lambda b, h, q, kv: q - kv < table["near"][1], {"table_near_1": "i32"}, 6),
         "namespace": (lambda b, h, q, kv: q - kv < SETTINGS.window, {"window": "i32"}, 3),
         "numpy scalar": ((lambda w: lambda b, h, q, kv: q - kv < w)(np.int64(4)), {"w": "i32"}, 4),
-        "0-d": ((lambda w: lambda b, h, q, kv: q - kv < w)(torch.tensor(4)), {"w": "i641"}, 4),
+        "0-d": ((lambda w: lambda b, h, q, kv: q - kv < w)(torch.tensor(4)), {"w": "i64"}, 4),
     }
     for name, (function, params, window) in cases.items():
         assert names(function) == params, name
