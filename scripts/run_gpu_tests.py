@@ -201,7 +201,7 @@ def main() -> int:
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path(os.environ.get("OUT") or ROOT / "build" / "reports" / "gpu"))
     options = parser.parse_args()
     if options.device != "cpu" and (problem := find_gpu()):
-        print(f"test-gpu: {problem}; these tests need an NVIDIA GPU")
+        print(f"{problem}: this needs an NVIDIA GPU")
         return 2
     if options.find_gpu:
         return 0
