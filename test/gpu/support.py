@@ -230,6 +230,8 @@ LIMITS = {"bf16": Limits(6e-3, 4 * 2**-8, 3e-3), "f16": Limits(1.5e-3, 4 * 2**-1
 WITH_SCORE_MOD = {"bf16": Limits(6e-3, 8 * 2**-8, 1e-2), "f16": Limits(1.5e-3, 4 * 2**-11 + 4e-3, 1e-2),
                   "f32": Limits(1e-5, 1e-4, 5e-5), "tf32": Limits(5e-4, 8e-3, 1e-2)}
 
+ROW = 4  # how much more than the whole one row of the output may be off
+
 
 def check(found: Sequence[torch.Tensor | None], expected: Expected, *, what: str = "", limits: dict[str, Limits] | None = None,
           kind: str | None = None) -> None:
@@ -252,6 +254,13 @@ def check(found: Sequence[torch.Tensor | None], expected: Expected, *, what: str
     MEASURED.append((kind or dtype, error / allowed))
     if not error <= allowed:
         problems.append(f"error {error:.2e} > {allowed:.1e}")
+    if output.shape[-1] >= 16:  # fewer elements may cancel
+        row = (output - expected.output).norm(dim=-1) / expected.output.norm(dim=-1).clamp(min=1e-30)
+        far = ~(row <= ROW * (limit.output + wide)) & ~masked
+        if bool(far.any()):
+            b, h, place_row = far.nonzero()[0].tolist()
+            problems.append(f"{int(far.sum())} of {far.numel()} rows are off, first {_place([b, h, place_row, 0], expected.of)} by "
+                            f"{float(row[b, h, place_row]):.1e}")
     bound = (limit.element + wide[..., None]) * expected.magnitude + (1e-6 if dtype == "f16" else 1e-30)
     wrong = ~((output - expected.output).abs() <= bound) & ~masked[..., None]
     if bool(wrong.any()):
