@@ -2,8 +2,10 @@
 
 BUILD := build
 PYTHON := .venv/bin/python
+# A Python that has PyTorch with CUDA, and pytest for the tests. heed is the one it has installed, or that of build/.
+GPU_PYTHON ?= python3
 
-.PHONY: help setup build demo wheel test test-quick bench format lint docs clean
+.PHONY: help setup build demo wheel test test-quick test-gpu bench bench-gpu format lint docs clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -35,6 +37,11 @@ test-quick: build ## the tests that take a few minutes
 	@scripts/setup.sh test
 	$(PYTHON) scripts/run_tests.py --quick
 
+test-gpu: ## the tests that take an NVIDIA GPU; GPU_PYTHON has PyTorch with CUDA
+	@$(GPU_PYTHON) scripts/run_gpu_tests.py --find-gpu
+	@$(GPU_PYTHON) -c 'import heed' 2>/dev/null || $(MAKE) --no-print-directory build
+	$(GPU_PYTHON) scripts/run_gpu_tests.py
+
 .PHONY: build-fuzz
 build-fuzz: setup build-fuzz/build.ninja
 	ninja -C build-fuzz heed-fuzzers
@@ -46,6 +53,11 @@ bench: build ## measure against other libraries (installs PyTorch)
 	@scripts/setup.sh test
 	$(PYTHON) benchmarks/bench_cpu.py
 	$(PYTHON) benchmarks/bench_call.py
+
+bench-gpu: ## measure against PyTorch on an NVIDIA GPU; GPU_PYTHON has PyTorch with CUDA
+	@$(GPU_PYTHON) scripts/run_gpu_tests.py --find-gpu
+	@$(GPU_PYTHON) -c 'import heed' 2>/dev/null || $(MAKE) --no-print-directory build
+	$(GPU_PYTHON) benchmarks/bench_gpu.py
 
 format: build ## lay out C++ and .heed sources
 	@scripts/format.sh

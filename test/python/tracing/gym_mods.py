@@ -4,6 +4,7 @@
 
 GYM maps a name to a factory; `make(rng)` gives a Case with a score_mod and/or a mask_mod and the problem
 they are made for. The masks and scores are those of attention-gym by their mathematics; the code is ours.
+Captured tensors are made on torch's default device.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def dilated_sliding_window(rng):
 @_register
 def global_sliding_window(rng):
     window = 9
-    is_global = torch.from_numpy(rng.random(96) < 0.1)
+    is_global = torch.as_tensor(rng.random(96) < 0.1)
 
     def longformer(b, h, q_idx, kv_idx):
         near = torch.abs(q_idx - kv_idx) <= window
@@ -186,7 +187,7 @@ def block_diffusion(rng):
 @_register
 def tree_causal(rng):
     past, nodes = 40, 16
-    ancestors = torch.from_numpy(np.tril(rng.random((nodes, nodes)) < 0.5) | np.eye(nodes, dtype=bool))
+    ancestors = torch.as_tensor(np.tril(rng.random((nodes, nodes)) < 0.5) | np.eye(nodes, dtype=bool))
 
     def tree(b, h, q_idx, kv_idx):
         in_past = kv_idx < past
@@ -343,7 +344,7 @@ def _variable_block_sizes():
 def vsa_topk(rng):
     tile, top = 16, 3
     sizes = _variable_block_sizes()
-    chosen = torch.from_numpy(np.argsort(rng.random((2, 4, 6, 6)), -1)[..., :top].copy())
+    chosen = torch.as_tensor(np.argsort(rng.random((2, 4, 6, 6)), -1)[..., :top].copy())
 
     def topk(b, h, q_idx, kv_idx):
         kv_tile = kv_idx // tile
@@ -357,7 +358,7 @@ def vsa_topk(rng):
 def vsa_block_map(rng):
     tile = 16
     sizes = _variable_block_sizes()
-    block_map = torch.from_numpy(rng.random((2, 4, 6, 6)) < 0.5)
+    block_map = torch.as_tensor(rng.random((2, 4, 6, 6)) < 0.5)
 
     def mapped(b, h, q_idx, kv_idx):
         return block_map[b, h, q_idx // tile, kv_idx // tile] & (kv_idx % tile < sizes[kv_idx // tile])
@@ -456,15 +457,15 @@ def sandwich(rng):
 
 @_register
 def graphormer_spatial(rng):
-    bias = torch.nn.Parameter(torch.from_numpy(rng.standard_normal((4, 10)).astype(np.float32)))
-    distance = torch.from_numpy(rng.integers(0, 10, (2, 96, 96)).astype(np.int32))
+    bias = torch.nn.Parameter(torch.as_tensor(rng.standard_normal((4, 10)).astype(np.float32)))
+    distance = torch.as_tensor(rng.integers(0, 10, (2, 96, 96)).astype(np.int32))
     return Case(lambda score, b, h, q, kv: score + bias[h, distance[b, q, kv]])
 
 
 @_register
 def graphormer_edge(rng):
-    tables = [torch.from_numpy(rng.standard_normal((4, 6)).astype(np.float32)) for _ in range(3)]
-    types = torch.from_numpy(rng.integers(0, 6, (2, 96, 96, 3)))
+    tables = [torch.as_tensor(rng.standard_normal((4, 6)).astype(np.float32)) for _ in range(3)]
+    types = torch.as_tensor(rng.integers(0, 6, (2, 96, 96, 3)))
 
     def edges(score, b, h, q_idx, kv_idx):
         total = 0.0
@@ -490,8 +491,8 @@ for _name, _function in (("relu", F.relu), ("sigmoid", torch.sigmoid), ("silu", 
 @_register
 def mla_rope(rng):
     group, scale = 4, 0.125
-    q_pe = torch.from_numpy(rng.standard_normal((2, 4, 96, 16)).astype(np.float32))
-    k_pe = torch.from_numpy(rng.standard_normal((2, 1, 96, 16)).astype(np.float32))
+    q_pe = torch.as_tensor(rng.standard_normal((2, 4, 96, 16)).astype(np.float32))
+    k_pe = torch.as_tensor(rng.standard_normal((2, 1, 96, 16)).astype(np.float32))
 
     def rope(score, b, h, q_idx, kv_idx):
         return score + scale * torch.dot(q_pe[b, h, q_idx], k_pe[b, h // group, kv_idx])

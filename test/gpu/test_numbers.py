@@ -1,0 +1,236 @@
+# Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""Bits that repeat, extreme scores, and rows that attend to nothing. All outputs are poisoned first (support.py)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support import (DEVICE, MASKS, QUICK, Shape, alibi, causal, check, check_flex, fitting, inputs, reference, run_flex, same_bits,
+                     slopes_of, window)
+
+import heed
+
+DTYPES = ("bf16", "f16", "f32")
+DIMS = ((64, 64), (128, 128), (256, 256), (80, 80))
+
+
+def softcap(s, b, h, i, j):
+    return 20 * torch.tanh(s / 20)
+
+
+def documents(length: int) -> Any:
+    ids = torch.arange(length, device=DEVICE, dtype=torch.int32) * 7 // length
+    return lambda b, h, i, j: (ids[i] == ids[j]) & (i >= j)
+
+
+# -- Repeatability -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dims", DIMS)
+def test_bits_repeat(dims: tuple[int, int], dtype: str) -> None:
+    if QUICK and (dtype == "f16" or dims == (80, 80)):
+        pytest.skip("--quick")
+    for n in fitting((129, 300, 1000, 4096)):
+        q, k, v = inputs(Shape(2, 6, 2, n, n), dims, dtype, seed=n)
+        variants: dict[str, tuple[Any, Any]] = {"dense": (None, None), "causal": (None, causal)}
+        if dims[0] in (64, 128) and dtype == "bf16":
+            variants |= {"alibi": (alibi(slopes_of(6)), causal), "softcap": (softcap, causal), "documents": (None, documents(n))}
+        for name, mods in variants.items():
+            first = run_flex(q, k, v, *mods)
+            for _ in range(2):
+                assert same_bits(first, run_flex(q, k, v, *mods)), f"{name} {dtype} {dims} {n}: other bits"
+            assert not bool(first[0].isnan().any())
+
+
+def test_bits_do_not_depend_on_the_rest_of_the_call() -> None:
+    """A head alone gives what it gives among others, and an output without LSE what it gives with one."""
+    q, k, v = inputs(Shape(2, 4, 4, 300, 300))
+    for mask in (None, causal):
+        output, _ = run_flex(q, k, v, None, mask)
+        assert torch.equal(output, heed.flex_attention(q, k, v, mask_mod=mask))
+        alone = heed.flex_attention(q[1:, 2:3], k[1:, 2:3], v[1:, 2:3], mask_mod=mask)
+        assert torch.equal(output[1:, 2:3], alone)
+
+
+# -- Extreme scores ----------------------------------------------------------------------------------
+
+def ramps(length: int) -> dict[str, torch.Tensor]:
+    t = torch.linspace(0, 1, length, device=DEVICE)
+    noise = torch.randn(length, generator=torch.Generator(DEVICE).manual_seed(3), device=DEVICE)
+    return {"falling": 1 - t, "rising": t, "tent": 1 - (2 * t - 1).abs(), "noise": noise, "steps": (t * 9).floor() / 9}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dims", DIMS[:3])
+def test_moving_maxima(dims: tuple[int, int], dtype: str) -> None:
+    """Rows that are nearly one-hot, whose maximum keeps moving along the keys, in whichever order they are walked."""
+    n = fitting((300, 1536))[-1]
+    for name, ramp in ramps(n).items():
+        q, k, v = inputs(Shape(1, 3, 3, n, n), dims, dtype, seed=4, scale=30.0)
+        k = (k.float() * ramp[:, None]).to(k.dtype)
+        for mask_name, mask in (("dense", None), ("causal", causal)):
+            check_flex(q, k, v, None, mask, what=f"{name} {mask_name} {dtype} {dims}")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scores_of_thousands(dtype: str) -> None:
+    """Every key is better than all before it, or worse."""
+    n = fitting((300, 1000))[-1]
+    for name, ramp in ramps(n).items():
+        q, k, v = inputs(Shape(1, 2, 2, 140, n), (64, 64), dtype, seed=9)
+        k = ((60 * ramp - 30)[:, None] + k.float()).to(k.dtype)
+        check_flex(torch.ones_like(q), k, v, scale=1.0, what=f"{name} {dtype}")
+
+
+@pytest.mark.parametrize("scale", (0.0, -0.125, -1.0, 1.0, 4.0, 1e-20, 1e-38))
+@pytest.mark.parametrize("dtype", ("bf16", "f32"))
+def test_scales(dtype: str, scale: float) -> None:
+    q, k, v = inputs(Shape(1, 2, 1, 200, 230), (64, 64), dtype, seed=10)
+    variants: dict[str, tuple[Any, Any]] = {"causal": (None, causal), "alibi": (alibi(slopes_of(2)), causal), "softcap": (softcap, None)}
+    for name, mods in variants.items():
+        check_flex(q, k, v, *mods, scale=scale, what=f"{name} scale {scale} {dtype}")
+
+
+@pytest.mark.parametrize("sign", (1.0, -1.0))
+def test_equal_scores(sign: float) -> None:
+    """Large and all the same: p is 1 / n, whatever the maximum."""
+    q, k, v = inputs(Shape(1, 2, 2, 150, 300))
+    ones = torch.ones_like
+    for size in (0.0, 1.0, 100.0):
+        check_flex(sign * ones(q) * size, ones(k), v, None, causal, what=f"{sign * size}")
+
+
+# -- Rows that attend to nothing ---------------------------------------------------------------------
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dims", DIMS)
+def test_masked_rows(dims: tuple[int, int], dtype: str) -> None:
+    """Whole tiles of them, single rows, and all."""
+    for first, last in ((3, 4), (70, 200), (0, 0), (128, 192)):
+        def mask(b, h, i, j, first=first, last=last):
+            return (i >= first) & (i < last) & (j != i)
+
+        q, k, v = inputs(Shape(1, 2, 1, 260, 150), dims, dtype, seed=first)
+        check_flex(q, k, v, None, mask, what=f"{first} to {last} {dtype} {dims}")
+    check_flex(*inputs(Shape(1, 2, 1, 1, 1), dims, dtype), None, lambda b, h, i, j: i != j, what="the only key")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_minus_infinity_from_score_mod(dtype: str) -> None:
+    q, k, v = inputs(Shape(2, 2, 1, 200, 300), (64, 64), dtype)
+    mods = {"causal": lambda s, b, h, i, j: torch.where((i >= j) & (i >= 20), s, -math.inf),
+            "columns": lambda s, b, h, i, j: torch.where(j % 3 == 1, s + i, -math.inf),
+            "blocks": lambda s, b, h, i, j: torch.where(j // 64 % 2 == 1, s, -math.inf),
+            "all": lambda s, b, h, i, j: s - math.inf}
+    for name, score_mod in mods.items():
+        for mask in (None, causal):
+            check_flex(q, k, v, score_mod, mask, what=f"{name} {dtype}")
+
+
+def test_masks_win_over_scores() -> None:
+    """Scale, then score_mod, then mask: a masked score may be anything."""
+    q, k, v = inputs(Shape(1, 2, 2, 140, 150))
+    for bad in (math.inf, math.nan):
+        def score_mod(s, b, h, i, j, bad=bad):
+            return torch.where(i < j, bad, s * s)
+
+        check_flex(q, k, v, score_mod, causal, scale=0.3, what=str(bad))
+
+
+@pytest.mark.parametrize("bad", (math.nan, math.inf, -math.inf))
+@pytest.mark.parametrize("dim", (64, 128))
+def test_masked_keys_may_hold_anything(dim: int, bad: float) -> None:
+    q, k, v = inputs(Shape(1, 2, 1, 200, 200), (dim, dim))
+    expected = reference(q[:, :, :150], k, v, None, causal)
+    dirty = k.clone()
+    dirty[:, :, 150:] = bad
+    output, lse = run_flex(q, dirty, v, None, causal)
+    check((output[:, :, :150], lse[:, :, :150]), expected, what=str(bad))
+
+
+@pytest.mark.parametrize("bad", (math.nan, math.inf))
+@pytest.mark.parametrize("dim", (64, 128))
+def test_not_finite_inputs_stay_in_their_rows(dim: int, bad: float) -> None:
+    q, k, v = inputs(Shape(1, 2, 2, 200, 230), (dim, dim))
+    clean = reference(q, k, v, None, causal)
+    q[0, 1, [2, 70], 5] = bad
+    output, lse = run_flex(q, k, v, None, causal)
+    assert bool(output[0, 1, [2, 70]].isnan().all()), "NaN comes out"
+    rows = torch.ones(2, 200, dtype=torch.bool, device=DEVICE)
+    rows[1, [2, 70]] = False
+    output[0][~rows], lse[0][~rows] = clean.output[0][~rows].to(output.dtype), clean.lse[0][~rows].float()
+    check((output, lse), clean, what="the other rows")
+
+
+# -- Block lists and other results -------------------------------------------------------------------
+
+@pytest.mark.parametrize("batch, heads", [(1, 1), (2, 4)])
+@pytest.mark.parametrize("block", (32, 64, 128))
+def test_block_lists(batch: int, heads: int, block: int) -> None:
+    """Lists with holes and empty rows count, whatever the mask_mod says of skipped blocks."""
+    rows, columns, inner = 4, 5, causal
+    length, kv_length = rows * block - 11, columns * block - 29
+    rng = np.random.default_rng(block)
+    kinds = rng.integers(0, 3, (batch, heads, rows, columns)).astype(np.int8)
+    kinds[:, :, 2] = 0
+
+    def lists(kind: int) -> list[torch.Tensor]:
+        flags = kinds == kind
+        return [torch.as_tensor(x.astype(np.int32)).to(DEVICE) for x in (flags.sum(-1), np.argsort(~flags, -1, kind="stable"))]
+
+    block_mask = heed.BlockMask.from_kv_blocks(*lists(1), *lists(2), BLOCK_SIZE=block, mask_mod=inner,
+                                               seq_lengths=(length, kv_length))
+    q, k, v = inputs(Shape(2, 4, 2, length, kv_length))
+    wide = torch.as_tensor(kinds.repeat(block, -1).repeat(block, -2)[..., :length, :kv_length]).to(DEVICE)
+    i, j = (torch.arange(n, device=DEVICE) for n in (length, kv_length))
+    dense = (wide == 2) | ((wide == 1) & (i[:, None] >= j))
+    output, aux = heed.flex_attention(q, k, v, block_mask=block_mask, enable_gqa=True, return_aux=heed.AuxRequest(lse=True))
+    check((output, aux.lse), reference(q, k, v, None, dense), what=f"blocks of {block}")
+
+
+def test_block_masks_of_builders() -> None:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    q, k, v = inputs(Shape(2, 4, 4, 300, 350))
+
+    def mask_mod(b, h, i, j):
+        return (i + 10 * b >= j) & (j % (h + 2) == 0)
+
+    expected = reference(q, k, v, None, mask_mod)
+    for block_mask in (heed.create_block_mask(mask_mod, 2, 4, 300, 350, DEVICE),
+                       create_block_mask(mask_mod, 2, 4, 300, 350, DEVICE.type)):
+        output, aux = heed.flex_attention(q, k, v, block_mask=block_mask, return_aux=heed.AuxRequest(lse=True))
+        check((output, aux.lse), expected, what=type(block_mask).__module__)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_largest_scores(mask: str) -> None:
+    q, k, v = inputs(Shape(1, 2, 2, 200, 200))
+    aux = heed.flex_attention(q, k, v, lambda s, b, h, i, j: s * 2 - 3, mask_mod=MASKS[mask],
+                              return_aux=heed.AuxRequest(max_scores=True))[1]
+    s = (q.double() @ k.double().mT / 8 * 2 - 3)
+    if mask != "dense":
+        i, j = torch.arange(200, device=DEVICE)[:, None], torch.arange(200, device=DEVICE)
+        s = s.where((causal if mask == "causal" else window(100))(None, None, i, j), -math.inf)
+    torch.testing.assert_close(aux.max_scores.double(), s.amax(-1), rtol=1e-5, atol=1e-4)
+    assert aux.lse is None
+
+
+@pytest.mark.parametrize("shape", [Shape(0, 2, 2, 5, 5), Shape(2, 2, 2, 0, 5), Shape(2, 2, 2, 5, 0), Shape(2, 0, 0, 5, 5)])
+def test_no_elements(shape: Shape) -> None:
+    q, k, v = inputs(shape)
+    output, lse = run_flex(q, k, v, None, causal)
+    assert output.shape == q.shape and lse.shape == q.shape[:3]
+    assert bool((output == 0).all()) and bool((lse == -math.inf).all())
+
+
+def test_inputs_stay() -> None:
+    arrays = inputs(Shape(2, 4, 2, 200, 300))
+    copies = [x.clone() for x in arrays]
+    run_flex(*arrays, None, causal)
+    assert all(torch.equal(a, b) for a, b in zip(arrays, copies))
