@@ -120,8 +120,12 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
   problem.headDim = options.headDim;
   problem.valueHeadDim = options.valueHeadDim ? options.valueHeadDim : options.headDim;
   attnModule->walk([&](Operation *op) {
-    problem.hasScore |= isa<attn::ScoreOp>(op);
-    problem.hasMask |= isa<attn::MaskOp>(op);
+    if (auto score = dyn_cast<attn::ScoreOp>(op))
+      problem.addStage(*score.getBodyBlock(), /*isScore=*/true, score.getCoordinates()[2],
+                       score.getCoordinates()[3]);
+    if (auto mask = dyn_cast<attn::MaskOp>(op))
+      problem.addStage(*mask.getBodyBlock(), /*isScore=*/false, mask.getCoordinates()[2],
+                       mask.getCoordinates()[3]);
   });
 
   std::vector<GPUCode> codes;

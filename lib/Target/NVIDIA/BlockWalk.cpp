@@ -16,6 +16,9 @@ using namespace mlir;
 using namespace heed;
 using namespace heed::nvidia;
 
+/// A classification of more ops than this would not fit the registers of a producer.
+static constexpr int64_t kMostInlineOps = 36;
+
 BlockWalk::BlockWalk(Emitter &e, Scalars &uniform, tile::KernelOp kernel, tile::ForKVOp loop,
                      int64_t groups, int64_t instanceRows)
     : e(e), uniform(uniform), kernel(kernel), loop(loop), groups(groups),
@@ -36,7 +39,12 @@ BlockWalk::BlockWalk(Emitter &e, Scalars &uniform, tile::KernelOp kernel, tile::
         llvm::append_range(pending, inner->getOperands());
       });
   }
-  loop.getClassify().walk([&](Operation *op) { hasLists |= isa<scf::ForOp, scf::WhileOp>(op); });
+  int64_t numOps = 0;
+  loop.getClassify().walk([&](Operation *op) {
+    hasLists |= isa<scf::ForOp, scf::WhileOp>(op);
+    ++numOps;
+  });
+  hasLists |= numOps > kMostInlineOps;
 }
 
 /// What the bounds and the classes of blocks are computed from.
@@ -93,29 +101,33 @@ IRMapping BlockWalk::instanceScalars(const Tile &tile, Value instance) {
 // Blocks
 //===----------------------------------------------------------------------===//
 
+Value BlockWalk::reduceInstances(Value x, llvm::function_ref<Value(Value, Value)> combine) {
+  for (int64_t mask = 1; mask < lanesPerBlock(); mask *= 2)
+    x = combine(x, e.shuffleXor(x, mask));
+  return x;
+}
+
+BlockWalk::Bounds BlockWalk::emitBounds(const Tile &tile) {
+  Bounds bounds;
+  Value instance = e.band(e.freshLaneId(), lanesPerBlock() - 1);
+  bounds.scalars = instanceScalars(tile, instance);
+  uniform.emitSlice(walkRoots(), bounds.scalars);
+  Value lower = bounds.scalars.lookup(loop.getLower());
+  Value upper = bounds.scalars.lookup(loop.getUpper());
+  Value firstQ = e.mul(bounds.scalars.lookup(kernel.getQueryTile()), instanceRows);
+  Value isEmpty = e.bor(e.bor(e.ge(lower, upper), e.ge(firstQ, uniform.word32(HEED_ARG_SQ))),
+                        e.ge(instance, groups));
+  Value none = e.cst(std::numeric_limits<int32_t>::max());
+  bounds.lower = e.select(isEmpty, none, e.div(lower, blockKv()));
+  bounds.upper = e.select(isEmpty, e.cst(0), e.div(e.add(upper, blockKv() - 1), blockKv()));
+  return bounds;
+}
+
 BlockWalk::Walk BlockWalk::beginBounds(const Tile &tile) {
-  Walk walk;
-  Value none = e.cst(std::numeric_limits<int32_t>::max()), zero = e.cst(0);
-  for (int64_t i = 0; i < groups; ++i) {
-    IRMapping mapping = instanceScalars(tile, e.cst(i));
-    uniform.emitSlice(walkRoots(), mapping);
-    Value lower = mapping.lookup(loop.getLower()), upper = mapping.lookup(loop.getUpper());
-    Value firstQ = e.mul(mapping.lookup(kernel.getQueryTile()), instanceRows);
-    Value isEmpty =
-        e.bor(e.ge(lower, upper), e.ge(firstQ, uniform.word32(HEED_ARG_SQ)));
-    walk.lower.push_back(e.select(isEmpty, none, e.div(lower, blockKv())));
-    walk.upper.push_back(
-        e.select(isEmpty, zero, e.div(e.add(upper, blockKv() - 1), blockKv())));
-    walk.instances.push_back(mapping);
-  }
-  walk.start = walk.upper[0];
-  walk.end = walk.lower[0];
-  for (int64_t i = 1; i < groups; ++i) {
-    walk.start = e.max(walk.start, walk.upper[i]);
-    walk.end = e.min(walk.end, walk.lower[i]);
-  }
-  walk.start = e.sub(walk.start, 1);
-  return walk;
+  Bounds bounds = emitBounds(tile);
+  Value start = reduceInstances(bounds.upper, [&](Value x, Value y) { return e.max(x, y); });
+  Value end = reduceInstances(bounds.lower, [&](Value x, Value y) { return e.min(x, y); });
+  return {tile, e.sub(start, 1), end, Value()};
 }
 
 BlockWalk::Walk BlockWalk::begin(const Tile &tile) {
@@ -126,7 +138,7 @@ BlockWalk::Walk BlockWalk::begin(const Tile &tile) {
     index = tile.batch;
   if (hasHead)
     index = e.add(e.mul(index, uniform.word32(HEED_ARG_HQ)), tile.head);
-  Walk walk;
+  Walk walk{tile, Value(), Value(), Value()};
   walk.list = listAddress(e.add(e.mul(index, tilesPerHead()), tile.number));
   walk.end = e.load(e.i32(), walk.list, 4);
   walk.start = e.cst(0);
@@ -139,33 +151,26 @@ Value BlockWalk::listAddress(Value list) {
   return e.at(uniform.pointer(HEED_ARG_LISTS), e.mul(words, 4));
 }
 
-std::pair<Value, Value> BlockWalk::blockWord(const Walk &walk, Value block) {
+Value BlockWalk::classOf(const Bounds &bounds, Value block) {
+  Value full = e.cst(int64_t(tile::BlockClass::Full));
+  Value partial = e.cst(int64_t(tile::BlockClass::Partial));
+  Value skipped = e.cst(int64_t(tile::BlockClass::Skipped));
   Value skv = uniform.word32(HEED_ARG_SKV);
   Value first = e.mul(block, blockKv()), end = e.add(first, blockKv());
-  Value exceeds = e.lt(skv, end);
-  end = e.min(end, skv);
-  Value full = e.cst(int64_t(tile::BlockClass::Full)), partial = e.cst(int64_t(tile::BlockClass::Partial));
-  Value skipped = e.cst(int64_t(tile::BlockClass::Skipped));
-  Value word = e.mul(block, 256), isNeeded = e.cstBool(false);
-  for (int64_t i = 0; i < groups; ++i) {
-    Value cls = full;
-    if (!loop.getClassify().empty()) {
-      Block &classify = loop.getClassify().front();
-      IRMapping mapping = walk.instances[i];
-      mapping.map(classify.getArgument(0), first);
-      mapping.map(classify.getArgument(1), end);
-      for (Operation &op : classify.without_terminator())
-        uniform.emit(op, mapping);
-      cls = mapping.lookup(classify.getTerminator()->getOperand(0));
-    }
-    // Keys beyond the end are masked like others.
-    cls = e.select(e.band(exceeds, e.eq(cls, full)), partial, cls);
-    cls = e.select(e.lt(block, walk.upper[i]), cls, skipped);
-    isNeeded = e.bor(isNeeded, e.band(e.ne(cls, 0), e.ge(block, walk.lower[i])));
-    cls = e.select(e.lt(block, walk.lower[i]), e.cst(kDone), cls);
-    word = e.bor(word, e.shl(cls, 2 * i));
+  Value cls = full;
+  if (!loop.getClassify().empty()) {
+    Block &classify = loop.getClassify().front();
+    IRMapping mapping = bounds.scalars;
+    mapping.map(classify.getArgument(0), first);
+    mapping.map(classify.getArgument(1), e.min(end, skv));
+    for (Operation &op : classify.without_terminator())
+      uniform.emit(op, mapping);
+    cls = mapping.lookup(classify.getTerminator()->getOperand(0));
   }
-  return {word, isNeeded};
+  // Keys beyond the end are masked like others.
+  cls = e.select(e.band(e.lt(skv, end), e.eq(cls, full)), partial, cls);
+  cls = e.select(e.lt(block, bounds.upper), cls, skipped);
+  return e.select(e.lt(block, bounds.lower), e.cst(kDone), cls);
 }
 
 BlockWalk::Position BlockWalk::startOf(const Walk &walk) {
@@ -173,9 +178,19 @@ BlockWalk::Position BlockWalk::startOf(const Walk &walk) {
 }
 
 BlockWalk::Position BlockWalk::evaluateBlocks(const Walk &walk, Value block) {
-  Value own = e.sub(block, e.laneId());
-  auto [word, isNeeded] = blockWord(walk, own);
-  return {word, e.ballot(e.band(isNeeded, e.ge(own, walk.end))), e.sub(block, 32)};
+  int64_t perBlock = lanesPerBlock();
+  Value lane = e.freshLaneId(), instance = e.band(lane, perBlock - 1);
+  Value own = e.sub(block, e.div(lane, perBlock));
+  Value cls = classOf(emitBounds(walk.tile), own);
+  Value concerns = e.band(e.ne(cls, 0), e.ne(cls, kDone));
+  Value bits = arith::ShLIOp::create(e.b, e.loc, cls, e.shl(instance, 1));
+  // A bit beyond the classes says whether any instance needs the block.
+  bits = e.bor(bits, e.select(concerns, e.cst(1 << 16), e.cst(0)));
+  bits = reduceInstances(bits, [&](Value x, Value y) { return e.bor(x, y); });
+  Value isNeeded = e.band(e.ge(own, walk.end), e.ne(e.band(bits, 1 << 16), 0));
+  Value word = e.bor(e.mul(own, 256), e.band(bits, 255));
+  Value votes = e.ballot(e.band(isNeeded, e.eq(instance, 0)));
+  return {word, votes, e.sub(block, 32 / perBlock)};
 }
 
 BlockWalk::Position BlockWalk::readList(const Walk &walk, Value place) {
@@ -221,21 +236,14 @@ void BlockWalk::emitClassify() {
       {walk.start, e.cst(0)}, [&](ValueRange v) { return e.ge(v[0], walk.end); },
       [&](ValueRange v) -> Emitter::Values {
         // Needed blocks are stored in their order.
-        Value own = e.sub(v[0], lane);
-        Emitter::Values found = e.ifElse(
-            e.ge(own, walk.end), {e.i32(), e.i1()},
-            [&]() -> Emitter::Values {
-              auto [word, isNeeded] = blockWord(walk, own);
-              return {word, isNeeded};
-            },
-            [&]() -> Emitter::Values { return {e.cst(0), e.cstBool(false)}; });
-        Value votes = e.ballot(found[1]);
-        Value before = e.popcount(e.band(votes, e.lanesBelow()));
-        e.ifThen(found[1], [&] {
+        Position found = evaluateBlocks(walk, v[0]);
+        Value before = e.popcount(e.band(found.remaining, e.lanesBelow()));
+        Value own = arith::ShRUIOp::create(e.b, e.loc, found.remaining, lane);
+        e.ifThen(e.ne(e.band(own, 1), 0), [&] {
           Value place = e.add(e.add(v[1], before), 1);
-          e.store(found[0], e.at(address, e.shl(place, 2)), 4);
+          e.store(found.words, e.at(address, e.shl(place, 2)), 4);
         });
-        return {e.sub(v[0], 32), e.add(v[1], e.popcount(votes))};
+        return {found.next, e.add(v[1], e.popcount(found.remaining))};
       });
   e.ifThen(e.eq(lane, 0), [&] { e.store(state[1], address, 4); });
 }

@@ -7,9 +7,9 @@
 //===----------------------------------------------------------------------===//
 //
 // The order of tiles over the grid, and of blocks within a tile. One warp walks: it
-// evaluates the bounds and the `classify` region of tile.for_kv for each instance of
-// its thread block, a block a lane. Where that takes loops (over captured tensors), a
-// kernel of its own has done it before, and the warp reads a list.
+// evaluates the bounds and the `classify` region of tile.for_kv, each lane for a block
+// and an instance of the thread block. Where that takes loops (over captured tensors) or
+// much arithmetic, a kernel of its own has done it before, and the warp reads a list.
 //
 // A block is handed on as a word, block << 8 | 2 bits for each instance: its class
 // (tile::BlockClass), or Done where neither this block nor a later one concerns the
@@ -51,15 +51,14 @@ public:
 
   /// What stays the same on a walk over the blocks of a tile.
   struct Walk {
-    SmallVector<mlir::IRMapping> instances;
-    SmallVector<Value> lower, upper; // blocks of each instance: [lower, upper)
-    Value start;                     // the first block, or place in the list
-    Value end;                       // the last block; the length of the list
-    Value list;                      // !llvm.ptr<1>
+    Tile tile;
+    Value start; // the first block, or place in the list
+    Value end;   // the last block; the length of the list
+    Value list;  // !llvm.ptr<1>
   };
-  /// Where a walk is, i32: 32 blocks, one a lane, and those of them that are still to come.
+  /// Where a walk is, i32: some blocks, each with a lane, and those of them that are still to come.
   struct Position {
-    Value words, remaining, next; // a lane's word; a bit a lane; the first of the next 32
+    Value words, remaining, next; // a lane's word; a bit a lane; the first of the blocks behind
     SmallVector<Value> values() const { return {words, remaining, next}; }
     static Position of(ValueRange v) { return {v[0], v[1], v[2]}; }
   };
@@ -73,12 +72,22 @@ public:
   void emitClassify();
 
 private:
+  /// The lane's instance, and its blocks [lower, upper). Computed again for each step of a walk: a
+  /// producer has few registers.
+  struct Bounds {
+    mlir::IRMapping scalars;
+    Value lower, upper;
+  };
+  Bounds emitBounds(const Tile &tile);
   Walk beginBounds(const Tile &tile);
-  /// The next 32 blocks, from `block` downwards.
+  /// As many blocks as the warp evaluates at a time, from `block` downwards.
   Position evaluateBlocks(const Walk &walk, Value block);
   Position readList(const Walk &walk, Value place);
-  /// The word of a block and whether any instance needs it.
-  std::pair<Value, Value> blockWord(const Walk &walk, Value block);
+  /// The class of a block for the lane's instance.
+  Value classOf(const Bounds &bounds, Value block);
+  /// Lanes that evaluate one block: the instances, rounded up to a power of two.
+  int64_t lanesPerBlock() const { return llvm::PowerOf2Ceil(groups); }
+  Value reduceInstances(Value x, llvm::function_ref<Value(Value, Value)> combine);
   Value tilesPerHead();
   Value listAddress(Value list);
   int64_t blockKv() { return loop.getStep(); }

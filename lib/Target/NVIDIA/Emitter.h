@@ -132,6 +132,8 @@ public:
   Value blockId();
   Value numBlocks();
   Value laneId();
+  /// The same, read again: what is computed from it is not kept in registers in between.
+  Value freshLaneId();
   Value shuffleXor(Value x, int64_t mask);
   Value shuffleIndex(Value x, Value lane);
   Value voteAny(Value p);

@@ -98,9 +98,33 @@ int64_t heed::sharedBytesOf(tile::GPUScheduleAttr schedule, Type elementType, in
   return 1024 + shared + schedule.getStages() * stage;
 }
 
+void GPUProblem::addStage(Block &block, bool isScore, Value query, Value key) {
+  (isScore ? hasScore : hasMask) = true;
+  if (!isScore)
+    numMaskOps += std::distance(block.without_terminator().begin(), block.without_terminator().end());
+  enum { OnQuery = 1, OnKey = 2 };
+  llvm::DenseMap<Value, unsigned> dependence = {{query, OnQuery}, {key, OnKey}};
+  for (Operation &op : block.without_terminator()) {
+    unsigned all = 0;
+    for (Value operand : op.getOperands())
+      all |= dependence.lookup(operand);
+    dependence[op.getResult(0)] = all;
+    // A pointer and a stride; and, read for each element, addresses and values on their way.
+    if (isa<attn::LoadOp>(op) && (all & OnKey))
+      stageRegisters += all == OnKey ? 20 : 36;
+  }
+  // Values of two queries a thread, where something that varies by key uses them.
+  for (Operation &op : block.without_terminator())
+    if (dependence.lookup(op.getResult(0)) == OnQuery &&
+        llvm::any_of(op.getUsers(), [&](Operation *user) {
+          return user->getNumResults() == 0 || dependence.lookup(user->getResult(0)) != OnQuery;
+        }))
+      stageRegisters += 2;
+}
+
 /// Registers of a consumer thread beside fragments: addresses, statistics, what stages hoist.
 static int64_t otherRegisters(const GPUProblem &problem) {
-  return 34 + (problem.hasScore ? 6 : 0);
+  return 28 + (problem.hasScore ? 2 : 0) + problem.stageRegisters;
 }
 
 /// Scores, packed weights and the accumulator of one thread.
@@ -108,8 +132,10 @@ static int64_t fragmentRegisters(int64_t blockKv, int64_t valueColumns) {
   return blockKv / 2 + blockKv / 4 + llvm::alignTo(valueColumns, 8) / 2;
 }
 
-/// Registers that setmaxnreg gives to a consumer thread, by the number of consumer warpgroups.
-static constexpr int64_t kConsumerRegisters[] = {0, 240, 240, 160, 112};
+/// What setmaxnreg gives to a consumer thread, by the number of consumer warpgroups. All threads together
+/// must not get more than the block has at its start; a walk that evaluates classes needs 56 of them in the
+/// producer.
+static constexpr int64_t kConsumerRegisters[] = {0, 240, 224, 152, 112};
 
 namespace {
 struct Shape {
@@ -123,15 +149,15 @@ static SmallVector<Shape> hopperShapes(const GPUProblem &problem) {
   int64_t columns = std::max(problem.headDim, problem.valueHeadDim);
   SmallVector<Shape> shapes;
   if (columns <= 64) {
-    if (problem.hasMask)
+    // The producer of four has registers for a simple walk only.
+    if (problem.hasMask && problem.numMaskOps <= 1)
       shapes.push_back({4, 64});
-    shapes.push_back({3, 128});
-    shapes.push_back({4, 64});
+    shapes.append({{3, 128}, {3, 112}, {3, 96}});
   }
   if (columns <= 128)
     shapes.append({{3, 80}, {3, 64}});
   if (columns <= 192)
-    shapes.append({{2, 96}});
+    shapes.append({{2, 96}, {2, 80}});
   shapes.append({{2, 64}, {2, 48}, {1, 64}, {2, 32}, {1, 48}, {1, 32}, {1, 16}});
   return shapes;
 }
@@ -169,9 +195,11 @@ static llvm::Expected<tile::GPUScheduleAttr> selectHopper(MLIRContext *context,
       continue;
     }
     int64_t blocksPerSM = overrides.blocksPerSM.value_or(1);
-    // Three stages at most, unless blocks are small.
-    int64_t most = overrides.stages ? overrides.stages : shape.blockKv <= 64 ? 4 : 3;
-    for (int64_t stages = most; stages >= (overrides.stages ? overrides.stages : 2); --stages)
+    if (overrides.stages && !llvm::isPowerOf2_64(overrides.stages))
+      return llvm::createStringError("stages expects a power of two for sm_90a, found " +
+                                     std::to_string(overrides.stages));
+    int64_t most = overrides.stages ? overrides.stages : 4, least = overrides.stages ? most : 2;
+    for (int64_t stages = most; stages >= least; stages /= 2)
       for (bool ownOutput : {true, false}) {
         auto schedule = tile::GPUScheduleAttr::get(
             context, target.name, GPUDotKind::WGMMA, shape.groups, shape.blockKv, stages,

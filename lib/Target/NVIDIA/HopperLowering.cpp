@@ -122,13 +122,6 @@ void HopperLowering::arrive(Value barrier, Value predicate) {
   e.ptx("@$1 mbarrier.arrive.shared::cta.b64 _, [$0];", "r,b", {barrier, predicate});
 }
 
-HopperLowering::Cursor HopperLowering::advance(const Ring &ring, Cursor cursor) {
-  Value next = e.add(cursor.stage, 1);
-  Value wraps = e.eq(next, ring.stages);
-  return {e.select(wraps, e.cst(0), next),
-          e.bxor(cursor.phase, e.select(wraps, e.cst(1), e.cst(0)))};
-}
-
 /// A matrix descriptor of a 128-byte swizzled tile: start address, and the distances in bytes of what
 /// lies beside each other along the leading and along the other dimension.
 Value HopperLowering::descriptor(int64_t offset, Value dynamicOffset, int64_t leading,
@@ -186,8 +179,10 @@ Registers HopperLowering::wgmma(ArrayRef<Value> acc, ValueRange a, Value b, int6
 LogicalResult HopperLowering::emitKernel() {
   // Registers of a thread, of producers and consumers: what setmaxnreg hands out must not exceed what
   // the block has at its start.
-  static constexpr int64_t producerRegisters[] = {0, 56, 24, 32, 32};
-  static constexpr int64_t consumerRegisters[] = {0, 240, 240, 160, 112};
+  // A producer that evaluates classes needs more of them than one that reads a list or loads everything.
+  static constexpr int64_t producerRegisters[2][5] = {{0, 56, 40, 32, 32}, {0, 56, 56, 56, 32}};
+  static constexpr int64_t consumerRegisters[2][5] = {{0, 240, 232, 160, 112},
+                                                      {0, 240, 224, 152, 112}};
   int64_t numThreads = kInstanceThreads * (groups() + 1);
   createKernel(kernel.getSymName(), outputMap + 1, numThreads, /*minBlocksPerSM=*/1);
   OpBuilder moduleBuilder(kernel);
@@ -226,16 +221,17 @@ LogicalResult HopperLowering::emitKernel() {
   });
   e.barrierAll();
 
+  bool evaluates = !loop.getClassify().empty() && !walker->usesLists();
   LogicalResult result = success();
   Value isProducer = e.lt(warp, e.cst(4));
   auto roles = scf::IfOp::create(builder, e.loc, isProducer, /*withElseRegion=*/true);
   {
     OpBuilder::InsertionGuard guard(builder);
     builder.setInsertionPoint(roles.thenBlock()->getTerminator());
-    e.ptx("setmaxnreg.dec.sync.aligned.u32 " + Twine(producerRegisters[groups()]) + ";", "", {});
+    e.ptx("setmaxnreg.dec.sync.aligned.u32 " + Twine(producerRegisters[evaluates][groups()]) + ";", "", {});
     emitProducer();
     builder.setInsertionPoint(roles.elseBlock()->getTerminator());
-    e.ptx("setmaxnreg.inc.sync.aligned.u32 " + Twine(consumerRegisters[groups()]) + ";", "", {});
+    e.ptx("setmaxnreg.inc.sync.aligned.u32 " + Twine(consumerRegisters[evaluates][groups()]) + ";", "", {});
     result = emitConsumers();
   }
   LLVM::ReturnOp::create(builder, e.loc, ValueRange());
@@ -306,15 +302,16 @@ void HopperLowering::copy(const Ring &ring, Value stage, const IRMapping &mappin
 
 void HopperLowering::fill(const Ring &ring, Cursor cursor, const IRMapping &mapping, Value word,
                           int64_t wordOffset) {
-  wait(barrier(ring.empty, cursor.stage), cursor.phase);
+  Value slot = slotOf(ring, cursor);
+  wait(barrier(ring.empty, slot), e.bxor(parityOf(ring, cursor), 1));
   e.ifThen(isElected, [&] {
     if (word)
       e.ptx("st.shared.b32 [$0], $1;", "r,r",
-            {e.add(sharedAddress(wordOffset), e.shl(cursor.stage, 2)), word});
-    Value full = barrier(ring.full, cursor.stage);
+            {e.add(sharedAddress(wordOffset), e.shl(slot, 2)), word});
+    Value full = barrier(ring.full, slot);
     e.ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r",
           {full, e.cst(ring.stageBytes())});
-    copy(ring, ring.stages > 1 ? cursor.stage : Value(), mapping, full);
+    copy(ring, slot, mapping, full);
   });
 }
 
@@ -323,10 +320,10 @@ void HopperLowering::emitProducer() {
     Value elected = e.ptx("{ .reg .pred p; elect.sync _|p, -1; selp.b32 $0, 1, 0, p; }", "=r", {},
                           e.i32())[0];
     isElected = e.ne(elected, 0);
-    Value zero = e.cst(0), one = e.cst(1);
+    Value zero = e.cst(0);
     auto produce = [&](ValueRange carried) {
-      // carried: tile, query parity, tile slot, then stage and phase of each ring.
-      Value number = carried[0];
+      // carried: tile, how many before it, then the cursor of each ring.
+      Value number = carried[0], count = carried[1];
       Value fetched;
       if (isPersistent)
         fetched = e.ptx("{ mov.b32 $0, 0; @$2 atom.global.add.u32 $0, [$1], 1; }", "=&r,l,b",
@@ -349,26 +346,22 @@ void HopperLowering::emitProducer() {
       // The front ring is a block ahead. Returns the word of the block behind, position and cursor.
       auto fillFront = [&](Value word, BlockWalk::Position position, Cursor cursor) {
         return e.ifElse(
-            isBlock(word), SmallVector<Type>(6, e.i32()),
+            isBlock(word), SmallVector<Type>(5, e.i32()),
             [&]() -> Emitter::Values {
               BlockWalk::Position behind = position;
               Value following = walker->next(walk, behind);
               fill(rings[0], cursor, blockMapping(word), following, wordOffset + 4);
-              Cursor next = advance(rings[0], cursor);
-              return {following,   behind.words, behind.remaining,
-                      behind.next, next.stage,   next.phase};
+              return {following, behind.words, behind.remaining, behind.next, e.add(cursor, 1)};
             },
             [&]() -> Emitter::Values {
-              return {e.cst(-1),     position.words, position.remaining,
-                      position.next, cursor.stage,   cursor.phase};
+              return {e.cst(-1), position.words, position.remaining, position.next, cursor};
             });
       };
       BlockWalk::Position position = walker->startOf(walk);
       Value firstWord = walker->next(walk, position);
       // The first block goes ahead of the queries, whose place may be in use longer.
-      Emitter::Values state = fillFront(firstWord, position, {carried[3], carried[4]});
-      Value queryParity = carried[1];
-      wait(barrier(queryTile->empty), queryParity);
+      Emitter::Values state = fillFront(firstWord, position, carried[2]);
+      wait(barrier(queryTile->empty), e.bxor(e.band(count, 1), 1));
       e.ifThen(isElected, [&] {
         e.ptx("st.shared.b32 [$0], $1;", "r,r", {sharedAddress(wordOffset), firstWord});
         Value full = barrier(queryTile->full);
@@ -379,17 +372,14 @@ void HopperLowering::emitProducer() {
 
       // The word of a block, then what fillFront returns, then the back ring's cursor.
       state.insert(state.begin(), firstWord);
-      state.append({carried[5], carried[6]});
+      state.push_back(carried[3]);
       state = e.loopWhile(
           state, [&](ValueRange v) { return isBlock(v[0]); },
           [&](ValueRange v) -> Emitter::Values {
-            Emitter::Values next = fillFront(v[1], BlockWalk::Position::of(v.slice(2, 3)),
-                                             {v[5], v[6]});
-            Cursor back{v[7], v[8]};
-            fill(rings[1], back, blockMapping(v[0]), Value(), 0);
-            back = advance(rings[1], back);
+            Emitter::Values next = fillFront(v[1], BlockWalk::Position::of(v.slice(2, 3)), v[5]);
+            fill(rings[1], v[6], blockMapping(v[0]), Value(), 0);
             next.insert(next.begin(), v[1]);
-            next.append({back.stage, back.phase});
+            next.push_back(e.add(v[6], 1));
             return next;
           });
 
@@ -398,19 +388,17 @@ void HopperLowering::emitProducer() {
         // The elected lane has it.
         Value holder = e.trailingZeros(e.ballot(isElected));
         next = e.add(e.shuffleIndex(fetched, holder), e.numBlocks());
-        Value slot = e.band(carried[2], 1);
-        Value parity = e.bxor(e.band(e.shr(carried[2], 1), 1), 1);
-        wait(barrier(tileEmpty, slot), parity);
+        Value slot = e.band(count, 1);
+        wait(barrier(tileEmpty, slot), e.bxor(e.band(e.shr(count, 1), 1), 1));
         e.ifThen(isElected, [&] {
           e.ptx("st.shared.b32 [$0], $1;", "r,r",
                 {e.add(sharedAddress(tileNumberOffset), e.shl(slot, 2)), next});
           arrive(barrier(tileFull, slot), e.cstBool(true));
         });
       }
-      return Emitter::Values{next,     e.bxor(queryParity, 1), e.add(carried[2], 1), state[5],
-                             state[6], state[7],               state[8]};
+      return Emitter::Values{next, e.add(count, 1), state[5], state[6]};
     };
-    Emitter::Values inits = {e.blockId(), one, zero, zero, one, zero, one};
+    Emitter::Values inits = {e.blockId(), zero, zero, zero};
     if (!isPersistent) {
       produce(inits);
       return;
@@ -447,12 +435,13 @@ LogicalResult HopperLowering::emitConsumers() {
 
   LogicalResult result = success();
   auto consume = [&](ValueRange carried) {
-    // carried: tile, query parity, tile slot, then stage and phase of each ring.
+    // carried: tile, how many before it, then the cursor of each ring.
+    Value count = carried[1];
     BlockWalk::Tile tile = walker->decodeTile(carried[0]);
     scalars = walker->instanceScalars(tile, group);
-    front = {carried[3], carried[4]};
-    back = {carried[5], carried[6]};
-    wait(barrier(queryTile->full), carried[1]);
+    front = carried[2];
+    back = carried[3];
+    wait(barrier(queryTile->full), e.band(count, 1));
     // Scalars that tile ops use, those of the walk excepted: that is the producer's.
     SmallVector<Value> used;
     kernel.getBodyBlock()->walk([&](Operation *op) {
@@ -471,18 +460,17 @@ LogicalResult HopperLowering::emitConsumers() {
 
     Value next = walker->numTiles();
     if (isPersistent) {
-      Value slot = e.band(carried[2], 1);
-      wait(barrier(tileFull, slot), e.band(e.shr(carried[2], 1), 1));
+      Value slot = e.band(count, 1);
+      wait(barrier(tileFull, slot), e.band(e.shr(count, 1), 1));
       next = e.ptx("ld.shared.b32 $0, [$1];", "=r,r",
                    e.add(sharedAddress(tileNumberOffset), e.shl(slot, 2)), e.i32())[0];
       e.ptx("bar.warp.sync -1;", "", {});
       arrive(barrier(tileEmpty, slot), isLeadLane);
     }
-    return Emitter::Values{next,        e.bxor(carried[1], 1), e.add(carried[2], 1), front.stage,
-                           front.phase, back.stage,            back.phase};
+    return Emitter::Values{next, e.add(count, 1), front, back};
   };
   Value zero = e.cst(0);
-  Emitter::Values inits = {e.blockId(), zero, zero, zero, zero, zero, zero};
+  Emitter::Values inits = {e.blockId(), zero, zero, zero};
   if (isPersistent) {
     Value total = walker->numTiles();
     e.loopWhile(inits, [&](ValueRange v) { return e.lt(v[0], total); }, consume);
@@ -585,11 +573,11 @@ void HopperLowering::ready(Value tile) {
   // Their blocks are read.
   for (Value t : tiles) {
     if (t == accumulator) {
-      arrive(barrier(rings[1].empty, back.stage), isLeadLane);
-      back = advance(rings[1], back);
+      arrive(barrier(rings[1].empty, slotOf(rings[1], back)), isLeadLane);
+      back = e.add(back, 1);
     } else {
-      arrive(barrier(rings[0].empty, front.stage), isLeadLane);
-      front = advance(rings[0], front);
+      arrive(barrier(rings[0].empty, slotOf(rings[0], front)), isLeadLane);
+      front = e.add(front, 1);
     }
   }
 }
@@ -607,9 +595,10 @@ LogicalResult HopperLowering::lowerDot(tile::DotOp op) {
     left = scale.getTile();
   if (left != queryTile->load.getResult() || !op.getTransposeRhs() || op.getTransposeLhs())
     return op.emitError("expects queries times transposed keys for sm_90a");
-  wait(barrier(rings[0].full, front.stage), front.phase);
+  Value slot = slotOf(rings[0], front);
+  wait(barrier(rings[0].full, slot), parityOf(rings[0], front));
   e.ptx("wgmma.fence.sync.aligned;", "", {});
-  Value keys = stageDescriptor(rings[0], frontDescriptor, front.stage);
+  Value keys = stageDescriptor(rings[0], frontDescriptor, slot);
   Registers scores;
   for (int64_t step = 0; step < int64_t(llvm::divideCeil(rings[0].columns, 16)); ++step) {
     auto offset = [&](int64_t rows) {
@@ -621,16 +610,17 @@ LogicalResult HopperLowering::lowerDot(tile::DotOp op) {
   e.ptx("wgmma.commit_group.sync.aligned;", "", {});
   fragments[op] = scores;
   inFlight.push_back(op);
-  nextWord = readWord(e.add(sharedAddress(wordOffset + 4), e.shl(front.stage, 2)));
+  nextWord = readWord(e.add(sharedAddress(wordOffset + 4), e.shl(slot, 2)));
   if (!isFirstBlock)
     issueAccumulation(accumulator);
   return success();
 }
 
 void HopperLowering::issueAccumulation(Value tile) {
-  wait(barrier(rings[1].full, back.stage), back.phase);
+  Value slot = slotOf(rings[1], back);
+  wait(barrier(rings[1].full, slot), parityOf(rings[1], back));
   e.ptx("wgmma.fence.sync.aligned;", "", {});
-  Value values = stageDescriptor(rings[1], backDescriptor, back.stage);
+  Value values = stageDescriptor(rings[1], backDescriptor, slot);
   Registers acc = registers(tile);
   for (int64_t step = 0; step < blockKv() / 16; ++step)
     acc = wgmma(acc, ArrayRef<Value>(pendingWeights).slice(4 * step, 4),
@@ -664,11 +654,10 @@ LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
   // cursors.
   LogicalResult status = success();
   auto setCursors = [&](ValueRange v) {
-    front = {v[0], v[1]};
-    back = {v[2], v[3]};
+    front = v[0];
+    back = v[1];
   };
-  auto cursors = [&]() { return Emitter::Values{front.stage, front.phase, back.stage, back.phase}; };
-  auto appendCursors = [&](Emitter::Values &state) { llvm::append_range(state, cursors()); };
+  auto appendCursors = [&](Emitter::Values &state) { state.append({front, back}); };
   auto lowerBlock = [&](Value word) {
     scalars.map(op.getBlockStart(), e.mul(e.shr(word, 8), blockKv()));
     isPartial = e.ne(classOf(word), int64_t(tile::BlockClass::Full));
@@ -699,14 +688,15 @@ LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
   };
   // Lets a block of both rings pass by; returns the word behind it.
   auto pass = [&]() {
-    wait(barrier(rings[0].full, front.stage), front.phase);
-    Value word = readWord(e.add(sharedAddress(wordOffset + 4), e.shl(front.stage, 2)));
+    Value slot = slotOf(rings[0], front), backSlot = slotOf(rings[1], back);
+    wait(barrier(rings[0].full, slot), parityOf(rings[0], front));
+    Value word = readWord(e.add(sharedAddress(wordOffset + 4), e.shl(slot, 2)));
     e.ptx("bar.warp.sync -1;", "", {});
-    arrive(barrier(rings[0].empty, front.stage), isLeadLane);
-    wait(barrier(rings[1].full, back.stage), back.phase);
-    arrive(barrier(rings[1].empty, back.stage), isLeadLane);
-    front = advance(rings[0], front);
-    back = advance(rings[1], back);
+    arrive(barrier(rings[0].empty, slot), isLeadLane);
+    wait(barrier(rings[1].full, backSlot), parityOf(rings[1], back));
+    arrive(barrier(rings[1].empty, backSlot), isLeadLane);
+    front = e.add(front, 1);
+    back = e.add(back, 1);
     return word;
   };
   auto passWhile = [&](Value word, llvm::function_ref<Value(Value)> condition) {
@@ -725,7 +715,7 @@ LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
   };
 
   Value word = readWord(sharedAddress(wordOffset));
-  if (op.getClassify().empty() == false)
+  if (!op.getClassify().empty())
     word = passWhile(word, [&](Value w) {
       return e.band(e.ge(w, 0), e.eq(classOf(w), int64_t(tile::BlockClass::Skipped)));
     });
@@ -733,8 +723,8 @@ LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
   SmallVector<Type> types;
   for (int64_t count : counts)
     types.append(count, e.f32());
-  types.append(5, e.i32()); // word and cursors
-  Emitter::Values before = cursors();
+  types.append(3, e.i32()); // word and cursors
+  Emitter::Values before = {front, back};
   Emitter::Values finished = e.ifElse(
       concerns(word), types,
       [&]() -> Emitter::Values {
@@ -743,7 +733,7 @@ LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
           fragments[iter] = registers(init);
         Emitter::Values state = lowerBlock(word);
         isFirstBlock = false;
-        size_t wordIndex = state.size() - 5;
+        size_t wordIndex = state.size() - 3;
         state = e.loopWhile(
             state, [&](ValueRange v) { return concerns(v[wordIndex]); },
             [&](ValueRange v) { return lowerBlock(bind(v)); });

@@ -54,10 +54,9 @@ private:
     int64_t map = 0;               // index of its tensor map
     int64_t stageBytes() const { return rows * ((columns + 63) / 64) * 128; }
   };
-  /// A slot of a ring and its parity.
-  struct Cursor {
-    Value stage, phase;
-  };
+  /// Where a role is in a ring: the number of blocks before, i32. One register for slot and parity: the
+  /// number of stages is a power of two.
+  using Cursor = Value;
   mlir::LogicalResult collect();
   /// Places everything in shared memory and numbers the barriers.
   void layOut();
@@ -91,7 +90,11 @@ private:
   Value barrier(int64_t first, Value stage = Value());
   void wait(Value barrier, Value parity);
   void arrive(Value barrier, Value predicate);
-  Cursor advance(const Ring &ring, Cursor cursor);
+  Value slotOf(const Ring &ring, Cursor cursor) { return e.band(cursor, ring.stages - 1); }
+  /// The parity that a full slot waits for; a filling role waits for the other one.
+  Value parityOf(const Ring &ring, Cursor cursor) {
+    return e.band(e.shr(cursor, llvm::Log2_64(ring.stages)), 1);
+  }
   Value descriptor(int64_t offset, Value dynamicOffset, int64_t leading, int64_t stride);
   Value stageDescriptor(const Ring &ring, Value base, Value stage);
   /// One wgmma of 64 x `columns` x 16. `a` is a descriptor or four registers; `acc` may be empty: zero.

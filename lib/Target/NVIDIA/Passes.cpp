@@ -59,9 +59,14 @@ struct TileSelectGPUSchedule : heed::impl::TileSelectGPUSchedulePassBase<TileSel
     GPUProblem problem{argument(0).getElementType(), argument(0).getExtents()[3],
                        argument(2).getExtents()[3]};
     kernel.walk([&](Operation *op) {
-      problem.hasScore |= isa<tile::MapOp>(op);
+      if (auto map = dyn_cast<tile::MapOp>(op))
+        problem.addStage(*map.getBodyBlock(), /*isScore=*/true, map.getBodyBlock()->getArgument(1),
+                         map.getBodyBlock()->getArgument(2));
       auto mask = dyn_cast<tile::MaskOp>(op);
-      problem.hasMask |= mask && mask.getBodyBlock();
+      if (mask && mask.getBodyBlock())
+        problem.addStage(*mask.getBodyBlock(), /*isScore=*/false,
+                         mask.getBodyBlock()->getArgument(0),
+                         mask.getBodyBlock()->getArgument(1));
     });
     auto schedule = selectGPUSchedule(&getContext(), *target, problem, *given);
     if (!schedule)
@@ -103,9 +108,19 @@ StringRef instructionFor(Operation *op) {
       .Case<math::ExpOp, math::Exp2Op>([](auto) { return "ex2.approx.ftz.f32"; })
       .Case<math::LogOp, math::Log2Op>([](auto) { return "lg2.approx.ftz.f32"; })
       .Case([](math::TanhOp) { return "tanh.approx.f32"; })
+      .Case([](math::SinOp) { return "sin.approx.ftz.f32"; })
+      .Case([](math::CosOp) { return "cos.approx.ftz.f32"; })
       .Case([](math::SqrtOp) { return "sqrt.approx.ftz.f32"; })
       .Case([](math::RsqrtOp) { return "rsqrt.approx.ftz.f32"; })
       .Default([](Operation *) { return ""; });
+}
+
+/// x - 2 pi n with n such that the result is in [-pi, pi], where the instructions are accurate; 2 pi in two
+/// parts (Cody and Waite), for |x| up to some 10^5.
+Value emitReducedAngle(nvidia::Emitter &e, Value x) {
+  Value n = math::RoundEvenOp::create(e.b, e.loc, e.fmul(x, e.cstF32(0.159154943f)));
+  Value high = e.fma(n, e.cstF32(-6.28318548f), x);
+  return e.fma(n, e.cstF32(1.74845553e-7f), high);
 }
 
 struct NVIDIAMath : heed::impl::NVIDIAMathPassBase<NVIDIAMath> {
@@ -145,6 +160,8 @@ struct NVIDIAMath : heed::impl::NVIDIAMathPassBase<NVIDIAMath> {
       Value x = op->getOperand(0);
       if (isa<math::ExpOp>(op))
         x = e.fmul(x, e.cstF32(kLog2E));
+      if (isa<math::SinOp, math::CosOp>(op))
+        x = emitReducedAngle(e, x);
       Value result = e.unary(instruction, x);
       if (isa<math::LogOp>(op))
         result = e.fmul(result, e.cstF32(kLn2));

@@ -54,6 +54,13 @@ struct GPUProblem {
   mlir::Type elementType;
   int64_t headDim = 0, valueHeadDim = 0;
   bool hasMask = false, hasScore = false;
+  int64_t numMaskOps = 0;
+  /// Registers for what stages keep through the loop: pointers of captured tensors and values that
+  /// depend on the query.
+  int64_t stageRegisters = 0;
+
+  /// Notes what the regions of tile.map, tile.mask or of a variant's stages ask for.
+  void addStage(mlir::Block &block, bool isScore, mlir::Value query, mlir::Value key);
 };
 
 /// The schedule for a kernel: every head dim from 1 to 576 has one. An error gives the numbers where an

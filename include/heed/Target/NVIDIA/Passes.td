@@ -41,8 +41,9 @@ def TileToNVIDIAPass : Pass<"tile-to-nvidia", "::mlir::ModuleOp"> {
 def NVIDIAMathPass : Pass<"heed-nvidia-math", "::mlir::ModuleOp"> {
   let summary = "maps mathematical functions to instructions";
   let description = [{
-    exp, exp2, log, log2, tanh, sqrt and rsqrt become the instructions of the special function unit (relative errors of
-    2^-22 to 2^-21; tanh 2^-11 absolute), and divisions approximate ones (2 ulp). With `strict` they become polynomials and
+    exp, exp2, log, log2, tanh, sqrt, rsqrt, sin and cos become the instructions of the special function unit (relative
+    errors of 2^-22 to 2^-21; tanh 2^-11; sin and cos 2^-20 absolute after an argument reduction that is good up to 10^5),
+    and divisions approximate ones (2 ulp). With `strict` they become polynomials and
     exact divisions like everything else here: MLIR's approximations, of a few ulp. No call into a library is left.
   }];
   let options = [Option<"strict", "strict", "bool", "false", "No approximate instructions">];
