@@ -11,8 +11,9 @@
 //
 // Scores enter the softmax as s * factor in base 2. Without a score stage the scale
 // is part of the factor, which must be positive (the maximum is taken before it),
-// so its sign goes into the query. With one, the scale is applied first and the
-// factor is log2(e).
+// so its sign goes into the query. The same holds where the stage only adds to the
+// score: what it adds is divided by the scale then, which leaves one operation an
+// element. Otherwise the scale is applied first and the factor is log2(e).
 //
 //===----------------------------------------------------------------------===//
 
@@ -76,10 +77,18 @@ public:
 
     Value q = tile::LoadOp::create(b, loc, queryTile, query, batch, head, firstQ);
     Value factor = f32(kLog2E);
-    if (!variant.getStage<attn::ScoreOp>()) {
+    auto score = variant.getStage<attn::ScoreOp>();
+    addends = score ? collectAddends(score) : SmallVector<Operation *>();
+    if (!score || !addends.empty()) {
       Value sign = math::CopySignOp::create(b, loc, f32(1.0f), scale);
       q = tile::ScaleOp::create(b, loc, queryTile, q, sign);
-      factor = emitPositiveFactor(scale);
+      // Not 0, which would make NaN of masked scores and of addends.
+      float least = score ? 1e-20f : std::numeric_limits<float>::min();
+      Value magnitude = arith::MaximumFOp::create(
+          b, loc, math::AbsFOp::create(b, loc, scale), f32(least));
+      factor = arith::MulFOp::create(b, loc, magnitude, f32(kLog2E));
+      if (score)
+        inverseScale = arith::DivFOp::create(b, loc, f32(1.0f), magnitude);
     }
 
     TileBox all = emitBox(firstQ, skv);
@@ -157,15 +166,6 @@ private:
     return arith::DivUIOp::create(b, loc, head, group);
   }
 
-  /// |scale| log2(e), and at least the smallest normal number: a factor of 0 would make NaN of
-  /// masked scores.
-  Value emitPositiveFactor(Value scale) {
-    Value magnitude = math::AbsFOp::create(b, loc, scale);
-    Value positive =
-        arith::MaximumFOp::create(b, loc, magnitude, f32(std::numeric_limits<float>::min()));
-    return arith::MulFOp::create(b, loc, positive, f32(kLog2E));
-  }
-
   //===-- The mask --------------------------------------------------------===//
 
   /// The queries of this tile and all keys.
@@ -240,6 +240,38 @@ private:
     return op.getResult();
   }
 
+  /// Where a score stage is the score plus and minus other things, the ops that add them, in order.
+  static SmallVector<Operation *> collectAddends(attn::ScoreOp score) {
+    SmallVector<Operation *> chain;
+    Value sum = score.getResultValue();
+    while (sum != score.getScore()) {
+      Operation *op = sum.getDefiningOp();
+      auto dependsOnScore = [&](Value v) {
+        SetVector<Operation *> slice;
+        if (v == score.getScore())
+          return true;
+        if (Operation *definition = v.getDefiningOp())
+          definition->walk([&](Operation *inner) { slice.insert(inner); });
+        for (size_t i = 0; i < slice.size(); ++i)
+          for (Value operand : slice[i]->getOperands()) {
+            if (operand == score.getScore())
+              return true;
+            if (Operation *definition = operand.getDefiningOp())
+              slice.insert(definition);
+          }
+        return false;
+      };
+      if (!op || !isa<arith::AddFOp, arith::SubFOp>(op))
+        return {};
+      unsigned side = dependsOnScore(op->getOperand(0)) ? 0 : 1;
+      if (dependsOnScore(op->getOperand(1 - side)) || (side == 1 && isa<arith::SubFOp>(op)))
+        return {};
+      chain.insert(chain.begin(), op);
+      sum = op->getOperand(side);
+    }
+    return chain;
+  }
+
   Value emitScore(Value s, Value firstQ, Value firstKv, Value scale) {
     auto score = variant.getStage<attn::ScoreOp>();
     if (!score)
@@ -251,11 +283,30 @@ private:
     b.setInsertionPointToStart(&block);
     auto coordinates = score.getCoordinates();
     IRMapping mapping = uniformsFor(coordinates[0], coordinates[1]);
-    Value scaled = arith::MulFOp::create(b, loc, block.getArgument(0), scale);
-    mapping.map(score.getScore(), scaled);
     mapping.map(coordinates[2], block.getArgument(1));
     mapping.map(coordinates[3], block.getArgument(2));
-    tile::YieldOp::create(b, loc, cloneStage(*score.getBodyBlock(), mapping));
+    if (addends.empty()) {
+      Value scaled = arith::MulFOp::create(b, loc, block.getArgument(0), scale);
+      mapping.map(score.getScore(), scaled);
+      tile::YieldOp::create(b, loc, cloneStage(*score.getBodyBlock(), mapping));
+      return op.getResult();
+    }
+    Value sum = block.getArgument(0), partOfSum = score.getScore();
+    for (Operation &inner : score.getBodyBlock()->without_terminator()) {
+      if (!llvm::is_contained(addends, &inner)) {
+        b.clone(inner, mapping);
+        continue;
+      }
+      unsigned side = inner.getOperand(0) == partOfSum ? 1 : 0;
+      Value addend = arith::MulFOp::create(
+          b, loc, mapping.lookupOrDefault(inner.getOperand(side)), inverseScale);
+      if (isa<arith::AddFOp>(inner))
+        sum = arith::AddFOp::create(b, loc, sum, addend);
+      else
+        sum = arith::SubFOp::create(b, loc, sum, addend);
+      partOfSum = inner.getResult(0);
+    }
+    tile::YieldOp::create(b, loc, sum);
     return op.getResult();
   }
 
@@ -266,6 +317,8 @@ private:
   Location loc;
   IRMapping uniforms; // captures
   Value batchI32, headI32;
+  SmallVector<Operation *> addends; // ops of a score stage that only adds
+  Value inverseScale;               // of what they add
 };
 
 struct AttnToTile : heed::impl::AttnToTilePassBase<AttnToTile> {

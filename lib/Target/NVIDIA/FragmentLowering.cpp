@@ -106,8 +106,19 @@ LogicalResult FragmentLowering::lowerMap(tile::MapOp op) {
   FragmentStage &stage = *stages[op];
   stage.beginBlock(e.add(scalar(op.getColumn()), threadColumn));
   Registers result = registers(op.getTile());
-  for (auto [i, element] : llvm::enumerate(result))
-    element = stage.evaluate({rowOf(i), columnOf(i)}, element);
+  // Only a softmax, behind a mask or not, knows of addends by rows.
+  auto isKnown = [](Operation *user) { return isa<tile::OnlineSoftmaxOp>(user); };
+  auto known = llvm::all_of(op->getUsers(), [&](Operation *user) {
+    return isKnown(user) ||
+           (isa<tile::MaskOp>(user) && llvm::all_of(user->getUsers(), isKnown));
+  });
+  auto addends = known ? stage.rowAddends(result.size()) : std::nullopt;
+  if (addends)
+    rowAddends[op] = *addends;
+  for (auto [i, element] : llvm::enumerate(result)) {
+    Element place{rowOf(i), columnOf(i)};
+    element = addends ? stage.evaluateBesides(place, element) : stage.evaluate(place, element);
+  }
   fragments[op] = result;
   return success();
 }
@@ -144,6 +155,8 @@ LogicalResult FragmentLowering::lowerMask(tile::MaskOp op) {
     return result;
   };
   fragments[op] = e.ifElse(isPartial, types, masked, [&] { return Emitter::Values(scores); });
+  if (auto it = rowAddends.find(op.getTile()); it != rowAddends.end())
+    rowAddends[op] = std::make_pair(it->second.first, it->second.second);
   return success();
 }
 
@@ -194,6 +207,14 @@ LogicalResult FragmentLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
   ArrayRef<Value> scores = registers(op.getScores());
   Value factor = scalar(op.getFactor());
   Value rowMax[2] = {emitRowMax(e, scores, 0), emitRowMax(e, scores, 1)};
+  // Addends differ between the lanes of a quad: they enter before these agree.
+  Value addends[2];
+  if (auto it = rowAddends.find(op.getScores()); it != rowAddends.end()) {
+    addends[0] = it->second.first;
+    addends[1] = it->second.second;
+    for (int64_t row : {0, 1})
+      rowMax[row] = e.fadd(rowMax[row], addends[row]);
+  }
   auto fmax = [&](Value x, Value y) { return e.fmax(x, y); };
   auto agree = [&](int64_t row) { return e.fmul(reduceQuad(rowMax[row], fmax), factor); };
   auto isMinusInfinity = [&](Value x) {
@@ -243,6 +264,9 @@ LogicalResult FragmentLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
   }
 
   Value base[2] = {e.fneg(guarded(reference[0])), e.fneg(guarded(reference[1]))};
+  for (int64_t row : {0, 1})
+    if (addends[row])
+      base[row] = e.fma(addends[row], factor, base[row]);
   Registers weights;
   for (auto [i, score] : llvm::enumerate(scores))
     weights.push_back(e.exp2(e.fma(score, factor, base[rowOf(i)])));

@@ -97,6 +97,8 @@ protected:
   Value isPartial;           // i1: elements of this block may be masked
   bool isFirstBlock = false; // nothing has been folded in yet
   llvm::DenseMap<Value, Registers> fragments;
+  /// What belongs to all scores of the two rows of a tile and is not in its registers.
+  llvm::DenseMap<Value, std::pair<Value, Value>> rowAddends;
   llvm::DenseMap<mlir::Operation *, std::unique_ptr<FragmentStage>> stages;
 };
 

@@ -70,6 +70,41 @@ Value FragmentStage::evaluate(Element element, Value score) {
   return value(block.getTerminator()->getOperand(0), element);
 }
 
+Value FragmentStage::addend() {
+  auto sum = block.getTerminator()->getOperand(0).getDefiningOp<arith::AddFOp>();
+  if (!sum || !scoreArg)
+    return {};
+  for (int64_t side : {0, 1})
+    if (sum->getOperand(side) == scoreArg && !(dependence(sum->getOperand(1 - side)) & OnScore))
+      return sum->getOperand(1 - side);
+  return {};
+}
+
+std::optional<std::pair<Value, Value>> FragmentStage::rowAddends(int64_t numElements) {
+  Value added = addend();
+  if (!added || dependence(added) == 0)
+    return std::nullopt;
+  Value bases[2];
+  for (int64_t i = 0; i < numElements; ++i) {
+    Element element{(i >> 1) & 1, 8 * (i >> 2) + (i & 1)};
+    byElement.clear();
+    Form sum = form(added, element);
+    if (!sum.base || (sum.offset && !sum.unit))
+      return std::nullopt;
+    Value &base = bases[element.row];
+    if (base && base != sum.base)
+      return std::nullopt;
+    base = sum.base;
+  }
+  return std::make_pair(bases[0], bases[1]);
+}
+
+Value FragmentStage::evaluateBesides(Element element, Value score) {
+  byElement.clear();
+  Form sum = form(addend(), element);
+  return sum.offset ? e.fma(e.cstF32(float(sum.offset)), sum.unit, score) : score;
+}
+
 Value FragmentStage::isBelow(Element element, Value limit) {
   Value distance = combine("limit", limit, blockKv, [&] { return e.sub(limit, blockKv); });
   return combine("below" + std::to_string(element.column), distance, Value(), [&] {

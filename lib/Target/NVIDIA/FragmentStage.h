@@ -49,6 +49,10 @@ public:
   /// The region's result for an element, of the block begun last and at the builder's insertion
   /// point, which must not have left the region where that block began.
   Value evaluate(Element element, Value score);
+  /// Where the result is the score plus a + c u, with one a for all elements of a row and constants c: a for
+  /// the two rows. Then evaluateBesides gives the result less a.
+  std::optional<std::pair<Value, Value>> rowAddends(int64_t numElements);
+  Value evaluateBesides(Element element, Value score);
   /// Whether kv + column < limit.
   Value isBelow(Element element, Value limit);
 
@@ -71,6 +75,8 @@ private:
   Value value(Value v, Element element) { return materialize(form(v, element), v.getType()); }
   /// An op on two bases, emitted once a block (or once a tile).
   Value combine(llvm::StringRef name, Value x, Value y, llvm::function_ref<Value()> emit);
+  /// What the result adds to the score, or null.
+  Value addend();
   std::optional<Form> addForms(const Form &x, const Form &y, int64_t sign, bool isFloat);
 
   Emitter &e;

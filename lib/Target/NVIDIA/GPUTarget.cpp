@@ -124,7 +124,7 @@ void GPUProblem::addStage(Block &block, bool isScore, Value query, Value key) {
 
 /// Registers of a consumer thread beside fragments: addresses, statistics, what stages hoist.
 static int64_t otherRegisters(const GPUProblem &problem) {
-  return 28 + (problem.hasScore ? 2 : 0) + problem.stageRegisters;
+  return 26 + (problem.hasScore ? 2 : 0) + problem.stageRegisters;
 }
 
 /// Scores, packed weights and the accumulator of one thread.
