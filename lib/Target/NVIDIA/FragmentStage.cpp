@@ -14,9 +14,6 @@ using namespace mlir;
 using namespace heed;
 using namespace heed::nvidia;
 
-/// Extents are at most this, so that differences of coordinates never wrap around.
-static constexpr int64_t kMaxCoordinate = int64_t(1) << 30;
-
 bool FragmentStage::Form::isBoundedWith(const Form &other) const {
   return bound >= 0 && other.bound >= 0 && bound + other.bound <= INT32_MAX;
 }

@@ -137,8 +137,15 @@ Value Scalars::emitOp(Operation &op, ValueRange operands) {
   if (isa<attn::ModOp>(op))
     return attn::emitMod(e.b, e.loc, operands[0], operands[1]);
   Type result = op.getResult(0).getType();
-  if (isa<arith::IndexCastOp, arith::IndexCastUIOp>(op))
-    return result.isInteger(64) ? e.toI64(operands[0]) : e.toI32(operands[0]);
+  if (isa<arith::IndexCastOp, arith::IndexCastUIOp>(op)) {
+    Value x = operands[0];
+    if (result.isInteger(64))
+      return e.toI64(x);
+    // Bounds beyond all coordinates stay beyond them.
+    if (x.getType().isInteger(64))
+      x = e.min(e.max(x, e.cst64(-kMaxCoordinate)), e.cst64(kMaxCoordinate));
+    return e.toI32(x);
+  }
   if (auto constant = dyn_cast<arith::ConstantOp>(op); constant && result.isIndex())
     return e.cst(cast<IntegerAttr>(constant.getValue()).getInt());
   OperationState state(e.loc, op.getName());

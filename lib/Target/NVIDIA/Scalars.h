@@ -23,6 +23,9 @@
 
 namespace heed::nvidia {
 
+/// Extents are at most this, so that differences of coordinates never wrap around.
+constexpr int64_t kMaxCoordinate = (int64_t(1) << 30) - 1;
+
 /// A captured tensor as the argument block describes it.
 struct CapturedTensor {
   Value data;                          // !llvm.ptr<1>
