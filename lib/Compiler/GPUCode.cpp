@@ -90,6 +90,7 @@ static GPUCode readAttributes(LLVM::LLVMFuncOp function, const GPUTarget &target
   code.numThreads = number("num_threads");
   code.sharedBytes = number("shared_bytes");
   code.blocksPerSM = number("blocks_per_sm");
+  code.blocksPerTile = number("blocks_per_tile");
   code.needsAligned = number("needs_aligned");
   code.usesLists = number("uses_lists");
   code.listsPerBatch = number("lists_per_batch");

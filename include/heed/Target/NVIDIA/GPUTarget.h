@@ -67,6 +67,12 @@ llvm::Expected<tile::GPUScheduleAttr> selectGPUSchedule(mlir::MLIRContext *conte
 int64_t sharedBytesOf(tile::GPUScheduleAttr schedule, mlir::Type elementType, int64_t headDim,
                       int64_t valueHeadDim);
 
+/// Value columns of a slice of a schedule: all of them where there is one slice.
+int64_t sliceColumnsOf(tile::GPUScheduleAttr schedule, int64_t valueHeadDim);
+
+/// Bytes between rows in shared memory, on the portable path: an odd multiple of 16.
+int64_t paddedRowBytes(int64_t columns, int64_t elementBytes);
+
 } // namespace heed
 
 #endif // HEED_TARGET_NVIDIA_GPUTARGET_H
