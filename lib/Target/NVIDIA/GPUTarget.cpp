@@ -216,7 +216,7 @@ static llvm::Expected<tile::GPUScheduleAttr> selectHopper(MLIRContext *context,
 /// What registers of the portable path hold beside scores, accumulators and queries: addresses, the
 /// walk, operands on their way.
 static int64_t otherPortableRegisters(const GPUProblem &problem) {
-  return 46 + (problem.hasMask ? 4 : 0) + (problem.hasScore ? 8 : 0);
+  return 46 + (problem.hasScore ? 8 : 0);
 }
 
 /// The first two share what they read of keys and values between two instances, which is what such
@@ -255,9 +255,9 @@ selectPortable(MLIRContext *context, const GPUTarget &target, const GPUProblem &
                    : overrides.tf32  ? GPUDotKind::TF32
                                      : GPUDotKind::TF32x3;
   std::string why;
-  /// One schedule, if it fits and leaves room for `threads` on a multiprocessor.
+  /// A schedule, if it fits and leaves room for `threads` on a multiprocessor.
   auto trySchedule = [&](Shape shape, int64_t stages, int64_t slices,
-                         int64_t threads) -> tile::GPUScheduleAttr {
+                         int64_t threads, bool mayBeGlobal) -> tile::GPUScheduleAttr {
     int64_t numThreads = 128 * shape.groups / shape.warpInstances;
     int64_t limit = std::min<int64_t>(255, 65536 / numThreads / 8 * 8);
     auto with = [&](tile::QueryPlace queries) {
@@ -268,8 +268,10 @@ selectPortable(MLIRContext *context, const GPUTarget &target, const GPUProblem &
     auto shared = with(tile::QueryPlace::Shared);
     int64_t columns = llvm::alignTo(sliceColumnsOf(shared, problem.valueHeadDim), 8);
     int64_t scores = shape.blockKv / 2 * (dot == GPUDotKind::TF32x3 ? 2 : 1);
-    int64_t registers =
-        shape.warpInstances * (columns / 2 + scores) + otherPortableRegisters(problem);
+    // Two instances take turns, so that the packed weights of one are there beside scores.
+    int64_t waiting = shape.warpInstances > 1 ? shape.blockKv / 4 : 0;
+    int64_t registers = shape.warpInstances * (columns / 2 + scores) + waiting +
+                        otherPortableRegisters(problem);
     if (registers > limit) {
       if (why.empty())
         why = "a thread needs about " + std::to_string(registers) + " registers and has " +
@@ -292,14 +294,17 @@ selectPortable(MLIRContext *context, const GPUTarget &target, const GPUProblem &
       return with(tile::QueryPlace::Registers);
     if (fits(shared))
       return shared;
-    if (dot != GPUDotKind::MMA && threads <= numThreads && fits(with(tile::QueryPlace::Global)))
+    // Addresses, and operands that take long to arrive.
+    if (mayBeGlobal && registers + 24 <= limit && fits(with(tile::QueryPlace::Global)))
       return with(tile::QueryPlace::Global);
     return {};
   };
   int64_t fewest = overrides.stages ? overrides.stages : 1;
   int64_t most = overrides.stages ? overrides.stages : 2;
   for (int64_t slices = 1; slices <= int64_t(llvm::divideCeil(problem.valueHeadDim, 16)); ++slices)
-    for (int64_t threads : {256, 128})
+    for (auto [threads, mayBeGlobal] : {std::pair(256, false), {128, false}, {128, true}}) {
+      if (mayBeGlobal && elementBytes == 2)
+        continue;
       for (Shape shape : portableShapes(problem)) {
         if (overrides.groups)
           shape.groups = overrides.groups;
@@ -308,9 +313,10 @@ selectPortable(MLIRContext *context, const GPUTarget &target, const GPUProblem &
         if (shape.groups % shape.warpInstances != 0)
           shape.warpInstances = 1;
         for (int64_t stages = most; stages >= fewest; --stages)
-          if (auto schedule = trySchedule(shape, stages, slices, threads))
+          if (auto schedule = trySchedule(shape, stages, slices, threads, mayBeGlobal))
             return schedule;
       }
+    }
   return llvm::createStringError("no schedule of " + target.name + " fits " + problemText(problem) +
                                  " on the portable GPU path: " + why);
 }
