@@ -123,6 +123,7 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
   attnModule->walk([&](Operation *op) {
     problem.hasScore |= isa<attn::ScoreOp>(op);
     problem.hasMask |= isa<attn::MaskOp>(op);
+    problem.hasDivision |= isa<attn::FloorDivOp, attn::ModOp>(op);
   });
 
   std::vector<GPUCode> codes;

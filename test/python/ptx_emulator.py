@@ -292,6 +292,13 @@ class Kernel:
         elif name == "vote":
             assert op[2] == "any"
             put(np.full(32, get(o[1]).astype(bool).any()))
+        elif name == "mov" and o[0][0] == "{":
+            for k, n in enumerate(split_operands(o[0].strip("{}"))):
+                if n != "_":
+                    self.put(w, n, (get(o[1]) >> U(16 * k)) & U(0xFFFF), active)
+        elif name == "mov" and o[1][0] == "{":
+            low, high = split_operands(o[1].strip("{}"))
+            put((get(low) & U(0xFFFF)) | (get(high) << U(16)))
         elif name in ("mov", "cvta"):
             put(get(o[1]))
         elif name == "setp":

@@ -141,6 +141,7 @@ SLOW = [
     Case("bf16", (64, 64), (200, 230), CAUSAL),
     Case("bf16", (64, 64), (200, 230), CAUSAL, target="sm_90a"),
     Case("bf16", (128, 128), (130, 150), CAUSAL, batch=2, heads=(2, 1)),
+    Case("bf16", (128, 128), (190, 200), CAUSAL, target="sm_90a"),
     Case("bf16", (16, 16), (260, 70), CAUSAL, tune="groups=3,block_kv=16,stages=3"),
     Case("bf16", (16, 16), (260, 70), CAUSAL, tune="groups=4,block_kv=32,stages=1"),
     Case("bf16", (24, 40), (70, 50), layout="odd"),

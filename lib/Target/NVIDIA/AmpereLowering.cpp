@@ -60,6 +60,9 @@ LogicalResult AmpereLowering::collect() {
   if (!loop || !query.load || !outputStore)
     return kernel.emitError(
         "expects queries, a loop over keys and an output for the portable GPU path");
+  if (int64_t(loop.getStep()) != blockKv())
+    return loop.emitError("expects the schedule's block_kv as its step for the portable GPU path, ")
+           << loop.getStep() << " is not " << blockKv();
   if (queryScale && queryScale.getTile() != query.load.getResult())
     return queryScale.emitError("expects to scale the queries for the portable GPU path");
   Value queries = queryScale ? queryScale.getResult() : query.load.getResult();
@@ -299,7 +302,6 @@ void AmpereLowering::copyPieces(const Buffer &buffer, Value firstRow, Value dest
                        e.toI64(e.mul(piece, kPieceBytes)));
   Value target =
       e.add(destination, e.add(e.mul(row, buffer.rowBytes), e.mul(piece, kPieceBytes)));
-  Value step = e.mul(buffer.rowStride, rowsPerPass);
   SmallVector<Value> sizes; // of this thread's pieces of a row
   for (int64_t first = 0; first < pieces; first += across) {
     int64_t end = (first + across) * kPieceBytes;
@@ -331,7 +333,7 @@ void AmpereLowering::copyPieces(const Buffer &buffer, Value firstRow, Value dest
         operands.push_back(isPiece);
       e.ptx((isPiece ? "@$3 " : "") + text, isPiece ? "r,l,r,b" : "r,l,r", operands);
     }
-    source = e.add(source, step);
+    source = e.add(source, e.mul(buffer.rowStride, rowsPerPass));
   }
 }
 

@@ -216,7 +216,7 @@ static llvm::Expected<tile::GPUScheduleAttr> selectHopper(MLIRContext *context,
 /// What registers of the portable path hold beside scores, accumulators and queries: addresses, the
 /// walk, operands on their way.
 static int64_t otherPortableRegisters(const GPUProblem &problem) {
-  return 46 + (problem.hasScore ? 8 : 0);
+  return 46 + (problem.hasScore ? 8 : 0) + (problem.hasDivision ? 56 : 0);
 }
 
 /// The first two share what they read of keys and values between two instances, which is what such
@@ -283,7 +283,7 @@ selectPortable(MLIRContext *context, const GPUTarget &target, const GPUProblem &
     auto fits = [&](tile::GPUScheduleAttr schedule) {
       int64_t bytes = sharedBytesOf(schedule, problem.elementType, problem.headDim,
                                     problem.valueHeadDim);
-      if (bytes > target.sharedBytes)
+      if (bytes > target.sharedBytes && why.empty())
         why = "a thread block needs " + std::to_string(bytes) + " bytes of shared memory and has " +
               std::to_string(target.sharedBytes);
       // The system takes 1 KiB for each thread block.
@@ -301,7 +301,8 @@ selectPortable(MLIRContext *context, const GPUTarget &target, const GPUProblem &
   };
   int64_t fewest = overrides.stages ? overrides.stages : 1;
   int64_t most = overrides.stages ? overrides.stages : 2;
-  for (int64_t slices = 1; slices <= int64_t(llvm::divideCeil(problem.valueHeadDim, 16)); ++slices)
+  // Each slice computes all scores: none is narrower than 64 columns.
+  for (int64_t slices = 1; slices <= int64_t(llvm::divideCeil(problem.valueHeadDim, 64)); ++slices)
     for (auto [threads, mayBeGlobal] : {std::pair(256, false), {128, false}, {128, true}}) {
       if (mayBeGlobal && elementBytes == 2)
         continue;

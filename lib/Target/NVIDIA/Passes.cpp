@@ -61,6 +61,7 @@ struct TileSelectGPUSchedule : heed::impl::TileSelectGPUSchedulePassBase<TileSel
                        argument(2).getExtents()[3]};
     kernel.walk([&](Operation *op) {
       problem.hasScore |= isa<tile::MapOp>(op);
+      problem.hasDivision |= isa<attn::FloorDivOp, attn::ModOp>(op);
       auto mask = dyn_cast<tile::MaskOp>(op);
       problem.hasMask |= mask && mask.getBodyBlock();
     });

@@ -54,6 +54,7 @@ struct GPUProblem {
   mlir::Type elementType;
   int64_t headDim = 0, valueHeadDim = 0;
   bool hasMask = false, hasScore = false;
+  bool hasDivision = false; // integer ones, in either
 };
 
 /// The schedule for a kernel: every head dim from 1 to 576 has one. An error gives the numbers where an
