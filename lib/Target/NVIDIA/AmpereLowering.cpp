@@ -70,14 +70,16 @@ LogicalResult AmpereLowering::collect() {
     auto dot = load->use_empty() ? tile::DotOp() : dyn_cast<tile::DotOp>(*load->user_begin());
     if (!load->hasOneUse() || !dot || dot.getRhs() != load.getResult() ||
         load.getRow() != loop.getBlockStart())
-      return load.emitError("expects a block of keys that is the right operand of one product for the "
-                            "portable GPU path");
+      return load.emitError(
+          "expects a block of keys that is the right operand of one product for the "
+          "portable GPU path");
     bool isScores = !dot.getAcc();
     Buffer &buffer = isScores ? key : value;
     if (buffer.load || dot.getTransposeLhs() || dot.getTransposeRhs() != isScores ||
         (isScores && dot.getLhs() != queries))
-      return dot.emitError("expects one product of queries and transposed keys, and one that is accumulated, "
-                           "for the portable GPU path");
+      return dot.emitError(
+          "expects one product of queries and transposed keys, and one that is accumulated, "
+          "for the portable GPU path");
     buffer.load = load;
   }
   if (!key.load || !value.load)
@@ -144,17 +146,16 @@ LogicalResult AmpereLowering::emitKernel() {
   BlockWalk::Tile tile = walker->decodeTile(number);
   for (int64_t i = 0; i < warpInstances(); ++i) {
     enter(i);
-    Value instance =
-        warpGroup ? e.add(e.mul(warpGroup, warpInstances()), i) : e.cst(i);
+    Value instance = warpGroup ? e.add(e.mul(warpGroup, warpInstances()), i) : e.cst(i);
     scalars = walker->instanceScalars(tile, instance);
     emitUsedScalars();
     fragments.clear();
   }
   enter(0);
 
-  // Addresses that ldmatrix takes from a lane: of the left operand, matrices (rows 0, left), (rows 8,
-  // left), (rows 0, right), (rows 8, right); of keys, rows and columns the other way about; of values,
-  // transposed, as the left operand.
+  // Addresses that ldmatrix takes from a lane: of the left operand, matrices (rows 0, left), (rows
+  // 8, left), (rows 0, right), (rows 8, right); of keys, rows and columns the other way about; of
+  // values, transposed, as the left operand.
   Value low = e.band(lane, 7), bit3 = e.band(e.shr(lane, 3), 1), bit4 = e.shr(lane, 4);
   auto address = [&](const Buffer &buffer, Value row, Value piece) {
     return e.add(e.add(sharedBase, buffer.offset),
@@ -300,8 +301,7 @@ void AmpereLowering::copyPieces(const Buffer &buffer, Value firstRow, Value dest
   Value tensorRow = e.add(firstRow, row);
   Value source = e.add(e.add(buffer.address, e.mul(e.toI64(tensorRow), buffer.rowStride)),
                        e.toI64(e.mul(piece, kPieceBytes)));
-  Value target =
-      e.add(destination, e.add(e.mul(row, buffer.rowBytes), e.mul(piece, kPieceBytes)));
+  Value target = e.add(destination, e.add(e.mul(row, buffer.rowBytes), e.mul(piece, kPieceBytes)));
   SmallVector<Value> sizes; // of this thread's pieces of a row
   for (int64_t first = 0; first < pieces; first += across) {
     int64_t end = (first + across) * kPieceBytes;
@@ -309,8 +309,8 @@ void AmpereLowering::copyPieces(const Buffer &buffer, Value firstRow, Value dest
       sizes.push_back(e.cst(kPieceBytes));
       continue;
     }
-    Value left = e.sub(e.mul(buffer.numColumns, elementBytes),
-                       e.mul(e.add(piece, first), kPieceBytes));
+    Value left =
+        e.sub(e.mul(buffer.numColumns, elementBytes), e.mul(e.add(piece, first), kPieceBytes));
     sizes.push_back(e.min(e.max(left, e.cst(0)), e.cst(kPieceBytes)));
   }
   for (int64_t pass = 0; pass * rowsPerPass < buffer.rows; ++pass) {
@@ -326,9 +326,10 @@ void AmpereLowering::copyPieces(const Buffer &buffer, Value firstRow, Value dest
           isPiece = e.band(isPiece, isRow);
       }
       SmallVector<Value> operands = {target, source, e.select(exists, sizes[k], e.cst(0))};
-      std::string text = "cp.async.cg.shared.global.L2::128B [$0 + " +
-                         std::to_string(pass * rowsPerPass * buffer.rowBytes + k * across * kPieceBytes) +
-                         "], [$1 + " + std::to_string(k * across * kPieceBytes) + "], 16, $2;";
+      std::string text =
+          "cp.async.cg.shared.global.L2::128B [$0 + " +
+          std::to_string(pass * rowsPerPass * buffer.rowBytes + k * across * kPieceBytes) +
+          "], [$1 + " + std::to_string(k * across * kPieceBytes) + "], 16, $2;";
       if (isPiece)
         operands.push_back(isPiece);
       e.ptx((isPiece ? "@$3 " : "") + text, isPiece ? "r,l,r,b" : "r,l,r", operands);
@@ -346,10 +347,10 @@ void AmpereLowering::copyElements(const Buffer &buffer, Value firstRow, Value de
          [&](Value index, ValueRange) -> Emitter::Values {
            Value row = e.div(index, pieces), piece = e.rem(index, pieces);
            Value tensorRow = e.add(firstRow, row), column = e.mul(piece, perPiece);
-           Value source =
-               e.add(e.add(buffer.address, e.mul(e.toI64(tensorRow), buffer.rowStride)),
-                     e.toI64(e.mul(piece, kPieceBytes)));
-           Value left = e.select(e.lt(tensorRow, buffer.numRows), e.sub(numColumns, column), e.cst(0));
+           Value source = e.add(e.add(buffer.address, e.mul(e.toI64(tensorRow), buffer.rowStride)),
+                                e.toI64(e.mul(piece, kPieceBytes)));
+           Value left =
+               e.select(e.lt(tensorRow, buffer.numRows), e.sub(numColumns, column), e.cst(0));
            SmallVector<Value> words;
            for (int64_t i = 0; i < perPiece; ++i) {
              Value exists = e.cmp(arith::CmpIPredicate::sgt, left, e.cst(i));
@@ -367,8 +368,8 @@ void AmpereLowering::copyElements(const Buffer &buffer, Value firstRow, Value de
              else
                words.back() = e.bor(words.back(), e.shl(half, 16));
            }
-           Value target = e.add(destination, e.add(e.mul(row, buffer.rowBytes),
-                                                   e.mul(piece, kPieceBytes)));
+           Value target =
+               e.add(destination, e.add(e.mul(row, buffer.rowBytes), e.mul(piece, kPieceBytes)));
            words.insert(words.begin(), target);
            e.ptx("st.shared.v4.b32 [$0], {$1, $2, $3, $4};", "r,r,r,r,r", words);
            return {};
@@ -567,7 +568,9 @@ void AmpereLowering::lowerAccumulation(tile::DotOp op, Value stage) {
     weights.push_back(registers(op.getLhs()));
     acc.push_back(registers(op.getAcc()));
   }
-  auto tileOf = [&](int64_t i, int64_t n) { return MutableArrayRef<Value>(acc[i]).slice(4 * n, 4); };
+  auto tileOf = [&](int64_t i, int64_t n) {
+    return MutableArrayRef<Value>(acc[i]).slice(4 * n, 4);
+  };
   if (is16Bit()) {
     for (int64_t step = 0; step < blockKv() / 16; ++step)
       for (int64_t n = 0; n < numTiles; n += 2) {
@@ -596,10 +599,10 @@ void AmpereLowering::lowerAccumulation(tile::DotOp op, Value stage) {
       for (int64_t step = 0; step < blockKv() / 8; ++step) {
         Registers bits;
         for (int64_t half : {0, 1})
-          bits.push_back(e.ptx("ld.shared.b32 $0, [$1 + " +
-                                   Twine((8 * step + half) * value.rowBytes + n * 8 * elementBytes) +
-                                   "];",
-                               "=r,r", values, e.i32())[0]);
+          bits.push_back(
+              e.ptx("ld.shared.b32 $0, [$1 + " +
+                        Twine((8 * step + half) * value.rowBytes + n * 8 * elementBytes) + "];",
+                    "=r,r", values, e.i32())[0]);
         Parts right = split(bits);
         for (int64_t i = 0; i < warpInstances(); ++i) {
           Registers pair[2] = {sums[i][0], sums[i][1]};
@@ -758,7 +761,8 @@ LogicalResult AmpereLowering::lowerForKV(tile::ForKVOp op) {
       }
       return flatten(yielded);
     };
-    // A block that is walked concerns one of the instances, so that it concerns these if they are all.
+    // A block that is walked concerns one of the instances, so that it concerns these if they are
+    // all.
     Emitter::Values result;
     if (numWarpGroups() == 1)
       result = compute();
@@ -771,8 +775,8 @@ LogicalResult AmpereLowering::lowerForKV(tile::ForKVOp op) {
     result.append({nextWord, behind, following});
     return result;
   };
-  Emitter::Values finished = e.loopWhile(
-      inits, [&](ValueRange v) { return e.ge(v[numTileRegisters], 0); }, lowerBlock);
+  Emitter::Values finished =
+      e.loopWhile(inits, [&](ValueRange v) { return e.ge(v[numTileRegisters], 0); }, lowerBlock);
   bind(SmallVector<Value>(op.getResults()), finished);
   for (auto mask : body.getOps<tile::MaskOp>())
     for (int64_t i = 0; i < warpInstances(); ++i) {

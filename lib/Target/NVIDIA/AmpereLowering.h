@@ -49,11 +49,13 @@ class AmpereLowering : public FragmentLowering {
 public:
   AmpereLowering(tile::KernelOp kernel, tile::GPUScheduleAttr schedule);
 
-  /// Emits the kernel before its tile.kernel. Fails with a diagnostic on a form that it cannot lower.
+  /// Emits the kernel before its tile.kernel. Fails with a diagnostic on a form that it cannot
+  /// lower.
   mlir::LogicalResult run();
 
 private:
-  /// Where a tensor's rows lie in shared memory, and in global memory for the tile that is computed.
+  /// Where a tensor's rows lie in shared memory, and in global memory for the tile that is
+  /// computed.
   struct Buffer {
     tile::LoadOp load;
     int64_t rows = 0;    // of a stage
@@ -63,11 +65,11 @@ private:
     int64_t knownColumns = 0; // that exist in every slice
     int64_t stageBytes() const { return rows * rowBytes; }
 
-    Value address;       // i64, of row 0 and the first column
-    Value rowStride;     // i64, bytes
-    Value numRows;       // i32
-    Value numColumns;    // i32, or null: all that are copied exist
-    Value isAligned;     // i1
+    Value address;    // i64, of row 0 and the first column
+    Value rowStride;  // i64, bytes
+    Value numRows;    // i32
+    Value numColumns; // i32, or null: all that are copied exist
+    Value isAligned;  // i1
   };
   /// What belongs to an instance: its part of the base class's state.
   struct Instance {
@@ -147,12 +149,13 @@ private:
   tile::StoreOp outputStore;
   int64_t sharedBytes = 0;
 
-  Value sharedBase; // i32
-  Value warp, lane; // i32
-  Value warpGroup;  // i32, or null: there is one
-  Value slice;      // i32, or null: there is one
+  Value sharedBase;                    // i32
+  Value warp, lane;                    // i32
+  Value warpGroup;                     // i32, or null: there is one
+  Value slice;                         // i32, or null: there is one
   Value queryLane, keyLane, valueLane; // i32: this lane's addresses in the first stages
-  // With queries in global memory: of each instance two rows, their addresses and whether they exist.
+  // With queries in global memory: of each instance two rows, their addresses and whether they
+  // exist.
   SmallVector<Value> queryAddresses, queryExists;
   Value queryFactor;
 
