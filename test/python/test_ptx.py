@@ -38,8 +38,8 @@ def assemble(directory: pathlib.Path, name: str, dtype: str, dims: tuple[int, in
     return log
 
 
-# Known, and too few to matter.
-KNOWN_SPILLS = {("bert_padding", 128, "sm_90a"): 8}
+# Bytes of stores or loads, at the limit of 255 registers; not known to matter.
+KNOWN_SPILLS = {("bert_padding", 128, "sm_90a"): 16}
 
 
 def check(log: str, most: int = 0) -> None:

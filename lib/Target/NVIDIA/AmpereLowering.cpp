@@ -185,7 +185,6 @@ LogicalResult AmpereLowering::emitKernel() {
     queryFactor = scalar(queryScale.getFactor());
   loadQueries(first.lookup(query.load.getRow()));
 
-  // The walk starts behind `first`, whose scalars it shares by CSE.
   LogicalResult result = success();
   walk = walker->begin(tile);
   for (Operation &op : kernel.getBodyBlock()->without_terminator()) {
