@@ -75,7 +75,7 @@ typedef struct heed_compile_request {
   const char *targets;        /* CPU levels of one architecture and GPUs, "x86-64-v3,sm_90a"; NULL: native */
   const char *const *defines; /* "name=value" for scalars to compile in, then NULL; or NULL */
   heed_dtype dtype;           /* HEED_F16, HEED_BF16 or HEED_F32 */
-  int32_t head_dim;           /* 1 to 512 */
+  int32_t head_dim;           /* 1 to 576 */
   int32_t value_head_dim;     /* 0: as head_dim */
   const char *options;        /* schedule overrides of GPU targets, or NULL:
                                  "block_kv=64,groups=2,stages=3,blocks_per_sm=1,tf32,strict_math" */

@@ -119,10 +119,10 @@ static llvm::Expected<CompileOptions> readOptions(const heed_compile_request &re
     return llvm::createStringError("dtype expects f16, bf16 or f32");
   options.headDim = request.head_dim;
   options.valueHeadDim = request.value_head_dim;
-  auto isHeadDim = [](int64_t d) { return d >= 1 && d <= 512; };
+  auto isHeadDim = [](int64_t d) { return d >= 1 && d <= 576; };
   if (!isHeadDim(options.headDim) || (options.valueHeadDim && !isHeadDim(options.valueHeadDim)))
     return llvm::createStringError(
-        "head dims go from 1 to 512, found " + std::to_string(options.headDim) +
+        "head dims go from 1 to 576, found " + std::to_string(options.headDim) +
         (options.valueHeadDim ? " and " + std::to_string(options.valueHeadDim) : ""));
   options.symbol = request.symbol ? request.symbol : "";
   if (!options.symbol.empty() && !isCIdentifier(options.symbol))

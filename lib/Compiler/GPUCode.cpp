@@ -90,6 +90,7 @@ static GPUCode readAttributes(LLVM::LLVMFuncOp function, const GPUTarget &target
   code.numThreads = number("num_threads");
   code.sharedBytes = number("shared_bytes");
   code.blocksPerSM = number("blocks_per_sm");
+  code.blocksPerTile = number("blocks_per_tile");
   code.needsAligned = number("needs_aligned");
   code.usesLists = number("uses_lists");
   code.listsPerBatch = number("lists_per_batch");
@@ -138,10 +139,6 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
       overrides.tf32 = options.gpuSchedule.tf32;
     }
     auto schedule = selectGPUSchedule(&context, target, problem, overrides);
-    if (!schedule && isFallback) { // TEMPORARY until the portable path is there
-      llvm::consumeError(schedule.takeError());
-      return codes;
-    }
     if (!schedule)
       return schedule.takeError();
     OwningOpRef<ModuleOp> module = attnModule->clone();

@@ -19,7 +19,8 @@ namespace heed {
 struct GPUCode {
   GPUTarget target;
   std::string entry, ptx, cubin; // no cubin where ptxas was not found
-  int64_t blockQ = 0, blockKv = 0, numThreads = 0, sharedBytes = 0, blocksPerSM = 0;
+  int64_t blockQ = 0, blockKv = 0, numThreads = 0, sharedBytes = 0, blocksPerSM = 0,
+          blocksPerTile = 1;
   bool needsAligned = false, usesLists = false, listsPerBatch = false, listsPerHead = false;
   std::vector<std::array<int32_t, 3>> maps;
 };

@@ -150,8 +150,8 @@ void KernelTable::emit(llvm::Module &module, const lang::Variant &variant, Strin
         {b.string(code.target.name), b.i32(code.target.capability), b.i32(code.target.isExact),
          b.string(code.ptx), cubin, b.i64(code.ptx.size()), b.i64(code.cubin.size()),
          b.string(code.entry), b.i32(code.blockQ), b.i32(code.blockKv), b.i32(code.numThreads),
-         b.i32(code.sharedBytes), b.i32(code.blocksPerSM), b.i32(code.needsAligned),
-         b.i32(code.maps.size()), b.array(maps), classify, b.i32(32), b.i32(code.listsPerBatch),
+         b.i32(code.sharedBytes), b.i32(code.blocksPerSM), b.i32(code.blocksPerTile),
+         b.i32(code.needsAligned), b.i32(code.maps.size()), b.array(maps), classify, b.i32(32), b.i32(code.listsPerBatch),
          b.i32(code.listsPerHead)}));
   }
   int64_t valueDim = options.valueHeadDim ? options.valueHeadDim : options.headDim;

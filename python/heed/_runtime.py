@@ -62,8 +62,8 @@ class GPUCode(ctypes.Structure):
                 ("ptx", ctypes.c_char_p), ("cubin", ctypes.c_void_p), ("ptx_bytes", ctypes.c_int64),
                 ("cubin_bytes", ctypes.c_int64), ("entry", ctypes.c_char_p), ("block_q", ctypes.c_int32),
                 ("block_kv", ctypes.c_int32), ("num_threads", ctypes.c_int32), ("shared_bytes", ctypes.c_int32),
-                ("blocks_per_sm", ctypes.c_int32), ("needs_aligned", ctypes.c_int32), ("num_maps", ctypes.c_int32),
-                ("maps", ctypes.POINTER(GPUMap)), ("classify", ctypes.c_char_p), ("classify_threads", ctypes.c_int32),
+                ("blocks_per_sm", ctypes.c_int32), ("blocks_per_tile", ctypes.c_int32),
+                ("needs_aligned", ctypes.c_int32), ("num_maps", ctypes.c_int32), ("maps", ctypes.POINTER(GPUMap)), ("classify", ctypes.c_char_p), ("classify_threads", ctypes.c_int32),
                 ("lists_per_batch", ctypes.c_int32), ("lists_per_head", ctypes.c_int32)]
 
 

@@ -57,7 +57,7 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
     """softmax(score_mod(scale * query @ key^T) where mask) @ value, in one fused kernel.
 
     query (B, Hq, L, E), key (Bkv, Hkv, S, E), value (Bkv, Hkv, S, Ev): NumPy arrays, torch tensors on the CPU or an NVIDIA
-    GPU, or CuPy arrays, of f32, bf16 or f16; E and Ev from 1 to 512. Bkv is B or 1. Hq is Hkv, or with enable_gqa a multiple
+    GPU, or CuPy arrays, of f32, bf16 or f16; E and Ev from 1 to 576. Bkv is B or 1. Hq is Hkv, or with enable_gqa a multiple
     of it. scale: 1/sqrt(E) if None. On a GPU the kernel is launched on the current stream, and the call returns at once.
 
     score_mod(score, b, h, q_idx, kv_idx) changes a scaled score. block_mask, or mask_mod(b, h, q_idx, kv_idx) in its
@@ -318,8 +318,8 @@ def _refuse(query: Any, key: Any, value: Any, enable_gqa: bool) -> Exception | N
         return ValueError("Expect query and key/value to have the same embedding dimension "
                           f"but got E={head_dim} and E={key_dim}.")
     for name, dim in (("query and key", head_dim), ("value", value_dim)):
-        if not 0 < dim <= 512:
-            return ValueError(f"Expect an embedding dimension from 1 to 512, but got {dim} of {name}.")
+        if not 0 < dim <= 576:
+            return ValueError(f"Expect an embedding dimension from 1 to 576, but got {dim} of {name}.")
     if (v_batch, v_heads, v_length) != (k_batch, k_heads, k_length):
         return ValueError("Expect key and value to have the same batch size, number of heads and length, "
                           f"but got {(k_batch, k_heads, k_length)} and {(v_batch, v_heads, v_length)}.")

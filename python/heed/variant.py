@@ -78,7 +78,7 @@ class Variant:
 
     def compile(self, dtype: Any = "f32", head_dim: int = 64, value_head_dim: int | None = None,
                 target: str = "native", symbol: str | None = None) -> Kernel:
-        """The kernel for an element type and head dims (1 to 512); `symbol` is its C name in saved files.
+        """The kernel for an element type and head dims (1 to 576); `symbol` is its C name in saved files.
 
         `target` is a CPU level, a GPU architecture, or several ("x86-64-v3,x86-64-v4", "sm_90a,sm_80,native"), which share
         one object. HeedError if the program or an argument is wrong."""

@@ -82,8 +82,8 @@ def test_parameters_named_like_kernels() -> None:
 
 
 @pytest.mark.parametrize("arguments, words", [
-    ({"dtype": "f64"}, "dtype: expected f32, bf16 or f16, found 'f64'"), ({"head_dim": 0}, "head dims go from 1 to 512, found 0"),
-    ({"head_dim": 513}, "head dims go from 1 to 512"), ({"target": "z80"}, "unknown target 'z80'"),
+    ({"dtype": "f64"}, "dtype: expected f32, bf16 or f16, found 'f64'"), ({"head_dim": 0}, "head dims go from 1 to 576, found 0"),
+    ({"head_dim": 577}, "head dims go from 1 to 576"), ({"target": "z80"}, "unknown target 'z80'"),
     ({"symbol": "a b"}, "symbol expects a C identifier"), ({"variant": "other"}, "other"),
     ({"defines": {"x": 1}}, "no variant has a scalar parameter 'x'")])
 def test_wrong_requests(arguments: dict[str, Any], words: str) -> None:

@@ -164,7 +164,7 @@ def test_every_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("arguments, message", [
     (["nowhere.heed"], "No such file"),
     (["{examples}/causal.heed", "--target", "z80"], "z80"),
-    (["{examples}/causal.heed", "--head-dim", "513"], "head dims go from 1 to 512, found 513"),
+    (["{examples}/causal.heed", "--head-dim", "577"], "head dims go from 1 to 576, found 577"),
     (["{examples}/causal.heed", "--param", "w=1"], "has no parameter 'w'"),
     (["{broken}"], "error:"),
 ])

@@ -60,14 +60,14 @@ def test_heads(kernels: Kernels, batch: int, heads: int, kv_heads: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head_dim", (1, 2, 7, 16, 64, 80, 96, 128, 192, 256, 512))
+@pytest.mark.parametrize("head_dim", (1, 2, 7, 16, 64, 80, 96, 128, 192, 256, 512, 576))
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_head_dims(kernels: Kernels, dtype: str, head_dim: int) -> None:
     check(kernels("causal", dtype, head_dim), CAUSAL, Shape(1, 2, 1, 130, 200))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head_dim", (1, 2, 7, 16, 80, 128, 256, 512))
+@pytest.mark.parametrize("head_dim", (1, 2, 7, 16, 80, 128, 256, 512, 576))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("target", ("x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64-v4+bf16"))
 def test_head_dims_on_target(kernels: Kernels, target: str, dtype: str, head_dim: int) -> None:

@@ -89,8 +89,8 @@ def test_not_utf8(tmp_path: pathlib.Path, data: bytes) -> None:
 
 @EMITS
 @pytest.mark.parametrize("arguments, message", [
-    (["--head-dim=0"], r"--head-dim.*1 to 512.*'0'"),
-    (["--head-dim=513"], r"--head-dim.*1 to 512.*'513'"),
+    (["--head-dim=0"], r"--head-dim.*1 to 576.*'0'"),
+    (["--head-dim=577"], r"--head-dim.*1 to 576.*'577'"),
     (["--head-dim=abc"], r"--head-dim.*'abc'"),
     (["--head-dim=-1"], r"--head-dim.*'-1'"),
     (["--head-dim=64x"], r"--head-dim.*'64x'"),
@@ -98,7 +98,7 @@ def test_not_utf8(tmp_path: pathlib.Path, data: bytes) -> None:
     (["--head-dim="], r"--head-dim"),
     ([], r"--head-dim"),
     (["--head-dim=64", "--value-head-dim=0"], r"--value-head-dim.*'0'"),
-    (["--head-dim=64", "--value-head-dim=513"], r"--value-head-dim.*'513'"),
+    (["--head-dim=64", "--value-head-dim=577"], r"--value-head-dim.*'577'"),
     (["--head-dim=64", "--target=x86-64-v9"], r"x86-64-v9"),
     (["--head-dim=64", "--target="], r"target"),
     (["--head-dim=64", "--dtype=f8"], r"--dtype.*f32, bf16 or f16.*'f8'"),

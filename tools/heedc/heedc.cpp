@@ -46,7 +46,7 @@ cl::opt<std::string> tune("tune", cl::cat(category), cl::value_desc("options"),
 cl::opt<std::string> dtypeName("dtype", cl::cat(category), cl::init("f32"), cl::value_desc("type"),
                                cl::desc("Type of query, key, value and output: f32, bf16 or f16"));
 cl::opt<std::string> headDimText("head-dim", cl::cat(category), cl::value_desc("N"),
-                                 cl::desc("Head dim of query and key, 1 to 512"));
+                                 cl::desc("Head dim of query and key, 1 to 576"));
 cl::opt<std::string> valueHeadDimText("value-head-dim", cl::cat(category), cl::value_desc("N"),
                                       cl::desc("Head dim of value (default: --head-dim)"));
 cl::opt<Action>
@@ -165,9 +165,9 @@ int formatFile() {
 /// A head dim given as text, or 0 after an error.
 int64_t parseHeadDim(const cl::opt<std::string> &option) {
   int64_t value;
-  if (!StringRef(option).getAsInteger(10, value) && value >= 1 && value <= 512)
+  if (!StringRef(option).getAsInteger(10, value) && value >= 1 && value <= 576)
     return value;
-  fail("--" + option.ArgStr + " expects a number from 1 to 512, found '" + option + "'");
+  fail("--" + option.ArgStr + " expects a number from 1 to 576, found '" + option + "'");
   return 0;
 }
 
@@ -218,7 +218,7 @@ int compileFile() {
   else
     return fail("--dtype expects f32, bf16 or f16, found '" + dtypeName + "'");
   if (headDimText.empty())
-    return fail("--head-dim is missing: the head dim of query and key, 1 to 512");
+    return fail("--head-dim is missing: the head dim of query and key, 1 to 576");
   options.headDim = parseHeadDim(headDimText);
   if (!valueHeadDimText.empty())
     options.valueHeadDim = parseHeadDim(valueHeadDimText);

@@ -40,7 +40,7 @@ struct CompileOptions {
   std::vector<GPUTarget> gpuTargets; // at least one target in all
   GPUScheduleOverrides gpuSchedule;
   heed_dtype dtype = HEED_F32;    // f16, bf16 or f32
-  int64_t headDim = 0;            // 1 to 512
+  int64_t headDim = 0;            // 1 to 576
   int64_t valueHeadDim = 0;       // 0: as headDim
   std::string symbol;             // of the kernel, empty: defaultSymbol(); with one variant only
 };

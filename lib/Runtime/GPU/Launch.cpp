@@ -256,7 +256,7 @@ static heed_status checkCode(const heed_kernel &kernel, const heed_gpu_code &cod
   if (!code.entry || (!code.ptx && !code.cubin))
     return damaged("no entry point or neither PTX nor a cubin");
   if (code.block_q < 1 || code.block_kv < 1 || code.num_threads < 1 || code.num_threads > 1024 ||
-      code.shared_bytes < 0 || code.blocks_per_sm < 0)
+      code.shared_bytes < 0 || code.blocks_per_sm < 0 || code.blocks_per_tile < 1)
     return damaged("no block sizes or no threads");
   if (code.classify && (code.classify_threads < 1 || code.classify_threads > 1024))
     return damaged("no threads that classify blocks");
@@ -279,7 +279,7 @@ static heed_status checkCode(const heed_kernel &kernel, const heed_gpu_code &cod
 
 namespace {
 struct Geometry {
-  unsigned numBlocks; ///< at most one for each of B * Hq * ceil(Sq / block_q) tiles
+  unsigned numBlocks; ///< at most blocks_per_tile for each of B * Hq * ceil(Sq / block_q) tiles
   unsigned numLists;  ///< 0: no classify kernel
   int64_t listBytes;
 };
@@ -290,16 +290,21 @@ static heed_status layOut(const heed_kernel &kernel, const heed_gpu_code &code,
   int64_t qTiles = (problem.queryLength - 1) / code.block_q + 1, numTiles;
   bool overflows = __builtin_mul_overflow(qTiles, problem.queryHeads, &numTiles);
   overflows |= __builtin_mul_overflow(numTiles, problem.batch, &numTiles);
-  if (overflows || numTiles > INT32_MAX)
+  int64_t numBlocks;
+  overflows |= __builtin_mul_overflow(numTiles, int64_t(code.blocks_per_tile), &numBlocks);
+  if (overflows || numBlocks > INT32_MAX) {
+    char most[32] = "2^31 - 1";
+    if (code.blocks_per_tile > 1)
+      snprintf(most, sizeof(most), "%d", int(INT32_MAX / code.blocks_per_tile));
     return fail(HEED_INVALID_ARGUMENT,
-                "kernel '%s': expected at most 2^31 - 1 tiles of %d queries, found %lld x %lld x "
-                "%lld",
-                nameOf(kernel), int(code.block_q), ll(problem.batch), ll(problem.queryHeads),
+                "kernel '%s': expected at most %s tiles of %d queries, found %lld x %lld x %lld",
+                nameOf(kernel), most, int(code.block_q), ll(problem.batch), ll(problem.queryHeads),
                 ll(qTiles));
-  geometry.numBlocks = unsigned(numTiles);
+  }
+  geometry.numBlocks = unsigned(numBlocks);
   if (code.blocks_per_sm > 0) {
     int64_t resident = int64_t(device.numSms) * code.blocks_per_sm;
-    if (resident < numTiles)
+    if (resident < numBlocks)
       geometry.numBlocks = resident > 0 ? unsigned(resident) : 1;
   }
 

@@ -20,7 +20,7 @@ using namespace heed::cpu;
 
 static constexpr int64_t kScratchAlignment = 64;
 static constexpr StringLiteral kZeros = "heed_zeros";
-static constexpr int64_t kZeroBytes = 2048; // 512 elements of f32: the largest row
+static constexpr int64_t kZeroBytes = 2304; // 576 elements of f32: the largest row
 
 KernelLowering::KernelLowering(tile::KernelOp kernel, const CPUTarget &target,
                                tile::CPUScheduleAttr schedule)

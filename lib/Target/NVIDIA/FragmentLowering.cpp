@@ -9,6 +9,7 @@
 #include "FragmentLowering.h"
 
 #include "heed-c/Runtime.h"
+#include "heed/Target/NVIDIA/GPUTarget.h"
 
 #include "mlir/Dialect/LLVMIR/NVVMDialect.h"
 
@@ -50,6 +51,47 @@ LLVM::LLVMFuncOp FragmentLowering::createKernel(StringRef name, int64_t numMaps,
   return function;
 }
 
+Value FragmentLowering::createSharedMemory(int64_t alignment) {
+  auto module = kernel->getParentOfType<ModuleOp>();
+  constexpr StringLiteral name = "heed_shared";
+  if (!module.lookupSymbol(name)) {
+    OpBuilder b(kernel);
+    auto type = LLVM::LLVMArrayType::get(b.getI8Type(), 0);
+    LLVM::GlobalOp::create(b, e.loc, type, /*isConstant=*/false, LLVM::Linkage::External, name,
+                           Attribute(), alignment, kShared);
+  }
+  Value base = LLVM::AddressOfOp::create(builder, e.loc, e.ptr(kShared), name);
+  return LLVM::PtrToIntOp::create(builder, e.loc, e.i32(), base);
+}
+
+void FragmentLowering::emitClassifyKernel(int64_t numMaps) {
+  std::unique_ptr<Scalars> kept = std::move(uniform);
+  LLVM::LLVMFuncOp keptFunction = function;
+  createKernel((kernel.getSymName() + "_classify").str(), numMaps, 32, 1);
+  BlockWalk(e, *uniform, kernel, loop, groups(), kInstanceRows).emitClassify();
+  LLVM::ReturnOp::create(builder, e.loc, ValueRange());
+  function = keptFunction;
+  uniform = std::move(kept);
+}
+
+void FragmentLowering::describe(const Launch &launch) {
+  auto number = [&](StringRef name, int64_t v) {
+    return builder.getNamedAttr(name, builder.getI64IntegerAttr(v));
+  };
+  function->setAttr(
+      "heed.gpu_code",
+      builder.getDictionaryAttr(
+          {number("block_q", tileRows()), number("block_kv", blockKv()),
+           number("num_threads", launch.numThreads), number("shared_bytes", launch.sharedBytes),
+           number("blocks_per_sm", schedule.getBlocksPerSm()),
+           number("blocks_per_tile", schedule.getValueSlices()),
+           number("needs_aligned", launch.needsAligned),
+           builder.getNamedAttr("maps", builder.getArrayAttr(launch.maps)),
+           number("uses_lists", walker->usesLists()),
+           number("lists_per_batch", walker->dependsOnBatch()),
+           number("lists_per_head", walker->dependsOnHead())}));
+}
+
 int64_t FragmentLowering::strideWord(unsigned argument) {
   return HEED_ARG_QUERY_STRIDES + 3 * argument;
 }
@@ -72,11 +114,41 @@ Registers FragmentLowering::pack(ArrayRef<Value> registers, Type element) {
 //===----------------------------------------------------------------------===//
 
 LogicalResult FragmentLowering::lowerFill(tile::FillOp op) {
-  auto type = op.getType();
+  tile::TileType type = op.getType();
   Value v = e.cstF32(op.getValue().convertToFloat());
-  fragments[op] =
-      Registers(type.getRank() == 1 ? 2 : llvm::alignTo(type.getNumColumns(), 8) / 2, v);
+  fragments[op] = Registers(countRegisters(type), v);
   return success();
+}
+
+void FragmentLowering::emitUsedScalars() {
+  SmallVector<Value> used;
+  kernel.getBodyBlock()->walk([&](Operation *op) {
+    if (!isa<tile::TileDialect>(op->getDialect()) || isa<tile::ForKVOp, tile::YieldOp>(op))
+      return;
+    for (Value v : op->getOperands())
+      if (!isa<tile::TileType, attn::TensorType>(v.getType()) &&
+          v.getParentBlock() == kernel.getBodyBlock())
+        used.push_back(v);
+  });
+  uniform->emitSlice(used, scalars);
+}
+
+int64_t FragmentLowering::countRegisters(tile::TileType type) {
+  if (type.getRank() == 1)
+    return 2;
+  return llvm::alignTo(sliceColumnsOf(schedule, type.getNumColumns()), 8) / 2;
+}
+
+SmallVector<int64_t> FragmentLowering::countCarried(tile::ForKVOp loop) {
+  SmallVector<int64_t> counts;
+  for (auto [iter, result] :
+       llvm::zip(loop.getIterArgs(), loop.getBodyBlock()->getTerminator()->getOperands())) {
+    auto type = cast<tile::TileType>(iter.getType());
+    auto softmax = result.getDefiningOp<tile::OnlineSoftmaxOp>();
+    bool isReference = softmax && softmax.getNewReference() == result;
+    counts.push_back(isReference ? 4 : countRegisters(type));
+  }
+  return counts;
 }
 
 void FragmentLowering::hoistStages(tile::ForKVOp loop) {

@@ -24,6 +24,7 @@
 #ifndef HEED_LIB_TARGET_NVIDIA_FRAGMENTLOWERING_H
 #define HEED_LIB_TARGET_NVIDIA_FRAGMENTLOWERING_H
 
+#include "BlockWalk.h"
 #include "FragmentStage.h"
 
 #include <memory>
@@ -48,6 +49,17 @@ protected:
   /// Makes the kernel's function and binds its arguments: maps first, then the argument block.
   mlir::LLVM::LLVMFuncOp createKernel(llvm::StringRef name, int64_t numMaps, int64_t numThreads,
                                       int64_t minBlocksPerSM);
+  /// The kernel's shared memory, all of it dynamic; returns its address (i32).
+  Value createSharedMemory(int64_t alignment);
+  /// The kernel that fills block lists.
+  void emitClassifyKernel(int64_t numMaps);
+  /// What the runtime must know of the kernel (heed_gpu_code).
+  struct Launch {
+    int64_t numThreads, sharedBytes;
+    bool needsAligned;
+    SmallVector<mlir::Attribute> maps; // operand, rows, columns
+  };
+  void describe(const Launch &launch);
 
   //===-- Tile ops --------------------------------------------------------===//
 
@@ -65,6 +77,12 @@ protected:
 
   //===-- Around them -----------------------------------------------------===//
 
+  /// Emits the scalars that tile ops use, those of the walk excepted. `scalars` has the coordinates.
+  void emitUsedScalars();
+  /// How many registers of a thread hold a tile; of value columns, those of a slice.
+  int64_t countRegisters(tile::TileType type);
+  /// How many registers hold each tile that the loop carries.
+  SmallVector<int64_t> countCarried(tile::ForKVOp loop);
   /// Emits what stages compute from queries alone, before a loop over keys.
   void hoistStages(tile::ForKVOp loop);
   Value scalar(Value v) { return scalars.lookupOrDefault(v); }
@@ -84,11 +102,17 @@ protected:
   /// The first word of the strides of query, key, value, output, lse and max_scores.
   static int64_t strideWord(unsigned argument);
 
+  int64_t groups() const { return schedule.getGroups(); }
+  int64_t blockKv() const { return schedule.getBlockKv(); }
+  int64_t tileRows() const { return groups() * kInstanceRows; }
+
   tile::KernelOp kernel;
+  tile::ForKVOp loop;
   tile::GPUScheduleAttr schedule;
   mlir::OpBuilder builder;
   Emitter e;
   std::unique_ptr<Scalars> uniform;
+  std::unique_ptr<BlockWalk> walker;
   mlir::LLVM::LLVMFuncOp function;
 
   mlir::IRMapping scalars;   // of the role that is being emitted

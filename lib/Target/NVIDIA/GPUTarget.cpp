@@ -85,9 +85,30 @@ static int64_t tileBytes(int64_t rows, int64_t columns, int64_t elementBytes) {
   return rows * llvm::alignTo(columns * elementBytes, 128);
 }
 
+int64_t heed::sliceColumnsOf(tile::GPUScheduleAttr schedule, int64_t valueHeadDim) {
+  int64_t slices = schedule.getValueSlices();
+  return slices == 1 ? valueHeadDim : llvm::alignTo(llvm::divideCeil(valueHeadDim, slices), 16);
+}
+
+int64_t heed::paddedRowBytes(int64_t columns, int64_t elementBytes) {
+  return llvm::alignTo(columns * elementBytes, 32) + 16;
+}
+
+/// On the portable path: queries, unless they stay where they are, and the rings.
+static int64_t portableSharedBytes(tile::GPUScheduleAttr schedule, int64_t elementBytes,
+                                   int64_t headDim, int64_t valueHeadDim) {
+  int64_t rowBytes = paddedRowBytes(headDim, elementBytes);
+  int64_t valueRowBytes = paddedRowBytes(sliceColumnsOf(schedule, valueHeadDim), elementBytes);
+  bool isShared = schedule.getQueries() != tile::QueryPlace::Global;
+  return (isShared ? 64 * schedule.getGroups() * rowBytes : 0) +
+         schedule.getStages() * schedule.getBlockKv() * (rowBytes + valueRowBytes);
+}
+
 int64_t heed::sharedBytesOf(tile::GPUScheduleAttr schedule, Type elementType, int64_t headDim,
                             int64_t valueHeadDim) {
   int64_t bytes = elementType.getIntOrFloatBitWidth() / 8;
+  if (schedule.getDot() != GPUDotKind::WGMMA)
+    return portableSharedBytes(schedule, bytes, headDim, valueHeadDim);
   int64_t rows = 64 * schedule.getGroups();
   int64_t valueColumns = llvm::divideCeil(valueHeadDim, schedule.getValueSlices());
   int64_t query = tileBytes(rows, headDim, bytes), output = tileBytes(rows, valueColumns, bytes);
@@ -109,6 +130,7 @@ void GPUProblem::addStage(Block &block, bool isScore, Value query, Value key) {
     for (Value operand : op.getOperands())
       all |= dependence.lookup(operand);
     dependence[op.getResult(0)] = all;
+    hasDivision |= isa<attn::FloorDivOp, attn::ModOp>(op);
     // A pointer and a stride; and, read for each element, addresses and values on their way.
     if (isa<attn::LoadOp>(op) && (all & OnKey))
       stageRegisters += all == OnKey ? 20 : 36;
@@ -140,6 +162,7 @@ static constexpr int64_t kConsumerRegisters[] = {0, 240, 224, 152, 112};
 namespace {
 struct Shape {
   int64_t groups, blockKv;
+  int64_t warpInstances = 1;
 };
 } // namespace
 
@@ -203,7 +226,8 @@ static llvm::Expected<tile::GPUScheduleAttr> selectHopper(MLIRContext *context,
       for (bool ownOutput : {true, false}) {
         auto schedule = tile::GPUScheduleAttr::get(
             context, target.name, GPUDotKind::WGMMA, shape.groups, shape.blockKv, stages,
-            blocksPerSM, ownOutput && blocksPerSM > 0, /*lazy_rescale=*/8, /*value_slices=*/1);
+            blocksPerSM, ownOutput && blocksPerSM > 0, /*lazy_rescale=*/8, /*value_slices=*/1,
+            /*warp_instances=*/1, tile::QueryPlace::Shared);
         int64_t bytes = sharedBytesOf(schedule, problem.elementType, problem.headDim,
                                       problem.valueHeadDim);
         if (bytes <= target.sharedBytes)
@@ -216,6 +240,115 @@ static llvm::Expected<tile::GPUScheduleAttr> selectHopper(MLIRContext *context,
   }
   return llvm::createStringError("no schedule of " + target.name + " fits " + problemText(problem) +
                                  ": " + why);
+}
+
+/// What registers of the portable path hold beside scores, accumulators and queries: addresses, the
+/// walk, operands on their way.
+static int64_t otherPortableRegisters(const GPUProblem &problem) {
+  return 46 + (problem.hasScore ? 8 : 0) + (problem.hasDivision ? 56 : 0);
+}
+
+/// The first two share what they read of keys and values between two instances, which is what such
+/// kernels are short of; more warps hide latencies better where memory has room for one thread block.
+static SmallVector<Shape> portableShapes(const GPUProblem &problem) {
+  if (problem.elementType.isF32())
+    return {{1, 32}, {2, 32}, {1, 16}};
+  SmallVector<Shape> shapes;
+  int64_t columns = std::max(problem.headDim, problem.valueHeadDim);
+  if (columns <= 64)
+    shapes.append({{2, 128, 2}, {2, 96, 2}});
+  if (columns <= 128)
+    shapes.append({{2, 64, 2}, {2, 32, 2}});
+  shapes.append({{1, 64}, {2, 64}, {1, 32}, {2, 32}, {1, 16}});
+  return shapes;
+}
+
+static llvm::Expected<tile::GPUScheduleAttr>
+selectPortable(MLIRContext *context, const GPUTarget &target, const GPUProblem &problem,
+               const GPUScheduleOverrides &overrides) {
+  if (overrides.groups > 4)
+    return llvm::createStringError("groups expects 1 to 4 for the portable GPU path, found " +
+                                   std::to_string(overrides.groups));
+  if (overrides.blockKv % 16 != 0 || overrides.blockKv > 256)
+    return llvm::createStringError(
+        "block_kv expects a multiple of 16 up to 256 for the portable GPU path, found " +
+        std::to_string(overrides.blockKv));
+  if (overrides.stages > 8)
+    return llvm::createStringError("stages expects 1 to 8 for the portable GPU path, found " +
+                                   std::to_string(overrides.stages));
+  if (overrides.blocksPerSM.value_or(0) != 0)
+    return llvm::createStringError("blocks_per_sm expects 0 for the portable GPU path, found " +
+                                   std::to_string(*overrides.blocksPerSM));
+  int64_t elementBytes = problem.elementType.getIntOrFloatBitWidth() / 8;
+  GPUDotKind dot = elementBytes == 2 ? GPUDotKind::MMA
+                   : overrides.tf32  ? GPUDotKind::TF32
+                                     : GPUDotKind::TF32x3;
+  std::string why;
+  /// A schedule, if it fits and leaves room for `threads` on a multiprocessor.
+  auto trySchedule = [&](Shape shape, int64_t stages, int64_t slices,
+                         int64_t threads, bool mayBeGlobal) -> tile::GPUScheduleAttr {
+    int64_t numThreads = 128 * shape.groups / shape.warpInstances;
+    int64_t limit = std::min<int64_t>(255, 65536 / numThreads / 8 * 8);
+    auto with = [&](tile::QueryPlace queries) {
+      return tile::GPUScheduleAttr::get(context, target.name, dot, shape.groups, shape.blockKv,
+                                        stages, /*blocks_per_sm=*/0, /*own_output=*/false,
+                                        /*lazy_rescale=*/8, slices, shape.warpInstances, queries);
+    };
+    auto shared = with(tile::QueryPlace::Shared);
+    int64_t columns = llvm::alignTo(sliceColumnsOf(shared, problem.valueHeadDim), 8);
+    int64_t scores = shape.blockKv / 2 * (dot == GPUDotKind::TF32x3 ? 2 : 1);
+    // Two instances take turns, so that the packed weights of one are there beside scores.
+    int64_t waiting = shape.warpInstances > 1 ? shape.blockKv / 4 : 0;
+    int64_t registers = shape.warpInstances * (columns / 2 + scores) + waiting +
+                        otherPortableRegisters(problem);
+    if (registers > limit) {
+      if (why.empty())
+        why = "a thread needs about " + std::to_string(registers) + " registers and has " +
+              std::to_string(limit);
+      return {};
+    }
+    int64_t queryRegisters =
+        shape.warpInstances * 4 * llvm::divideCeil(problem.headDim * elementBytes, 32);
+    auto fits = [&](tile::GPUScheduleAttr schedule) {
+      int64_t bytes = sharedBytesOf(schedule, problem.elementType, problem.headDim,
+                                    problem.valueHeadDim);
+      if (bytes > target.sharedBytes && why.empty())
+        why = "a thread block needs " + std::to_string(bytes) + " bytes of shared memory and has " +
+              std::to_string(target.sharedBytes);
+      // The system takes 1 KiB for each thread block.
+      int64_t resident = (target.sharedBytes + 1024) / (bytes + 1024);
+      return resident * numThreads >= threads;
+    };
+    if (registers + queryRegisters <= limit && fits(with(tile::QueryPlace::Registers)))
+      return with(tile::QueryPlace::Registers);
+    if (fits(shared))
+      return shared;
+    // Addresses, and operands that take long to arrive.
+    if (mayBeGlobal && registers + 24 <= limit && fits(with(tile::QueryPlace::Global)))
+      return with(tile::QueryPlace::Global);
+    return {};
+  };
+  int64_t fewest = overrides.stages ? overrides.stages : 1;
+  int64_t most = overrides.stages ? overrides.stages : 2;
+  // Each slice computes all scores: none is narrower than 64 columns.
+  for (int64_t slices = 1; slices <= int64_t(llvm::divideCeil(problem.valueHeadDim, 64)); ++slices)
+    for (auto [threads, mayBeGlobal] : {std::pair(256, false), {128, false}, {128, true}}) {
+      if (mayBeGlobal && elementBytes == 2)
+        continue;
+      for (Shape shape : portableShapes(problem)) {
+        if (overrides.groups)
+          shape.groups = overrides.groups;
+        if (overrides.blockKv)
+          shape.blockKv = overrides.blockKv;
+        if (shape.groups % shape.warpInstances != 0)
+          shape.warpInstances = 1;
+        for (int64_t stages = most; stages >= fewest; --stages)
+          if (auto schedule = trySchedule(shape, stages, slices, threads, mayBeGlobal))
+            return schedule;
+      }
+    }
+  return llvm::createStringError("no schedule of " + target.name + " fits " + problemText(problem) +
+                                 " on the portable GPU path: " + why);
 }
 
 llvm::Expected<tile::GPUScheduleAttr> heed::selectGPUSchedule(MLIRContext *context,
@@ -231,5 +364,5 @@ llvm::Expected<tile::GPUScheduleAttr> heed::selectGPUSchedule(MLIRContext *conte
       return schedule;
     llvm::consumeError(schedule.takeError());
   }
-  return llvm::createStringError("no schedule of " + target.name + " fits " + problemText(problem));
+  return selectPortable(context, target, problem, overrides);
 }

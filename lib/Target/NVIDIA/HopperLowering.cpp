@@ -185,16 +185,7 @@ LogicalResult HopperLowering::emitKernel() {
                                                       {0, 240, 224, 152, 112}};
   int64_t numThreads = kInstanceThreads * (groups() + 1);
   createKernel(kernel.getSymName(), outputMap + 1, numThreads, /*minBlocksPerSM=*/1);
-  OpBuilder moduleBuilder(kernel);
-  auto module = kernel->getParentOfType<ModuleOp>();
-  constexpr StringLiteral shared = "heed_shared";
-  if (!module.lookupSymbol(shared)) {
-    auto type = LLVM::LLVMArrayType::get(builder.getI8Type(), 0);
-    LLVM::GlobalOp::create(moduleBuilder, e.loc, type, /*isConstant=*/false,
-                           LLVM::Linkage::External, shared, Attribute(), kHeaderBytes, kShared);
-  }
-  Value base = LLVM::AddressOfOp::create(builder, e.loc, e.ptr(kShared), shared);
-  sharedBase = LLVM::PtrToIntOp::create(builder, e.loc, e.i32(), base);
+  sharedBase = createSharedMemory(kHeaderBytes);
   Value thread = e.threadId();
   warp = e.shuffleIndex(e.shr(thread, 5), e.cst(0));
   walker = std::make_unique<BlockWalk>(e, *uniform, kernel, loop, groups(), kInstanceRows);
@@ -236,10 +227,8 @@ LogicalResult HopperLowering::emitKernel() {
   }
   LLVM::ReturnOp::create(builder, e.loc, ValueRange());
   if (walker->usesLists())
-    emitClassifyKernel();
+    emitClassifyKernel(outputMap + 1);
 
-  auto number = [&](int64_t v) { return builder.getI64IntegerAttr(v); };
-  auto named = [&](StringRef name, Attribute v) { return builder.getNamedAttr(name, v); };
   SmallVector<Attribute> maps;
   auto addMap = [&](Value tensor, int64_t rows) {
     maps.push_back(builder.getDenseI32ArrayAttr({int32_t(argumentIndex(tensor)), int32_t(rows),
@@ -249,27 +238,8 @@ LogicalResult HopperLowering::emitKernel() {
   for (Ring &ring : rings)
     addMap(ring.load.getTensor(), ring.rows);
   addMap(outputStore.getTensor(), kInstanceRows);
-  function->setAttr(
-      "heed.gpu_code",
-      builder.getDictionaryAttr(
-          {named("block_q", number(tileRows())), named("block_kv", number(blockKv())),
-           named("num_threads", number(numThreads)), named("shared_bytes", number(sharedBytes)),
-           named("blocks_per_sm", number(schedule.getBlocksPerSm())),
-           named("needs_aligned", number(1)), named("maps", builder.getArrayAttr(maps)),
-           named("uses_lists", number(walker->usesLists())),
-           named("lists_per_batch", number(walker->dependsOnBatch())),
-           named("lists_per_head", number(walker->dependsOnHead()))}));
+  describe({numThreads, sharedBytes, /*needsAligned=*/true, maps});
   return result;
-}
-
-void HopperLowering::emitClassifyKernel() {
-  std::unique_ptr<Scalars> kept = std::move(uniform);
-  LLVM::LLVMFuncOp keptFunction = function;
-  createKernel((kernel.getSymName() + "_classify").str(), outputMap + 1, 32, 1);
-  BlockWalk(e, *uniform, kernel, loop, groups(), kInstanceRows).emitClassify();
-  LLVM::ReturnOp::create(builder, e.loc, ValueRange());
-  function = keptFunction;
-  uniform = std::move(kept);
 }
 
 //===----------------------------------------------------------------------===//
@@ -442,17 +412,7 @@ LogicalResult HopperLowering::emitConsumers() {
     front = carried[2];
     back = carried[3];
     wait(barrier(queryTile->full), e.band(count, 1));
-    // Scalars that tile ops use, those of the walk excepted: that is the producer's.
-    SmallVector<Value> used;
-    kernel.getBodyBlock()->walk([&](Operation *op) {
-      if (!isa<tile::TileDialect>(op->getDialect()) || isa<tile::ForKVOp, tile::YieldOp>(op))
-        return;
-      for (Value v : op->getOperands())
-        if (!isa<tile::TileType, attn::TensorType>(v.getType()) &&
-            v.getParentBlock() == kernel.getBodyBlock())
-          used.push_back(v);
-    });
-    uniform->emitSlice(used, scalars);
+    emitUsedScalars();
     fragments.clear();
     for (Operation &op : kernel.getBodyBlock()->without_terminator())
       if (succeeded(result) && isa<tile::TileDialect>(op.getDialect()))
@@ -635,15 +595,8 @@ LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
   hoistStages(op);
   Block &body = *op.getBodyBlock();
   auto yielded = body.getTerminator()->getOperands();
-  // How many registers hold each carried tile.
-  SmallVector<int64_t> counts;
+  SmallVector<int64_t> counts = countCarried(op);
   for (auto [iter, result] : llvm::zip(op.getIterArgs(), yielded)) {
-    auto type = cast<tile::TileType>(iter.getType());
-    auto softmax = result.getDefiningOp<tile::OnlineSoftmaxOp>();
-    if (type.getRank() == 2)
-      counts.push_back(llvm::alignTo(type.getNumColumns(), 8) / 2);
-    else
-      counts.push_back(softmax && softmax.getNewReference() == result ? 4 : 2);
     auto dot = result.getDefiningOp<tile::DotOp>();
     if (dot && dot.getAcc())
       accumulator = iter;

@@ -31,7 +31,6 @@
 #ifndef HEED_LIB_TARGET_NVIDIA_HOPPERLOWERING_H
 #define HEED_LIB_TARGET_NVIDIA_HOPPERLOWERING_H
 
-#include "BlockWalk.h"
 #include "FragmentLowering.h"
 
 namespace heed::nvidia {
@@ -61,7 +60,6 @@ private:
   /// Places everything in shared memory and numbers the barriers.
   void layOut();
   mlir::LogicalResult emitKernel();
-  void emitClassifyKernel();
 
   //===-- Producer --------------------------------------------------------===//
 
@@ -101,11 +99,6 @@ private:
   Registers wgmma(ArrayRef<Value> acc, ValueRange a, Value b, int64_t columns, bool transposeB);
   Value sharedAddress(int64_t offset) { return e.add(sharedBase, offset); }
 
-  int64_t groups() const { return schedule.getGroups(); }
-  int64_t blockKv() const { return schedule.getBlockKv(); }
-  int64_t tileRows() const { return groups() * kInstanceRows; }
-
-  tile::ForKVOp loop;
   SmallVector<Ring> rings;       // front: of scores; back: of what is accumulated
   std::optional<Ring> queryTile; // outside of the loop
   tile::StoreOp outputStore;
@@ -114,7 +107,6 @@ private:
   int64_t wordOffset = 0, tileNumberOffset = 0; // in shared memory
   const bool isPersistent;
   const Type element;
-  std::unique_ptr<BlockWalk> walker;
 
   Value sharedBase;  // i32
   Value warp, group; // i32: of the block; the consumer's instance

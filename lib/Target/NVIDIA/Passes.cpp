@@ -8,6 +8,7 @@
 
 #include "heed/Target/NVIDIA/Passes.h"
 
+#include "AmpereLowering.h"
 #include "HopperLowering.h"
 
 #include "heed/Target/NVIDIA/GPUTarget.h"
@@ -86,9 +87,9 @@ struct TileToNVIDIA : heed::impl::TileToNVIDIAPassBase<TileToNVIDIA> {
         kernel.emitError("has no GPU schedule; run 'tile-select-gpu-schedule' first");
         return signalPassFailure();
       }
-      // The function takes the kernel's name.
-      std::string name = kernel.getSymName().str();
-      if (failed(nvidia::HopperLowering(kernel, schedule).run()))
+      bool isWGMMA = schedule.getDot() == tile::GPUDotKind::WGMMA;
+      if (failed(isWGMMA ? nvidia::HopperLowering(kernel, schedule).run()
+                         : nvidia::AmpereLowering(kernel, schedule).run()))
         return signalPassFailure();
       kernel.erase();
     }

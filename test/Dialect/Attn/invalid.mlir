@@ -311,20 +311,20 @@ func.func @mixed_elements(%q: !q, %k: !k, %scale: f32) {
 attn.variant @v() {
 }
 func.func @symbolic_head_dim(%q: !q, %scale: f32) {
-  // expected-error@+1 {{'attn.forward' op expects head dims between 1 and 512, found D and D}}
+  // expected-error@+1 {{'attn.forward' op expects head dims between 1 and 576, found D and D}}
   %o, %lse, %max = attn.forward @v(%q, %q, %q) scale(%scale) : (!q, !q, !q) -> (!q, !lse)
   return
 }
 
 // -----
 
-!q = !attn.tensor<[B, Hq, Sq, 576], f16>
+!q = !attn.tensor<[B, Hq, Sq, 577], f16>
 !v = !attn.tensor<[B, Hq, Sq, 512], f16>
 !lse = !attn.tensor<[B, Hq, Sq], f32>
 attn.variant @v() {
 }
 func.func @large_head_dim(%q: !q, %v: !v, %scale: f32) {
-  // expected-error@+1 {{'attn.forward' op expects head dims between 1 and 512, found 576 and 512}}
+  // expected-error@+1 {{'attn.forward' op expects head dims between 1 and 576, found 577 and 512}}
   %o, %lse, %max = attn.forward @v(%q, %q, %v) scale(%scale) : (!q, !q, !v) -> (!v, !lse)
   return
 }

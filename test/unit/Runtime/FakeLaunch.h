@@ -97,6 +97,7 @@ struct Launch {
     code.block_kv = 64;
     code.num_threads = 384;
     code.shared_bytes = 200000;
+    code.blocks_per_tile = 1;
     code.needs_aligned = 1;
     code.num_maps = 4;
     code.maps = maps.data();

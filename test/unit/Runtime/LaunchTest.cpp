@@ -526,6 +526,15 @@ TEST_F(Gpu, PersistentGrid) {
   EXPECT_EQ(cuda().launches.back().grid, 384u);
 }
 
+TEST_F(Gpu, BlocksPerTile) {
+  Launch c(2, 64, 2, 300, 64); // 384 tiles
+  c.codes[0].blocks_per_tile = 3;
+  ASSERT_EQ(c.run(), HEED_OK) << heed_last_error();
+  EXPECT_EQ(cuda().launches.back().grid, 1152u);
+  c.codes[0].blocks_per_tile = 0;
+  expectError(c, "kernel 'fake' is damaged: its code for sm_90a has no block sizes or no threads");
+}
+
 TEST_F(Gpu, TooManyTiles) {
   Launch c(1, 1, 1, 1, 1);
   c.call.query = Launch::tensor(c.query.data(), HEED_BF16, {65536, 32, 131072, 64});
@@ -538,6 +547,10 @@ TEST_F(Gpu, TooManyTiles) {
   c.call.query.shape[2] = c.call.output.shape[2] = 131072 - 128;
   EXPECT_EQ(c.run(), HEED_OK) << heed_last_error();
   EXPECT_EQ(cuda().launches.back().grid, 65536u * 32 * 1023);
+  c.codes[0].blocks_per_tile = 2;
+  expectError(c,
+              "kernel 'fake': expected at most 1073741823 tiles of 128 queries, found 65536 x 32 x "
+              "1023");
 }
 
 const int32_t *countersOf(const Launched &launched) {

@@ -52,7 +52,7 @@ llvm::Expected<CPUTarget> lookupCPUTarget(llvm::StringRef name);
 /// The targets of several names, weakest first, each once.
 llvm::Expected<std::vector<CPUTarget>> lookupCPUTargets(llvm::ArrayRef<llvm::StringRef> names);
 
-/// The schedule for a kernel of the given element type and head dims: every head dim from 1 to 512
+/// The schedule for a kernel of the given element type and head dims: every head dim from 1 to 576
 /// has one.
 tile::CPUScheduleAttr selectCPUSchedule(mlir::MLIRContext *context, const CPUTarget &target,
                                         mlir::Type elementType, int64_t headDim,

@@ -54,6 +54,7 @@ struct GPUProblem {
   mlir::Type elementType;
   int64_t headDim = 0, valueHeadDim = 0;
   bool hasMask = false, hasScore = false;
+  bool hasDivision = false; // integer ones, in either
   int64_t numMaskOps = 0;
   /// Registers for what stages keep through the loop: pointers of captured tensors and values that
   /// depend on the query.
@@ -73,6 +74,12 @@ llvm::Expected<tile::GPUScheduleAttr> selectGPUSchedule(mlir::MLIRContext *conte
 /// Bytes of shared memory that a thread block of a schedule takes.
 int64_t sharedBytesOf(tile::GPUScheduleAttr schedule, mlir::Type elementType, int64_t headDim,
                       int64_t valueHeadDim);
+
+/// Value columns of a slice of a schedule: all of them where there is one slice.
+int64_t sliceColumnsOf(tile::GPUScheduleAttr schedule, int64_t valueHeadDim);
+
+/// Bytes between rows in shared memory, on the portable path: an odd multiple of 16.
+int64_t paddedRowBytes(int64_t columns, int64_t elementBytes);
 
 } // namespace heed
 

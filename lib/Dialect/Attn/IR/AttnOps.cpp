@@ -284,9 +284,9 @@ LogicalResult ForwardOp::verify() {
     if (cast<attn::TensorType>(operand.getType()).getElementType() != element)
       return emitOpError("expects query, key and value of one element type, found ")
              << element << " and " << cast<attn::TensorType>(operand.getType()).getElementType();
-  auto isHeadDim = [](int64_t extent) { return extent >= 1 && extent <= 512; };
+  auto isHeadDim = [](int64_t extent) { return extent >= 1 && extent <= 576; };
   if (!isHeadDim(getHeadDim()) || !isHeadDim(getValueHeadDim()))
-    return emitOpError("expects head dims between 1 and 512, found ")
+    return emitOpError("expects head dims between 1 and 576, found ")
            << stringifyExtent(getHeadDim()) << " and " << stringifyExtent(getValueHeadDim());
   if (getKey().getType().getExtents()[3] != getHeadDim())
     return emitOpError("expects query and key to share the head dim, found ")

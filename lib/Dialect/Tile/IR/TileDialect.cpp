@@ -108,7 +108,8 @@ LogicalResult CPUScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitErr
 LogicalResult GPUScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitError,
                                       StringRef target, GPUDotKind dot, int64_t groups,
                                       int64_t blockKv, int64_t stages, int64_t blocksPerSM,
-                                      bool ownOutput, int64_t lazyRescale, int64_t valueSlices) {
+                                      bool ownOutput, int64_t lazyRescale, int64_t valueSlices,
+                                      int64_t warpInstances, QueryPlace queries) {
   if (groups < 1 || groups > 4)
     return emitError() << "expects 1 to 4 groups, found " << groups;
   if (blockKv < 16 || blockKv > 256 || blockKv % 16 != 0)
@@ -121,5 +122,12 @@ LogicalResult GPUScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitErr
     return emitError() << "expects lazy_rescale from 0 to 16, found " << lazyRescale;
   if (valueSlices < 1)
     return emitError() << "expects at least one value slice, found " << valueSlices;
+  if (warpInstances < 1 || groups % warpInstances != 0)
+    return emitError() << "expects warp_instances to divide groups = " << groups << ", found "
+                       << warpInstances;
+  if (dot == GPUDotKind::WGMMA && (warpInstances != 1 || queries != QueryPlace::Shared))
+    return emitError() << "expects warp_instances = 1 and queries = shared for wgmma";
+  if (dot == GPUDotKind::MMA && queries == QueryPlace::Global)
+    return emitError() << "expects queries = registers or shared for mma";
   return success();
 }

@@ -61,6 +61,14 @@ def Tile_GPUDotKind : I32EnumAttr<"GPUDotKind", "which instructions of a GPU com
   let genSpecializedAttr = 0;
 }
 
+def Tile_QueryPlace : I32EnumAttr<"QueryPlace", "where products read queries from", [
+    I32EnumAttrCase<"Registers", 0, "registers">,
+    I32EnumAttrCase<"Shared", 1, "shared">,
+    I32EnumAttrCase<"Global", 2, "global">]> {
+  let cppNamespace = "::heed::tile";
+  let genSpecializedAttr = 0;
+}
+
 def Tile_GPUScheduleAttr : AttrDef<Tile_Dialect, "GPUSchedule"> {
   let mnemonic = "gpu_schedule";
   let summary = "how a kernel's tiles are laid out and computed on an NVIDIA GPU";
@@ -72,6 +80,10 @@ def Tile_GPUScheduleAttr : AttrDef<Tile_Dialect, "GPUSchedule"> {
     * `dot`: `wgmma` takes tiles from shared memory (sm_90a); `mma` is the warp's product of 16-bit tiles; `tf32` and
       `tf32x3` are its products of f32, rounded to TF32, or split into two TF32 numbers (relative error about 2^-21).
     * `groups`, `block_kv`, `stages`: the tile and the depth of its rings.
+    * `warp_instances`: instances that the same four warps compute; what they read of a block of keys or values serves
+      all of them. Divides `groups`; 1 with `wgmma`.
+    * `queries`: whether products take queries from `registers`, from `shared` memory, or (with `tf32` and `tf32x3`)
+      from `global` memory each time.
     * `blocks_per_sm`: above 0, a grid of that many thread blocks per multiprocessor takes tiles from a counter;
       0: a thread block a tile.
     * `own_output`: the output has a buffer of its own, so that the next tile's queries arrive while it is written.
@@ -81,7 +93,8 @@ def Tile_GPUScheduleAttr : AttrDef<Tile_Dialect, "GPUSchedule"> {
   }];
   let parameters = (ins StringRefParameter<"architecture">:$target, EnumParameter<Tile_GPUDotKind>:$dot, "int64_t":$groups,
                         "int64_t":$block_kv, "int64_t":$stages, "int64_t":$blocks_per_sm, "bool":$own_output,
-                        "int64_t":$lazy_rescale, "int64_t":$value_slices);
+                        "int64_t":$lazy_rescale, "int64_t":$value_slices, "int64_t":$warp_instances,
+                        EnumParameter<Tile_QueryPlace>:$queries);
   let assemblyFormat = "`<` struct(params) `>`";
   let genVerifyDecl = 1;
 }
