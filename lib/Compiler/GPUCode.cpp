@@ -166,7 +166,9 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
     std::string entry = defaultSymbol(variant, options);
     GPUCode code = readAttributes(module->lookupSymbol<LLVM::LLVMFuncOp>(entry), target);
     if (llvm::Error error = runPasses(*module, [&](OpPassManager &pm) {
-          buildNVIDIAToLLVMPipeline(pm, options.gpuSchedule.strictMath);
+          // Float32 results are as accurate as float32 is, unless TF32 will do.
+          bool isF32 = options.dtype == HEED_F32 && !options.gpuSchedule.tf32;
+          buildNVIDIAToLLVMPipeline(pm, options.gpuSchedule.strictMath || isF32);
         }))
       return std::move(error);
     note("thread code " + target.name);

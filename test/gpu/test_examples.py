@@ -15,6 +15,7 @@ from conftest import ROOT
 from support import (DEVICE, LIMITS, WITH_SCORE_MOD, Shape, check, check_counts, check_flex, fitting, inputs, reference, run_variant)
 
 import heed
+from heed import gpu
 
 SHAPES = (Shape(2, 4, 2, 300, 300), Shape(1, 2, 2, 129, 257), Shape(2, 3, 1, 260, 100), Shape(1, 1, 1, 1, 1),
           Shape(1, 4, 2, 1000, 1000), Shape(1, 2, 1, 2048, 2048))
@@ -75,7 +76,8 @@ def test_every_key_counts_once(name: str) -> None:
 @pytest.mark.parametrize("name", ("causal", "packed_documents"))
 def test_compile(name: str) -> None:
     """heed.compile of a file, and its kernel called on this device."""
-    kernel = heed.compile(ROOT / "examples" / f"{name}.heed", dtype="bf16", head_dim=64)
+    target = gpu.target(DEVICE.index or 0) if DEVICE.type == "cuda" else "native"
+    kernel = heed.compile(ROOT / "examples" / f"{name}.heed", dtype="bf16", head_dim=64, target=target)
     shape = Shape(2, 4, 2, 300, 300)
     q, k, v = inputs(shape, seed=3)
     params = params_of(name, shape)

@@ -144,9 +144,14 @@ void GPUProblem::addStage(Block &block, bool isScore, Value query, Value key) {
       stageRegisters += 2;
 }
 
+/// What stages may reserve at most: beyond it they are better off with fewer values in flight than with
+/// smaller tiles.
+static constexpr int64_t kMostStageRegisters = 64;
+
 /// Registers of a consumer thread beside fragments: addresses, statistics, what stages hoist.
 static int64_t otherRegisters(const GPUProblem &problem) {
-  return 26 + (problem.hasScore ? 2 : 0) + problem.stageRegisters;
+  return 26 + (problem.hasScore ? 2 : 0) +
+         std::min(problem.stageRegisters, kMostStageRegisters);
 }
 
 /// Scores, packed weights and the accumulator of one thread.
