@@ -19,6 +19,9 @@ using namespace mlir;
 using namespace heed;
 using namespace heed::nvidia;
 
+/// The reference of a row that has met no key yet: finite, so that no exponent is -inf - -inf, and below all
+/// scores.
+static constexpr float kLowestReference = -std::numeric_limits<float>::max();
 static constexpr float kLn2 = 0.69314718055994530942f;
 
 FragmentLowering::FragmentLowering(tile::KernelOp kernel, tile::GPUScheduleAttr schedule)
@@ -115,7 +118,9 @@ Registers FragmentLowering::pack(ArrayRef<Value> registers, Type element) {
 
 LogicalResult FragmentLowering::lowerFill(tile::FillOp op) {
   tile::TileType type = op.getType();
-  Value v = e.cstF32(op.getValue().convertToFloat());
+  // References stay finite: see lowerOnlineSoftmax.
+  float number = op.getValue().convertToFloat();
+  Value v = e.cstF32(type.getRank() == 1 ? std::max(number, kLowestReference) : number);
   fragments[op] = Registers(countRegisters(type), v);
   return success();
 }
@@ -289,16 +294,11 @@ LogicalResult FragmentLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
   }
   auto fmax = [&](Value x, Value y) { return e.fmax(x, y); };
   auto agree = [&](int64_t row) { return e.fmul(reduceQuad(rowMax[row], fmax), factor); };
-  auto isMinusInfinity = [&](Value x) {
-    return e.fcmp(arith::CmpFPredicate::OEQ, x, e.negativeInfinity());
-  };
-  // A row that has met no key yet has the reference -inf: exponents are taken from 0 then.
-  auto guarded = [&](Value x) { return e.select(isMinusInfinity(x), e.cstF32(0.0f), x); };
-
+  Value lowest = e.cstF32(kLowestReference);
   Registers reference, rescale, largest;
   if (isFirstBlock) {
     for (int64_t row : {0, 1}) {
-      reference.push_back(agree(row));
+      reference.push_back(e.fmax(agree(row), lowest));
       largest.push_back(rowMax[row]);
     }
     rescale = {e.cstF32(1.0f), e.cstF32(1.0f), e.cstBool(false)};
@@ -311,12 +311,11 @@ LogicalResult FragmentLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
       for (int64_t row : {0, 1})
         result.push_back(e.fmax(old[row], agree(row)));
       for (int64_t row : {0, 1})
-        result.push_back(e.exp2(e.fsub(old[row], guarded(result[row]))));
+        result.push_back(e.exp2(e.fsub(old[row], result[row])));
       return result;
     };
     Value isNeeded;
     if (schedule.getLazyRescale() > 0) {
-      // -inf - -inf is NaN, which compares false: the reference stays, as it should.
       Value bound = e.cstF32(schedule.getLazyRescale());
       Value exceeds[2];
       for (int64_t row : {0, 1})
@@ -335,7 +334,7 @@ LogicalResult FragmentLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
     }
   }
 
-  Value base[2] = {e.fneg(guarded(reference[0])), e.fneg(guarded(reference[1]))};
+  Value base[2] = {e.fneg(reference[0]), e.fneg(reference[1])};
   for (int64_t row : {0, 1})
     if (addends[row])
       base[row] = e.fma(addends[row], factor, base[row]);
@@ -391,7 +390,8 @@ LogicalResult FragmentLowering::lowerNormalize(tile::NormalizeOp op) {
     Value logarithm = e.fmul(e.fadd(reference[row], e.log2(total)), e.cstF32(kLn2));
     lse.push_back(e.select(isEmpty, e.negativeInfinity(), logarithm));
     Value most = reduceQuad(reference[2 + row], [&](Value x, Value y) { return e.fmax(x, y); });
-    largest.push_back(e.fmul(e.fmul(most, factor), e.cstF32(kLn2)));
+    largest.push_back(e.select(isEmpty, e.negativeInfinity(),
+                               e.fmul(e.fmul(most, factor), e.cstF32(kLn2))));
   }
   for (auto [i, x] : llvm::enumerate(output))
     x = e.fmul(x, inverse[rowOf(i)]);

@@ -178,12 +178,15 @@ static SmallVector<Shape> hopperShapes(const GPUProblem &problem) {
   SmallVector<Shape> shapes;
   if (columns <= 64) {
     // The producer of four has registers for a simple walk only.
-    if (problem.hasMask && problem.numMaskOps <= 1)
+    if (problem.numMaskOps <= 1)
       shapes.push_back({4, 64});
     shapes.append({{3, 128}, {3, 112}, {3, 96}});
   }
+  // Shorter blocks waste less of a diagonal.
+  if (columns <= 128 && !problem.hasMask)
+    shapes.push_back({3, 80});
   if (columns <= 128)
-    shapes.append({{3, 80}, {3, 64}});
+    shapes.push_back({3, 64});
   if (columns <= 192)
     shapes.append({{2, 96}, {2, 80}});
   shapes.append({{2, 64}, {2, 48}, {1, 64}, {2, 32}, {1, 48}, {1, 32}, {1, 16}});
@@ -227,8 +230,10 @@ static llvm::Expected<tile::GPUScheduleAttr> selectHopper(MLIRContext *context,
       return llvm::createStringError("stages expects a power of two for sm_90a, found " +
                                      std::to_string(overrides.stages));
     int64_t most = overrides.stages ? overrides.stages : 4, least = overrides.stages ? most : 2;
-    for (int64_t stages = most; stages >= least; stages /= 2)
-      for (bool ownOutput : {true, false}) {
+    // A buffer of its own for the output, so that the next tile's queries come early, is worth more than
+    // stages.
+    for (bool ownOutput : {true, false})
+      for (int64_t stages = most; stages >= least; stages /= 2) {
         auto schedule = tile::GPUScheduleAttr::get(
             context, target.name, GPUDotKind::WGMMA, shape.groups, shape.blockKv, stages,
             blocksPerSM, ownOutput && blocksPerSM > 0, /*lazy_rescale=*/8, /*value_slices=*/1,

@@ -533,6 +533,10 @@ void HopperLowering::ready(Value tile) {
   // Their blocks are read.
   for (Value t : tiles) {
     if (t == accumulator) {
+      // As soon as the last weights are used up, before the accumulator is rescaled: ptxas mixes it with the
+      // exponentials.
+      if (fragments.contains(weights))
+        pendingWeights = pack(registers(weights), element);
       arrive(barrier(rings[1].empty, slotOf(rings[1], back)), isLeadLane);
       back = e.add(back, 1);
     } else {
@@ -546,7 +550,8 @@ LogicalResult HopperLowering::lowerDot(tile::DotOp op) {
   if (op.getAcc()) {
     // Issued behind the next block's scores.
     ready(op.getAcc());
-    pendingWeights = pack(registers(op.getLhs()), element);
+    if (isFirstBlock)
+      pendingWeights = pack(registers(op.getLhs()), element);
     fragments[op] = registers(op.getAcc());
     return success();
   }
@@ -598,8 +603,10 @@ LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
   SmallVector<int64_t> counts = countCarried(op);
   for (auto [iter, result] : llvm::zip(op.getIterArgs(), yielded)) {
     auto dot = result.getDefiningOp<tile::DotOp>();
-    if (dot && dot.getAcc())
+    if (dot && dot.getAcc()) {
       accumulator = iter;
+      weights = dot.getLhs();
+    }
   }
   int64_t numWeights = blockKv() / 4;
 
@@ -612,6 +619,7 @@ LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
   };
   auto appendCursors = [&](Emitter::Values &state) { state.append({front, back}); };
   auto lowerBlock = [&](Value word) {
+    fragments.erase(weights);
     scalars.map(op.getBlockStart(), e.mul(e.shr(word, 8), blockKv()));
     isPartial = e.ne(classOf(word), int64_t(tile::BlockClass::Full));
     for (Operation &inner : body.without_terminator())
@@ -691,6 +699,7 @@ LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
             state, [&](ValueRange v) { return concerns(v[wordIndex]); },
             [&](ValueRange v) { return lowerBlock(bind(v)); });
         Value next = bind(state);
+        fragments.erase(weights);
         issueAccumulation(accumulator);
         ready(accumulator);
         Emitter::Values result;

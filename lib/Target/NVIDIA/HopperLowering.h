@@ -118,7 +118,8 @@ private:
   Cursor front, back;
   Value nextWord;
   Value accumulator;            // the loop-carried tile that the delayed product adds to
-  Registers pendingWeights;     // and its left operand
+  Value weights;                // its left operand,
+  Registers pendingWeights;     // and that as registers
   SmallVector<Value> inFlight;  // tiles that products are writing, in the order of issue
 };
 
