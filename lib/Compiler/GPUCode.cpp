@@ -27,6 +27,8 @@
 #include "llvm/Target/TargetMachine.h"
 #include "llvm/Target/TargetOptions.h"
 
+#include <thread>
+
 using namespace mlir;
 using namespace heed;
 
@@ -101,6 +103,29 @@ static GPUCode readAttributes(LLVM::LLVMFuncOp function, const GPUTarget &target
   }
   function->removeAttr("heed.gpu_code");
   return code;
+}
+
+/// Assembles all codes at the same time: most of a compilation is ptxas.
+static llvm::Error assemble(std::vector<GPUCode> &codes) {
+  std::vector<std::string> errors(codes.size());
+  auto assembleOne = [&](size_t i) {
+    auto cubin = assemblePTX(codes[i].ptx, codes[i].target.name);
+    if (cubin)
+      codes[i].cubin = std::move(*cubin);
+    else
+      errors[i] = llvm::toString(cubin.takeError());
+  };
+  std::vector<std::thread> threads;
+  for (size_t i = 1; i < codes.size(); ++i)
+    threads.emplace_back(assembleOne, i);
+  if (!codes.empty())
+    assembleOne(0);
+  for (std::thread &thread : threads)
+    thread.join();
+  for (std::string &error : errors)
+    if (!error.empty())
+      return llvm::createStringError(error);
+  return llvm::Error::success();
 }
 
 llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
@@ -185,18 +210,17 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
       return ptx.takeError();
     code.ptx = std::move(*ptx);
     note("PTX " + target.name);
-    if (kind == EmitKind::Object || kind == EmitKind::Cubin) {
-      auto cubin = assemblePTX(code.ptx, target.name);
-      if (!cubin)
-        return cubin.takeError();
-      code.cubin = std::move(*cubin);
-      note("ptxas " + target.name);
-    }
     bool isLast = !code.needsAligned;
     codes.push_back(std::move(code));
     if (isLast || isFallback || kind == EmitKind::PTX || kind == EmitKind::Cubin)
-      return codes;
+      break;
   }
+  if (kind == EmitKind::Object || kind == EmitKind::Cubin) {
+    if (llvm::Error error = assemble(codes))
+      return std::move(error);
+    note("ptxas " + target.name);
+  }
+  return codes;
 }
 
 //===----------------------------------------------------------------------===//
