@@ -279,10 +279,12 @@ HEED_EXPORT heed_status heed_run_packed(const heed_kernel *kernel, const heed_ca
  * ignored. */
 HEED_EXPORT heed_status heed_launch(const heed_kernel *kernel, const heed_call *call, void *stream);
 
-/* As heed_run_packed. */
+/* As heed_run_packed. `device` is the device that holds all data, if the caller knows it, which saves asking the
+ * driver about each address; -1: it is found out and checked. */
 HEED_EXPORT heed_status heed_launch_packed(const heed_kernel *kernel, const heed_call *call,
                                            void *const *data, const heed_value *params,
-                                           const heed_tensor *tensors, void *stream);
+                                           const heed_tensor *tensors, void *stream,
+                                           int32_t device);
 
 /* The number of devices, 0 without a driver (heed_last_error says why). */
 HEED_EXPORT int32_t heed_gpu_count(void);

@@ -98,7 +98,7 @@ def find_library(name: str, variable: str) -> str:
 def _load() -> ctypes.CDLL:
     library = ctypes.CDLL(find_library("libheed_runtime.so", "HEED_RUNTIME"))
     library.heed_run_packed.argtypes = [ctypes.c_void_p, *[ctypes.c_char_p] * 4]
-    library.heed_launch_packed.argtypes = [ctypes.c_void_p, *[ctypes.c_char_p] * 4, ctypes.c_void_p]
+    library.heed_launch_packed.argtypes = [ctypes.c_void_p, *[ctypes.c_char_p] * 4, ctypes.c_void_p, ctypes.c_int32]
     library.heed_gpu_count.restype = library.heed_gpu_capability.restype = ctypes.c_int32
     library.heed_gpu_capability.argtypes = [ctypes.c_int32]
     library.heed_select_gpu_code.argtypes = [ctypes.c_void_p, ctypes.c_int32]

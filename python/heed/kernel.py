@@ -107,7 +107,7 @@ class Kernel:
         What torch and CuPy free meanwhile is used again by later work on the same stream only, that is after the kernel;
         other streams are the user's to order (torch's Tensor.record_stream)."""
         words, tensors = self._pack(values, device) if values else (b"", b"")
-        if _heed_launch(self._address, call, addresses, words, tensors, stream) != 0:
+        if _heed_launch(self._address, call, addresses, words, tensors, stream, device) != 0:
             raise HeedError(_runtime.lib.heed_last_error().decode())
 
     def _pack(self, values: Sequence[Any], device: int | None) -> tuple[bytes, bytes]:

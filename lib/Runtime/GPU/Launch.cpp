@@ -8,8 +8,9 @@
 
 //
 // Everything that can be checked is checked before anything is launched. The way of a hot call is
-// short: it asks the driver for the context (twice), for each pointer (once), and encodes and
-// launches; nothing is allocated or locked.
+// short: it asks the driver for the context (twice), for each pointer (once, unless the caller
+// knows the device), encodes maps that the thread has not encoded lately, and launches; nothing is
+// allocated or locked.
 //
 //===----------------------------------------------------------------------===//
 
@@ -437,7 +438,27 @@ static heed_status launch(const heed_kernel &kernel, const heed_gpu_code &code,
   return HEED_OK;
 }
 
-extern "C" heed_status heed_launch(const heed_kernel *kernel, const heed_call *call, void *stream) {
+/// Finds the device that holds the query and checks that everything else is there too.
+static heed_status enterDeviceOf(const heed_kernel &kernel, const heed_call &call,
+                                 CurrentContext &context) {
+  Place place;
+  heed_status status;
+  if ((status = locate("query", call.query.data, place)))
+    return status;
+  if (place.kind == Place::Pageable)
+    return fail(HEED_INVALID_ARGUMENT,
+                "argument 'query': expected memory of a CUDA device, found host memory");
+  if ((status = context.enter(place.ordinal, place.kind != Place::OnDevice)))
+    return status;
+  int32_t ordinal = context->device->ordinal;
+  if ((status = checkPlace("query", call.query.data, place, ordinal)))
+    return status;
+  return checkPlaces(kernel, call, ordinal);
+}
+
+/// `ordinal`: the device that holds everything, or -1.
+static heed_status launchOn(const heed_kernel *kernel, const heed_call *call, void *stream,
+                            int32_t ordinal) {
   if (heed_status status = checkKernel(kernel))
     return status;
   if (!call)
@@ -450,19 +471,12 @@ extern "C" heed_status heed_launch(const heed_kernel *kernel, const heed_call *c
   if (problem.isEmpty())
     return HEED_OK;
 
-  Place place;
-  if ((status = start()) || (status = locate("query", call->query.data, place)))
-    return status;
-  if (place.kind == Place::Pageable)
-    return fail(HEED_INVALID_ARGUMENT,
-                "argument 'query': expected memory of a CUDA device, found host memory");
   CurrentContext context;
-  if ((status = context.enter(place.ordinal, place.kind != Place::OnDevice)))
+  if ((status = start()) ||
+      (status = ordinal < 0 ? enterDeviceOf(*kernel, *call, context)
+                            : context.enter(ordinal, /*anyDevice=*/false)))
     return status;
   const Device &device = *context->device;
-  if ((status = checkPlace("query", call->query.data, place, device.ordinal)) ||
-      (status = checkPlaces(*kernel, *call, device.ordinal)))
-    return status;
 
   const heed_gpu_code *code = nullptr;
   if ((status = selectCode(*kernel, *call, device, code)) ||
@@ -471,11 +485,16 @@ extern "C" heed_status heed_launch(const heed_kernel *kernel, const heed_call *c
   return launch(*kernel, *code, *call, problem, *context, static_cast<Stream>(stream));
 }
 
+extern "C" heed_status heed_launch(const heed_kernel *kernel, const heed_call *call, void *stream) {
+  return launchOn(kernel, call, stream, -1);
+}
+
 extern "C" heed_status heed_launch_packed(const heed_kernel *kernel, const heed_call *call,
                                           void *const *data, const heed_value *params,
-                                          const heed_tensor *tensors, void *stream) {
+                                          const heed_tensor *tensors, void *stream,
+                                          int32_t device) {
   return unpack(kernel, call, data, params, tensors,
-                [=](const heed_call &whole) { return heed_launch(kernel, &whole, stream); });
+                [=](const heed_call &whole) { return launchOn(kernel, &whole, stream, device); });
 }
 
 extern "C" const heed_gpu_code *heed_select_gpu_code(const heed_kernel *kernel, int32_t device) {

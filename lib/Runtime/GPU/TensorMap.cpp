@@ -10,6 +10,8 @@
 #include "../DType.h"
 #include "../Error.h"
 
+#include <string.h>
+
 using namespace heed::runtime;
 using namespace heed::runtime::cuda;
 
@@ -74,6 +76,25 @@ static int swizzleOf(int64_t rowBytes) {
   return rowBytes == 128 ? 3 : rowBytes == 64 ? 2 : rowBytes == 32 ? 1 : 0;
 }
 
+namespace {
+/// All that a map is made of, without padding.
+struct MapKey {
+  uint64_t address, extents[4], strides[3], box, dtype;
+};
+struct CachedMap {
+  MapKey key; // of address 0: none
+  TensorMap map;
+};
+} // namespace
+
+static constexpr unsigned numMapsOfThread = 32;
+static thread_local CachedMap mapsOfThread[numMapsOfThread];
+
+static unsigned hash(const MapKey &key) {
+  uint64_t mixed = (key.address >> 8) * 0x9e3779b97f4a7c15u ^ key.box * 0xc2b2ae3d27d4eb4fu;
+  return unsigned(mixed >> 32);
+}
+
 static Result encode(const heed_tensor &tensor, const heed_gpu_map &map, void *elsewhere,
                      TensorMap &encoded) {
   constexpr int interleaveNone = 0, l2Promotion256B = 3, fillZeros = 0;
@@ -94,11 +115,27 @@ static Result encode(const heed_tensor &tensor, const heed_gpu_map &map, void *e
         strides[i] = uint64_t(tensor.strides[2 - i] * size);
     }
   }
+  // A thread that calls a kernel again often has the same tensors: encoding costs more than finding out.
+  MapKey key = {uint64_t(reinterpret_cast<uintptr_t>(address)),
+                {extents[0], extents[1], extents[2], extents[3]},
+                {strides[0], strides[1], strides[2]},
+                uint64_t(map.box_columns) << 32 | uint64_t(map.box_rows),
+                uint64_t(tensor.dtype)};
+  CachedMap &cached = mapsOfThread[hash(key) % numMapsOfThread];
+  if (memcmp(&cached.key, &key, sizeof(key)) == 0) {
+    encoded = cached.map;
+    return success;
+  }
   uint32_t box[4] = {uint32_t(map.box_columns), uint32_t(map.box_rows), 1, 1};
   uint32_t elementStrides[4] = {1, 1, 1, 1};
-  return driver.tensorMapEncodeTiled(&encoded, mapType(tensor.dtype), 4, address, extents, strides,
-                                     box, elementStrides, interleaveNone,
-                                     swizzleOf(map.box_columns * size), l2Promotion256B, fillZeros);
+  Result result = driver.tensorMapEncodeTiled(
+      &encoded, mapType(tensor.dtype), 4, address, extents, strides, box, elementStrides,
+      interleaveNone, swizzleOf(map.box_columns * size), l2Promotion256B, fillZeros);
+  if (result == success) {
+    cached.key = key;
+    cached.map = encoded;
+  }
+  return result;
 }
 
 heed_status cuda::encodeMaps(const heed_kernel &kernel, const heed_gpu_code &code,

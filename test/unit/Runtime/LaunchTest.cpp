@@ -200,15 +200,15 @@ TEST_F(Gpu, Packed) {
                   call.output.data, nullptr,       nullptr};
   call.query.data = call.key.data = call.value.data = call.output.data = nullptr;
   call.params = nullptr;
-  ASSERT_EQ(heed_launch_packed(&c.kernel, &call, data, values, tensors, nullptr), HEED_OK)
+  ASSERT_EQ(heed_launch_packed(&c.kernel, &call, data, values, tensors, nullptr, -1), HEED_OK)
       << heed_last_error();
   const Launched &l = cuda().launches.at(0);
   EXPECT_EQ(l.args[HEED_ARG_QUERY], word(c.query.data()));
   EXPECT_EQ(l.args[HEED_ARG_PARAMS], -3);
   EXPECT_EQ(l.args[HEED_ARG_PARAMS + 1], word(slope));
-  EXPECT_EQ(heed_launch_packed(nullptr, &call, data, values, tensors, nullptr),
+  EXPECT_EQ(heed_launch_packed(nullptr, &call, data, values, tensors, nullptr, -1),
             HEED_INVALID_ARGUMENT);
-  EXPECT_EQ(heed_launch_packed(&c.kernel, nullptr, data, values, tensors, nullptr),
+  EXPECT_EQ(heed_launch_packed(&c.kernel, nullptr, data, values, tensors, nullptr, -1),
             HEED_INVALID_ARGUMENT);
   cuda().remove(slope);
 }
