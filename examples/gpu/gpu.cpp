@@ -253,6 +253,7 @@ int main(int argc, char **argv) {
 
   bool isRight = runOnCPU(p);
   if (heed_gpu_count() == 0) {
+    std::fflush(stdout);
     std::fprintf(stderr, "there is no GPU: %s\n", heed_last_error());
     return isRight ? 2 : EXIT_FAILURE;
   }
