@@ -5,8 +5,9 @@
     make demo        or        python examples/demo.py [NAME ...] [--output demo-out] [--threads N]
 
 Each kernel writes into poisoned memory; sampled rows of its result are compared with Heed's float64
-interpreter. Pictures of the block classes go to the output directory. Ends with status 1 if a check
-fails. HEED_BUILD names the build directory.
+interpreter. Where PyTorch sees an NVIDIA GPU the same is done there, and the table has a column for it.
+Pictures of the block classes go to the output directory. Ends with status 1 if a check fails.
+HEED_BUILD names the build directory.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ os.environ.setdefault("HEED_RUNTIME", str(BUILD / "lib" / "libheed_runtime.so"))
 os.environ.setdefault("HEED_LIBRARY", str(BUILD / "lib" / "libheed.so"))
 sys.path.insert(0, str(ROOT / "python"))
 
-from heed import aot, oracle  # noqa: E402
+from heed import HeedError, aot, gpu, oracle  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
@@ -120,10 +121,12 @@ class Outcome:
     seconds: float
     max_error: float
     relative_error: float
+    on_gpu: tuple[float, float] | None = None  # seconds and relative error
 
     @property
     def passed(self) -> bool:
-        return self.relative_error <= TOLERANCE[self.case.dtype]  # false for NaN
+        errors = [self.relative_error, *(self.on_gpu or ())[1:]]
+        return all(error <= TOLERANCE[self.case.dtype] for error in errors)  # false for NaN
 
     @property
     def gflops(self) -> float:
@@ -134,10 +137,10 @@ def program_of(case: Case) -> pathlib.Path:
     return ROOT / "examples" / f"{case.name}.heed"
 
 
-def compile_case(case: Case, directory: pathlib.Path) -> tuple[aot.Kernel, float]:
-    library = directory / f"{case.name}.so"
+def compile_case(case: Case, directory: pathlib.Path, target: str = "native") -> tuple[aot.Kernel, float]:
+    library = directory / f"{case.name}-{target}.so"
     start = time.perf_counter()
-    subprocess.run([str(BUILD / "bin" / "heedc"), str(program_of(case)), f"--dtype={case.dtype}",
+    subprocess.run([str(BUILD / "bin" / "heedc"), str(program_of(case)), f"--dtype={case.dtype}", f"--target={target}",
                     f"--head-dim={case.D}", "--emit=shared", f"--symbol={case.name}_demo", "-o", str(library)],
                    check=True)
     elapsed = time.perf_counter() - start
@@ -163,7 +166,44 @@ def extents_of(case: Case) -> dict[str, int]:
     return {"B": case.B, "Hq": case.Hq, "Hkv": case.Hkv, "Sq": case.S, "Skv": case.S, "D": case.D, "Dv": case.D}
 
 
-def run_case(case: Case, directory: pathlib.Path, threads: int) -> Outcome:
+def find_gpu() -> tuple[Any, str]:
+    """PyTorch and what to compile for its GPU; or None and why there is none to run on."""
+    try:
+        import torch
+    except ImportError:
+        return None, "PyTorch is not installed"
+    if not torch.cuda.is_available():
+        return None, "PyTorch sees none"
+    try:
+        return torch, gpu.target(torch.cuda.current_device())
+    except HeedError as error:
+        return None, str(error)
+
+
+def run_on_gpu(kernel: aot.Kernel, torch: Any, operands: list[np.ndarray], scale: float | None,
+               params: Params) -> tuple[np.ndarray, np.ndarray, float]:
+    """Output, LSE and seconds."""
+    bf16 = operands[0].dtype == np.uint16
+    arrays = [torch.from_numpy(x.view(np.int16) if bf16 else x).cuda() for x in operands]
+    arrays = [x.view(torch.bfloat16) if bf16 else x for x in arrays]
+    params = {name: torch.from_numpy(x).cuda() if isinstance(x, np.ndarray) else x for name, x in params.items()}
+    out = torch.full_like(arrays[0], float("nan"))
+    lse = torch.full(out.shape[:3], float("nan"), device="cuda")
+    call = lambda: kernel(*arrays, scale=scale, out=out, lse=lse, **params)  # noqa: E731
+    call()
+    times = []
+    for _ in range(20):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) * 1e-3)
+    out = out.cpu()
+    return (out.view(torch.int16).numpy().view(np.uint16) if bf16 else out.numpy()), lse.cpu().numpy(), float(np.median(times))
+
+
+def run_case(case: Case, directory: pathlib.Path, threads: int, torch: Any, gpu_target: str) -> Outcome:
     rng = np.random.default_rng(sum(map(ord, case.name)))
     kernel, compile_ms = compile_case(case, directory)
     draw = lambda heads: encode(rng.standard_normal((case.B, heads, case.S, case.D), np.float32), case.dtype)  # noqa: E731
@@ -182,18 +222,29 @@ def run_case(case: Case, directory: pathlib.Path, threads: int) -> Outcome:
     rows += [(0, 0, 0), (case.B - 1, case.Hq - 1, case.S - 1)]
     expected, expected_lse = oracle.rows(program_of(case), query, key, value, rows, params=params, scale=case.scale)
     at = tuple(np.array(rows).T)
-    error = np.abs(decode(out[at], case.dtype) - expected)
     empty = np.isinf(expected_lse)
-    lse_error = np.where(empty, np.where(lse[at] == expected_lse, 0, np.inf),
-                         np.abs(lse[at] - np.where(empty, 0, expected_lse)))
-    relative = float(np.linalg.norm(error) / max(float(np.linalg.norm(expected)), 1e-30))
-    if not (lse_error.max() < 1e-2 and np.isfinite(decode(out, case.dtype)).all()):
-        relative = float("nan")
+
+    def errors(out: np.ndarray, lse: np.ndarray) -> tuple[float, float]:
+        """The largest error and the relative one; NaN where the LSE is wrong or a number was not written."""
+        error = np.abs(decode(out[at], case.dtype) - expected)
+        lse_error = np.where(empty, np.where(lse[at] == expected_lse, 0, np.inf),
+                             np.abs(lse[at] - np.where(empty, 0, expected_lse)))
+        relative = float(np.linalg.norm(error) / max(float(np.linalg.norm(expected)), 1e-30))
+        if not (lse_error.max() < 1e-2 and np.isfinite(decode(out, case.dtype)).all()):
+            relative = float("nan")
+        return float(error.max()), relative
+
+    max_error, relative = errors(out, lse)
+    on_gpu = None
+    if torch:
+        gpu_kernel, _ = compile_case(case, directory, gpu_target)
+        *found, seconds = run_on_gpu(gpu_kernel, torch, [query, key, value], case.scale, params)
+        on_gpu = (seconds, errors(*found)[1])
 
     classes = oracle.classes(program_of(case), extents_of(case), block_q=kernel.block_shape[0],
                              block_kv=kernel.block_shape[1], params=params)
     return Outcome(case, kernel.target, compile_ms, classes, kernel.block_shape, unmasked_pairs(case, params),
-                   float(np.median(times)), float(error.max()), relative)
+                   float(np.median(times)), max_error, relative, on_gpu)
 
 
 # -- Pictures --------------------------------------------------------------------------------------
@@ -243,17 +294,20 @@ def draw_pictures(outcomes: list[Outcome], directory: pathlib.Path) -> pathlib.P
 # -- The table -------------------------------------------------------------------------------------
 
 def print_table(console: Console, outcomes: list[Outcome], threads: int) -> None:
+    on_gpu = outcomes[0].on_gpu is not None
     table = Table(title=f"Heed: {len(outcomes)} variants on {outcomes[0].target}, {threads} thread{'s'[:threads != 1]}",
                   caption="GFLOP/s counts the pairs that attend only, 4 D each. Errors are over "
                           f"{SAMPLES} sampled rows, against the float64 interpreter.")
     for title, justify in (("variant", "left"), ("model", "left"), ("shape", "left"), ("type", "left"),
                            ("compile", "right"), ("skipped", "right"), ("time", "right"), ("GFLOP/s", "right"),
-                           ("max error", "right"), ("relative", "right"), ("", "left")):
+                           ("max error", "right"), ("relative", "right"),
+                           *((("GPU", "right"), ("relative", "right")) if on_gpu else ()), ("", "left")):
         table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for o in outcomes:
         skipped = float(np.mean(o.classes == oracle.SKIPPED))
         table.add_row(o.case.name, o.case.model, o.case.shape, o.case.dtype, f"{o.compile_ms:.0f} ms", f"{skipped:.0%}",
                       f"{o.seconds * 1e3:.2f} ms", f"{o.gflops:.0f}", f"{o.max_error:.1e}", f"{o.relative_error:.1e}",
+                      *((f"{o.on_gpu[0] * 1e3:.3f} ms", f"{o.on_gpu[1]:.1e}") if o.on_gpu else ()),
                       "[green]ok[/]" if o.passed else "[bold red]WRONG[/]")
     console.print(table)
 
@@ -267,17 +321,20 @@ def main() -> int:
     unknown = set(options.names) - {case.name for case in CASES}
     if unknown:
         parser.error(f"unknown variant '{sorted(unknown)[0]}'")
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else 180)
     threads = options.threads or aot.get_num_threads()
     options.output.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
+    torch, gpu_target = find_gpu()
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="heed-demo-") as directory, console.status("") as status:
         for case in CASES:
             if not options.names or case.name in options.names:
                 status.update(f"{case.name}: {case.model}, {case.shape}, {case.dtype}")
-                outcomes.append(run_case(case, pathlib.Path(directory), threads))
+                outcomes.append(run_case(case, pathlib.Path(directory), threads, torch, gpu_target))
     print_table(console, outcomes, threads)
+    console.print(f"GPU: {torch.cuda.get_device_name()}, code for {gpu_target}." if torch
+                  else f"No column for a GPU: {gpu_target}.", soft_wrap=True)
     sheet = draw_pictures(outcomes, options.output)
     console.print(f"Pictures of the block classes: {sheet}. {time.perf_counter() - start:.0f} s.", soft_wrap=True)
     return 0 if all(outcome.passed for outcome in outcomes) else 1

@@ -300,6 +300,14 @@ llvm::Error heed::compile(MLIRContext &context, ArrayRef<const lang::Variant *> 
     return llvm::Error::success();
   }
 
+  bool isGPUText = kind == EmitKind::PTX || kind == EmitKind::Cubin;
+  if (isGPUText && options.gpuTargets.empty())
+    return llvm::createStringError("PTX and cubins are for GPU targets, such as sm_90a");
+  if (kind == EmitKind::Cubin && (options.gpuTargets.size() > 1 || variants.size() > 1))
+    return llvm::createStringError(
+        "a cubin holds one variant for one GPU target, found " + llvm::Twine(variants.size()) +
+        " and " + llvm::Twine(options.gpuTargets.size()) + ": write a file for each");
+
   llvm::LLVMContext llvmContext;
   std::unique_ptr<llvm::Module> linked;
   std::vector<KernelTable> tables(variants.size());
@@ -311,13 +319,13 @@ llvm::Error heed::compile(MLIRContext &context, ArrayRef<const lang::Variant *> 
         return codes.takeError();
       if (kind == EmitKind::PTX || kind == EmitKind::Asm)
         os << codes->front().ptx;
+      if (kind == EmitKind::Cubin && codes->front().cubin.empty())
+        return llvm::createStringError("no ptxas was found, which cubins are made with: install "
+                                       "the CUDA toolkit's, or set HEED_PTXAS to its path");
       if (kind == EmitKind::Cubin)
         os << codes->front().cubin;
       table.addGPUCode(std::move(*codes));
     }
-  bool isGPUText = kind == EmitKind::PTX || kind == EmitKind::Cubin;
-  if (isGPUText && options.gpuTargets.empty())
-    return llvm::createStringError("PTX and cubins are for GPU targets, such as sm_90a");
   if (isGPUText || (options.targets.empty() && kind != EmitKind::Object))
     return llvm::Error::success();
   // Best first: that is the order in which the runtime chooses.

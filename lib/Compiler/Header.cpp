@@ -58,6 +58,47 @@ static std::string literal(const lang::ScalarConstant &value) {
                                                                                     : text + ".0";
 }
 
+namespace {
+/// One way to call a kernel: on the CPU's threads or on a GPU's stream.
+struct Entry {
+  StringRef suffix;   // of the function's name
+  StringRef argument; // the last one, as C declares it
+  std::string comment;
+};
+} // namespace
+
+static void writeEntry(const Entry &entry, StringRef name,
+                       llvm::ArrayRef<const lang::Parameter *> params, llvm::raw_ostream &os) {
+  os << entry.comment << "static inline heed_status " << name << entry.suffix
+     << "(const heed_tensor *query, const heed_tensor *key,\n"
+     << "    const heed_tensor *value, heed_tensor *output, heed_tensor *lse, double scale,\n"
+     << "    ";
+  if (!params.empty())
+    os << "const " << name << "_params *params, ";
+  os << entry.argument << ") {\n"
+     << "  heed_call call;\n";
+  if (!params.empty()) {
+    os << "  heed_value values[" << params.size() << "];\n";
+    for (auto [i, parameter] : llvm::enumerate(params))
+      os << "  values[" << i << "]."
+         << (parameter->isTensor() ? "tensor"
+             : isFloat(*parameter) ? "f"
+                                   : "i")
+         << " = params->" << parameter->name << ";\n";
+  }
+  os << "  memset(&call, 0, sizeof call);\n"
+     << "  call.query = *query;\n  call.key = *key;\n  call.value = *value;\n  call.output = "
+        "*output;\n"
+     << "  if (lse)\n    call.lse = *lse;\n"
+     << "  call.scale = scale;\n"
+     << "  call.params = " << (params.empty() ? "NULL" : "values") << ";\n";
+  if (entry.suffix.empty())
+    os << "  call.num_threads = threads;\n"
+       << "  return heed_run(&" << name << "_kernel, &call);\n}\n\n";
+  else
+    os << "  return heed_launch(&" << name << "_kernel, &call, stream);\n}\n\n";
+}
+
 static void writeKernel(const lang::Variant &variant, const CompileOptions &options,
                         llvm::raw_ostream &os) {
   std::string name = defaultSymbol(variant, options);
@@ -67,12 +108,15 @@ static void writeKernel(const lang::Variant &variant, const CompileOptions &opti
   for (const lang::Parameter &parameter : variant.params)
     if (!parameter.isConst)
       params.push_back(&parameter);
+  llvm::SmallVector<StringRef> targets;
+  for (const CPUTarget &target : options.targets)
+    targets.push_back(target.name);
+  for (const GPUTarget &target : options.gpuTargets)
+    targets.push_back(target.name);
 
   os << "/* Variant '" << variant.name << "' (" << variant.loc.file << ":" << variant.loc.line
-     << "), compiled for";
-  for (const CPUTarget &target : options.targets)
-    os << (&target == &options.targets.front() ? " " : ", ") << target.name;
-  os << ". */\nextern const heed_kernel " << name << "_kernel;\n\n";
+     << "), compiled for " << llvm::join(targets, ", ") << ". */\nextern const heed_kernel " << name
+     << "_kernel;\n\n";
   if (!params.empty()) {
     os << "/* The parameters of variant '" << variant.name << "'. */\ntypedef struct " << name
        << "_params {\n";
@@ -94,44 +138,36 @@ static void writeKernel(const lang::Variant &variant, const CompileOptions &opti
          << ";\n";
     os << "  return params;\n}\n\n";
   }
-  os << "/* Attention forward of variant '" << variant.name << "'.\n"
-     << " *   query   (B, Hq, Sq, " << options.headDim << ")     " << type << "\n"
-     << " *   key     (Bkv, Hkv, Skv, " << options.headDim << ")  " << type
-     << "; Bkv is B or 1, Hq a multiple of Hkv\n"
-     << " *   value   (Bkv, Hkv, Skv, " << valueDim << ")  " << type << "\n"
-     << " *   output  (B, Hq, Sq, " << valueDim << ")     " << type << ", written\n"
-     << " *   lse     (B, Hq, Sq)          f32, written: log-sum-exp of each row; NULL: not "
-        "wanted\n"
-     << " *   scale   factor of query x key; NAN: 1/sqrt(" << options.headDim << ")\n"
-     << " *   threads number of threads; 0: heed_get_num_threads()\n"
-     << " * The last stride of query, key, value and output is 1, all others are free. Returns "
-        "HEED_OK, or a status\n"
-     << " * with heed_last_error() saying which argument is wrong; then nothing was written. */\n"
-     << "static inline heed_status " << name
-     << "(const heed_tensor *query, const heed_tensor *key,\n"
-     << "    const heed_tensor *value, heed_tensor *output, heed_tensor *lse, double scale,\n"
-     << "    ";
-  if (!params.empty())
-    os << "const " << name << "_params *params, ";
-  os << "int32_t threads) {\n"
-     << "  heed_call call;\n";
-  if (!params.empty()) {
-    os << "  heed_value values[" << params.size() << "];\n";
-    for (auto [i, parameter] : llvm::enumerate(params))
-      os << "  values[" << i << "]."
-         << (parameter->isTensor() ? "tensor"
-             : isFloat(*parameter) ? "f"
-                                   : "i")
-         << " = params->" << parameter->name << ";\n";
-  }
-  os << "  memset(&call, 0, sizeof call);\n"
-     << "  call.query = *query;\n  call.key = *key;\n  call.value = *value;\n  call.output = "
-        "*output;\n"
-     << "  if (lse)\n    call.lse = *lse;\n"
-     << "  call.scale = scale;\n"
-     << "  call.params = " << (params.empty() ? "NULL" : "values") << ";\n"
-     << "  call.num_threads = threads;\n"
-     << "  return heed_run(&" << name << "_kernel, &call);\n}\n\n";
+  std::string operands;
+  llvm::raw_string_ostream(operands)
+      << " *   query   (B, Hq, Sq, " << options.headDim << ")     " << type << "\n"
+      << " *   key     (Bkv, Hkv, Skv, " << options.headDim << ")  " << type
+      << "; Bkv is B or 1, Hq a multiple of Hkv\n"
+      << " *   value   (Bkv, Hkv, Skv, " << valueDim << ")  " << type << "\n"
+      << " *   output  (B, Hq, Sq, " << valueDim << ")     " << type << ", written\n"
+      << " *   lse     (B, Hq, Sq)          f32, written: log-sum-exp of each row; NULL: not "
+         "wanted\n"
+      << " *   scale   factor of query x key; NAN: 1/sqrt(" << options.headDim << ")\n";
+  std::string first = "/* Attention forward of variant '" + variant.name.str() + "'";
+  std::string layout = " * The last stride of query, key, value and output is 1, all others are "
+                       "free. Returns HEED_OK, or a status\n"
+                       " * with heed_last_error() saying which argument is wrong; then nothing "
+                       "was written";
+  // An object without code for CPUs has no entry for them: it could only fail.
+  if (!options.targets.empty())
+    writeEntry({"", "int32_t threads",
+                first + ".\n" + operands +
+                    " *   threads number of threads; 0: heed_get_num_threads()\n" + layout +
+                    ". */\n"},
+               name, params, os);
+  if (!options.gpuTargets.empty())
+    writeEntry({"_launch", "void *stream",
+                first + " on an NVIDIA GPU: returns when it is queued.\n" + operands +
+                    " *   stream  a CUstream or cudaStream_t of the GPU that holds the tensors, "
+                    "captured ones too; NULL:\n"
+                    " *           the legacy default stream. May be captured into a CUDA graph\n" +
+                    layout + ". */\n"},
+               name, params, os);
 }
 
 void heed::writeHeader(llvm::ArrayRef<const lang::Variant *> variants,

@@ -214,12 +214,44 @@ def test_several_variants_in_one_object(tmp_path: pathlib.Path) -> None:
     assert "a_f32_d8_kernel" in header and "b_f32_d8_kernel" in header
 
 
+def test_header_of_a_kernel_for_gpus(tmp_path: pathlib.Path) -> None:
+    """An entry for each kind of code that the object has, valid C and C++, and no other."""
+    source = tmp_path / "x.heed"
+    source.write_text("variant x(slope: f32[Hq], cap: f32 = 2.0) { score_mod(s, b, h, q, kv) { return s * cap + slope[h] } }\n"
+                      "variant y { mask_mod(b, h, q, kv) { return q >= kv } }\n")
+    for targets, cpu, gpu in (("native", True, False), ("sm_80,native", True, True), ("sm_80", False, True)):
+        result = _compile(tmp_path, source, "--head-dim=16", "--dtype=f16", f"--target={targets}", "--header=x.h")
+        assert result.returncode == 0, result.stderr
+        header = (tmp_path / "x.h").read_text()
+        assert ("heed_status x_f16_d16(" in header) == ("heed_status y_f16_d16(" in header) == cpu
+        assert ("heed_status x_f16_d16_launch(" in header) == ("heed_status y_f16_d16_launch(" in header) == gpu
+        assert ("sm_80" in header) == gpu and ("int32_t threads" in header) == cpu and ("void *stream" in header) == gpu
+        calls = [f"int {kind}(const heed_tensor *q, heed_tensor *o, void *last) {{ x_f16_d16_params p = x_f16_d16_default_params();"
+                 f" return x_f16_d16{suffix}(q, q, q, o, o, NAN, &p, {last}) + y_f16_d16{suffix}(q, q, q, o, NULL, 1.0, {last}); }}\n"
+                 for kind, suffix, last, exists in (("cpu", "", "last != NULL", cpu), ("gpu", "_launch", "last", gpu)) if exists]
+        for language, standard in (("c", "c99"), ("c++", "c++11")):
+            (tmp_path / "use.c").write_text('#include "x.h"\n' + "".join(calls))
+            compiled = subprocess.run(["cc", "-x", language, f"-std={standard}", "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsyntax-only",
+                                       "-I", ROOT / "include", "use.c"], cwd=tmp_path, capture_output=True, text=True)
+            assert compiled.returncode == 0, compiled.stderr
+
+
+def test_what_is_no_cubin(tmp_path: pathlib.Path) -> None:
+    for targets, expected in (("native", "GPU targets"), ("sm_80,sm_90a", "one variant for one GPU target, found 1 and 2")):
+        _refused(_compile(tmp_path, CAUSAL, "--head-dim=64", f"--target={targets}", emit="cubin"), expected)
+    _refused(_compile(tmp_path, CAUSAL, "--head-dim=64", emit="ptx"), "GPU targets")
+    result = subprocess.run([HEEDC, CAUSAL, "--head-dim=64", "--emit=cubin", "--target=sm_80", "-o", "x"], cwd=tmp_path,
+                            env={**os.environ, "HEED_PTXAS": ""}, capture_output=True, text=True)
+    assert result.returncode == 1 and "no ptxas" in result.stderr and "HEED_PTXAS" in result.stderr
+    _nothing_in(tmp_path)
+
+
 def test_check_and_targets(tmp_path: pathlib.Path) -> None:
     result = run_heedc(CAUSAL, "--check", cwd=tmp_path)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     _nothing_in(tmp_path)
     listed = run_heedc("--list-targets").stdout
-    assert listed.count("(native)") == 1 and "aarch64" in listed
+    assert listed.count("(native)") == 1 and "aarch64" in listed and re.search(r"^sm_90a +Hopper", listed, re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.heed")), ids=lambda path: path.stem)

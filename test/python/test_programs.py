@@ -1,9 +1,11 @@
 # Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-"""The C and C++ programs of examples/, built as their comments say."""
+"""The C and C++ programs of examples/, built as their comments say. The one for GPUs runs here until it needs one;
+test/gpu runs the rest of it."""
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
 import shutil
@@ -16,10 +18,10 @@ LINK = ("-L", BUILD / "lib", "-lheed_runtime", f"-Wl,-rpath,{BUILD / 'lib'}", "-
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-pedantic")
 
 
-def _kernel(directory: pathlib.Path, example: str, symbol: str, dtype: str, head_dim: int) -> pathlib.Path:
-    output = directory / f"{symbol}.o"
+def _kernel(directory: pathlib.Path, example: str, name: str, dtype: str, head_dim: int, *options: str) -> pathlib.Path:
+    output = directory / f"{name}.o"
     result = run_heedc(ROOT / "examples" / f"{example}.heed", f"--dtype={dtype}", f"--head-dim={head_dim}",
-                       f"--symbol={symbol}", "-o", output, f"--header={directory / symbol}.h")
+                       *(options or (f"--symbol={name}",)), "-o", output, f"--header={directory / name}.h")
     assert result.returncode == 0, result.stderr
     return output
 
@@ -56,3 +58,17 @@ def test_server(tmp_path: pathlib.Path, compiler: str) -> None:
         assert "16 requests" in output and "tokens/s" in output
     needed = _run("ldd", tmp_path / "server")
     assert "libheed_runtime" in needed and "LLVM" not in needed and "python" not in needed
+
+
+@pytest.mark.parametrize("compiler", ("c++", "clang++-22"))
+def test_gpu(tmp_path: pathlib.Path, compiler: str) -> None:
+    if not shutil.which(compiler):
+        pytest.skip(f"no {compiler}")
+    _run(compiler, "-std=c++17", *WARNINGS, "-O1", "-I", tmp_path, "-I", ROOT / "include", ROOT / "examples/gpu/gpu.cpp",
+         _kernel(tmp_path, "alibi", "alibi", "bf16", 128, "--target=sm_90a,sm_80,native"), *LINK, "-ldl", "-o", tmp_path / "gpu")
+    result = subprocess.run([tmp_path / "gpu", "300"], capture_output=True, text=True, timeout=300,
+                            env={**os.environ, "HEED_CUDA_DRIVER": "/nowhere/libcuda.so.1"})
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert re.fullmatch(r"CPU: largest error of 8 rows \d\.\de-\d+: ok\n", result.stdout)
+    assert result.stderr.startswith("there is no GPU: ") and "/nowhere/libcuda.so.1" in result.stderr
+    assert result.stderr.count("\n") == 1

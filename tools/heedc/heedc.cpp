@@ -38,8 +38,9 @@ cl::OptionCategory category("heedc options");
 cl::opt<std::string> inputPath(cl::Positional, cl::desc("FILE.heed"), cl::cat(category));
 cl::list<std::string> targetNames("target", cl::CommaSeparated, cl::cat(category),
                                   cl::value_desc("name,..."),
-                                  cl::desc("CPU levels and GPUs to compile for (default: native); "
-                                           "several share one object, which chooses when it runs"));
+                                  cl::desc("CPU levels and GPUs to compile for (default: native, this "
+                                           "CPU's level); several share one object, which chooses "
+                                           "when it runs"));
 cl::opt<std::string> tune("tune", cl::cat(category), cl::value_desc("options"),
                           cl::desc("Schedule of GPU kernels: block_kv=N,groups=N,stages=N,"
                                    "blocks_per_sm=N,tf32,strict_math"));
@@ -55,8 +56,8 @@ cl::opt<Action>
                       clEnumValN(Action::Tile, "tile", "the algorithm in the tile dialect"),
                       clEnumValN(Action::LLVM, "llvm", "optimized LLVM IR"),
                       clEnumValN(Action::Asm, "asm", "assembly"),
-                      clEnumValN(Action::PTX, "ptx", "PTX of GPU targets"),
-                      clEnumValN(Action::Cubin, "cubin", "a cubin of a GPU target (needs ptxas)"),
+                      clEnumValN(Action::PTX, "ptx", "PTX for GPUs"),
+                      clEnumValN(Action::Cubin, "cubin", "a cubin for one GPU (needs ptxas)"),
                       clEnumValN(Action::Object, "obj", "an object file (default)"),
                       clEnumValN(Action::Shared, "shared", "a shared library")));
 cl::opt<std::string> outputPath("o", cl::cat(category), cl::value_desc("file"),
@@ -73,7 +74,7 @@ cl::list<std::string> defines("D", cl::Prefix, cl::cat(category), cl::value_desc
 cl::opt<bool> format("format", cl::cat(category),
                      cl::desc("Write the file in canonical layout and stop"));
 cl::opt<bool> checkOnly("check", cl::cat(category), cl::desc("Report errors and stop"));
-cl::opt<bool> listTargets("list-targets", cl::cat(category), cl::desc("List CPU levels and stop"));
+cl::opt<bool> listTargets("list-targets", cl::cat(category), cl::desc("List CPU levels and GPUs, and stop"));
 cl::opt<bool> verbose("v", cl::cat(category), cl::desc("Report the time of each phase"));
 
 int fail(const llvm::Twine &message) {
@@ -303,7 +304,9 @@ int main(int argc, char **argv) {
   cl::ParseCommandLineOptions(argc, argv,
                               "heedc: compiles attention variants ahead of time\n\n"
                               "  heedc alibi.heed --target=native --dtype=bf16 --head-dim=128 -o "
-                              "alibi.o --header=alibi.h\n");
+                              "alibi.o --header=alibi.h\n"
+                              "  heedc alibi.heed --target=sm_90a,sm_80,native --dtype=bf16 "
+                              "--head-dim=128 -o alibi.o --header=alibi.h\n");
   if (listTargets)
     return printTargets();
   if (inputPath.empty())
