@@ -33,3 +33,60 @@ func.func @row_addend(%q: !t, %k: !k, %v: !k, %scale: f32, %slope: !s) -> (!t, !
   %o, %lse, %max = attn.forward @alibi(%q, %k, %v) scale(%scale) captures(%slope) : (!t, !k, !k, !s) -> (!t, !lse)
   return %o, %lse, %max : !t, !lse, !lse
 }
+
+// -----
+
+!lse = !attn.tensor<[B, Hq, Sq], f32>
+!t = !attn.tensor<[B, Hq, Sq, 16], bf16>
+!k = !attn.tensor<[B, Hkv, Skv, 16], bf16>
+!bias = !attn.tensor<[Skv], f32>
+
+attn.variant @biased(%bias: !bias {attn.name = "bias"}) {
+  attn.score(%s, %b, %h, %q, %kv) {
+    %x = attn.load %bias[%kv] : !bias
+    %r = arith.addf %s, %x : f32
+    attn.yield %r : f32
+  }
+}
+// An addend of columns is read once for both rows of a thread: 4 columns.
+// CHECK-LABEL: llvm.func @column_addend(
+// CHECK:         "setmaxnreg.inc
+// CHECK:         "wgmma.wait_group.sync.aligned 0;"
+// CHECK-COUNT-4: "{ mov.b32 $0, 0; @$2 ld.global.nc.f32 $0, [$1]; }"
+// CHECK-NOT:     ld.global.nc
+// CHECK:         arith.maxnumf
+func.func @column_addend(%q: !t, %k: !k, %v: !k, %scale: f32, %bias: !bias) -> (!t, !lse, !lse) {
+  %o, %lse, %max = attn.forward @biased(%q, %k, %v) scale(%scale) captures(%bias) : (!t, !k, !k, !bias) -> (!t, !lse)
+  return %o, %lse, %max : !t, !lse, !lse
+}
+
+// -----
+
+!lse = !attn.tensor<[B, Hq, Sq], f32>
+!t = !attn.tensor<[B, Hq, Sq, 16], bf16>
+!k = !attn.tensor<[B, Hkv, Skv, 16], bf16>
+
+attn.variant @softcap() {
+  attn.score(%s, %b, %h, %q, %kv) {
+    %cap = arith.constant 5.0e+01 : f32
+    %x = arith.divf %s, %cap : f32
+    %y = math.tanh %x : f32
+    %r = arith.mulf %y, %cap : f32
+    attn.yield %r : f32
+  }
+}
+// Any other function is evaluated for each element, between its product and the mask.
+// CHECK-LABEL: llvm.func @general(
+// CHECK:         "setmaxnreg.inc
+// CHECK:         "wgmma.wait_group.sync.aligned 0;"
+// CHECK:         %[[SCALED:.+]] = arith.mulf %[[SCORE:.+]], %[[SCALE:.+]] : f32
+// CHECK-NEXT:    %[[X:.+]] = arith.divf %[[SCALED]], %[[CAP:.+]] : f32
+// CHECK-NEXT:    %[[Y:.+]] = math.tanh %[[X]]
+// CHECK-NEXT:    arith.mulf %[[Y]], %[[CAP]]
+// CHECK-COUNT-7: math.tanh
+// CHECK-NOT:     math.tanh
+// CHECK:         scf.if
+func.func @general(%q: !t, %k: !k, %v: !k, %scale: f32) -> (!t, !lse, !lse) {
+  %o, %lse, %max = attn.forward @softcap(%q, %k, %v) scale(%scale) : (!t, !k, !k) -> (!t, !lse)
+  return %o, %lse, %max : !t, !lse, !lse
+}
