@@ -179,6 +179,8 @@ class Kernel:
             return np.full(32, int(text.rstrip("U"), 0) & 0xFFFFFFFFFFFFFFFF, U)
         if text == "%tid.x":
             return (LANES + w.first).astype(U)
+        if text == "%laneid":
+            return LANES.astype(U)
         if text == "%ctaid.x":
             return np.full(32, self.block, U)
         if text == "%nctaid.x":

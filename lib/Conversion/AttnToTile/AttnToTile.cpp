@@ -272,6 +272,18 @@ private:
     return chain;
   }
 
+  /// Whether an op of a stage needs a value of the stage that `mapping` lacks.
+  static bool usesUnmapped(Operation &op, const IRMapping &mapping) {
+    return op
+        .walk([&](Operation *inner) {
+          bool isUnmapped = llvm::any_of(inner->getOperands(), [&](Value operand) {
+            return operand.getParentBlock() == op.getBlock() && !mapping.contains(operand);
+          });
+          return isUnmapped ? WalkResult::interrupt() : WalkResult::advance();
+        })
+        .wasInterrupted();
+  }
+
   Value emitScore(Value s, Value firstQ, Value firstKv, Value scale) {
     auto score = variant.getStage<attn::ScoreOp>();
     if (!score)
@@ -294,7 +306,9 @@ private:
     Value sum = block.getArgument(0), partOfSum = score.getScore();
     for (Operation &inner : score.getBodyBlock()->without_terminator()) {
       if (!llvm::is_contained(addends, &inner)) {
-        b.clone(inner, mapping);
+        // What uses the score beside its sum does not matter: the sum would depend on it.
+        if (!usesUnmapped(inner, mapping))
+          b.clone(inner, mapping);
         continue;
       }
       unsigned side = inner.getOperand(0) == partOfSum ? 1 : 0;

@@ -60,6 +60,9 @@ LogicalResult HopperLowering::collect() {
   }
   if (!loop || !queryTile || !outputStore)
     return kernel.emitError("expects queries, a loop over keys and an output for sm_90a");
+  if (int64_t(loop.getStep()) != blockKv())
+    return loop.emitError("expects the schedule's block_kv as its step for sm_90a, ")
+           << loop.getStep() << " is not " << blockKv();
   // Blocks are needed first by the products whose results are worked on.
   SmallVector<Ring> accumulated;
   for (auto load : loop.getBodyBlock()->getOps<tile::LoadOp>()) {

@@ -70,25 +70,100 @@ attn.variant @alibi(%slope: !attn.tensor<[Hq], f32> {attn.name = "slope"}) {
   }
 }
 
-// With a score stage the scale comes before it, and the factor is log2(e).
-// CHECK-LABEL: tile.kernel @biased
+// A score stage that only adds: the scale is in the query's sign and the factor as if there were none, and addends are
+// divided by its size, which is not 0.
+// CHECK-LABEL: tile.kernel @additive
 // CHECK-SAME:    "scale" %[[SCALE:.+]]: f32, "slope" %[[SLOPE:.+]]: !attn.tensor<[Hq], f32>) parallel (%{{.+}}, %[[H:.+]], %{{.+}})
 // CHECK:       %[[H32:.+]] = arith.index_cast %[[H]] : index to i32
-// CHECK-NOT:   tile.scale %
-// CHECK:       %[[LOG2E:.+]] = arith.constant 1.44269502 : f32
-// CHECK-NOT:   tile.scale %
+// CHECK:       %[[SIGN:.+]] = math.copysign %{{.+}}, %[[SCALE]]
+// CHECK:       tile.scale %{{.+}} by %[[SIGN]]
+// CHECK:       %[[LEAST:.+]] = arith.constant 9.99999968E-21 : f32
+// CHECK:       %[[SIZE:.+]] = arith.maximumf %{{.+}}, %[[LEAST]]
+// CHECK:       %[[FACTOR:.+]] = arith.mulf %[[SIZE]], %{{.+}}
+// CHECK:       %[[INVERSE:.+]] = arith.divf %{{.+}}, %[[SIZE]]
 // CHECK:       tile.for_kv %[[KV:[^,]+]],
 // CHECK:         %[[S:.+]] = tile.dot
 // CHECK-NEXT:    %[[MAP:.+]] = tile.map %[[S]] at (%{{.+}}, %[[KV]]) : !tile.tile<64x128xf32> (%[[X:.+]], %[[QI:.+]], %[[KI:.+]]) {
-// CHECK-NEXT:      %[[XS:.+]] = arith.mulf %[[X]], %[[SCALE]]
 // CHECK-NEXT:      attn.load %[[SLOPE]][%[[H32]]]
 // CHECK-NEXT:      arith.subi %[[KI]], %[[QI]]
-// CHECK:           arith.addf %[[XS]]
-// CHECK-NEXT:      tile.yield
+// CHECK:           %[[BIAS:.+]] = arith.mulf
+// CHECK-NEXT:      %[[ADDEND:.+]] = arith.mulf %[[BIAS]], %[[INVERSE]]
+// CHECK-NEXT:      %[[SUM:.+]] = arith.addf %[[X]], %[[ADDEND]]
+// CHECK-NEXT:      tile.yield %[[SUM]]
 // CHECK:         tile.mask %[[MAP]]
-// CHECK-NEXT:    tile.online_softmax {{.*}} factor %[[LOG2E]]
-func.func @biased(%q: !q, %k: !k, %v: !v, %scale: f32, %slope: !attn.tensor<[Hq], f32>) -> (!o, !lse, !lse) {
+// CHECK-NEXT:    tile.online_softmax {{.*}} factor %[[FACTOR]]
+// CHECK:       tile.normalize {{.*}} factor %[[FACTOR]]
+func.func @additive(%q: !q, %k: !k, %v: !v, %scale: f32, %slope: !attn.tensor<[Hq], f32>) -> (!o, !lse, !lse) {
   %o, %l, %max = attn.forward @alibi(%q, %k, %v) scale(%scale) captures(%slope)
     : (!q, !k, !v, !attn.tensor<[Hq], f32>) -> (!o, !lse)
+  return %o, %l, %max : !o, !lse, !lse
+}
+
+attn.variant @biases(%x: f32 {attn.name = "x"}, %y: f32 {attn.name = "y"}) {
+  attn.score(%s, %b, %h, %q, %kv) {
+    %unused = arith.mulf %s, %x : f32
+    %t = arith.addf %x, %s : f32
+    %f = arith.sitofp %kv : i32 to f32
+    %u = arith.mulf %f, %y : f32
+    %r = arith.subf %t, %u : f32
+    attn.yield %r : f32
+  }
+}
+
+// Sums of several things, in their order, on either side. What does not matter is left out.
+// CHECK-LABEL: tile.kernel @sums
+// CHECK:       %[[INVERSE:.+]] = arith.divf
+// CHECK:       tile.for_kv
+// CHECK:         tile.map {{.*}} (%[[S:.+]], %{{.+}}, %{{.+}}) {
+// CHECK-NEXT:      %[[A:.+]] = arith.mulf %{{.+}}, %[[INVERSE]]
+// CHECK-NEXT:      %[[T:.+]] = arith.addf %[[S]], %[[A]]
+// CHECK-NEXT:      arith.sitofp
+// CHECK-NEXT:      %[[U:.+]] = arith.mulf
+// CHECK-NEXT:      %[[B:.+]] = arith.mulf %[[U]], %[[INVERSE]]
+// CHECK-NEXT:      %[[R:.+]] = arith.subf %[[T]], %[[B]]
+// CHECK-NEXT:      tile.yield %[[R]]
+func.func @sums(%q: !q, %k: !k, %v: !v, %scale: f32, %x: f32, %y: f32) -> (!o, !lse, !lse) {
+  %o, %l, %max = attn.forward @biases(%q, %k, %v) scale(%scale) captures(%x, %y) : (!q, !k, !v, f32, f32) -> (!o, !lse)
+  return %o, %l, %max : !o, !lse, !lse
+}
+
+attn.variant @softcap(%cap: f32 {attn.name = "cap"}) {
+  attn.score(%s, %b, %h, %q, %kv) {
+    %x = arith.divf %s, %cap : f32
+    %y = math.tanh %x : f32
+    %r = arith.mulf %y, %cap : f32
+    attn.yield %r : f32
+  }
+}
+
+// Any other score stage: the scale comes before it, and the factor is log2(e).
+// CHECK-LABEL: tile.kernel @general
+// CHECK-SAME:    "scale" %[[SCALE:.+]]: f32, "cap" %[[CAP:.+]]: f32)
+// CHECK-NOT:   tile.scale %
+// CHECK:       %[[LOG2E:.+]] = arith.constant 1.44269502 : f32
+// CHECK-NOT:   tile.scale %
+// CHECK:       tile.for_kv
+// CHECK:         tile.map {{.*}} (%[[X:.+]], %{{.+}}, %{{.+}}) {
+// CHECK-NEXT:      %[[XS:.+]] = arith.mulf %[[X]], %[[SCALE]]
+// CHECK-NEXT:      arith.divf %[[XS]], %[[CAP]]
+// CHECK:         tile.online_softmax {{.*}} factor %[[LOG2E]]
+func.func @general(%q: !q, %k: !k, %v: !v, %scale: f32, %cap: f32) -> (!o, !lse, !lse) {
+  %o, %l, %max = attn.forward @softcap(%q, %k, %v) scale(%scale) captures(%cap) : (!q, !k, !v, f32) -> (!o, !lse)
+  return %o, %l, %max : !o, !lse, !lse
+}
+
+// The sum of a score and something of it is not such a stage.
+// CHECK-LABEL: tile.kernel @both
+// CHECK-NOT:   tile.scale %
+// CHECK:       tile.yield
+attn.variant @twice() {
+  attn.score(%s, %b, %h, %q, %kv) {
+    %x = arith.mulf %s, %s : f32
+    %r = arith.addf %s, %x : f32
+    attn.yield %r : f32
+  }
+}
+func.func @both(%q: !q, %k: !k, %v: !v, %scale: f32) -> (!o, !lse, !lse) {
+  %o, %l, %max = attn.forward @twice(%q, %k, %v) scale(%scale) : (!q, !k, !v) -> (!o, !lse)
   return %o, %l, %max : !o, !lse, !lse
 }

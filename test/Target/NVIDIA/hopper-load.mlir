@@ -1,0 +1,50 @@
+// tile.load on sm_90a: bulk copies of boxes of 64 columns, with a barrier that counts bytes.
+// RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile{block-kv=32 narrow-weights},tile.kernel(tile-select-gpu-schedule{target=sm_90a overrides=block_kv=32,groups=1,stages=2}),tile-to-nvidia)" | FileCheck %s
+
+!lse = !attn.tensor<[B, Hq, Sq], f32>
+!t = !attn.tensor<[B, Hq, Sq, 128], f16>
+!k = !attn.tensor<[B, Hkv, Skv, 128], f16>
+attn.variant @dense() {}
+
+// Tensor maps of queries, keys, values and output, then the argument block.
+// CHECK-LABEL: llvm.func @f(%arg0: !llvm.ptr {llvm.align = 128 : i64, llvm.byval = !llvm.array<128 x i8>, nvvm.grid_constant}, %arg1: {{.*}}, %arg4: !llvm.ptr {llvm.align = 8 : i64, llvm.byval = !llvm.array<34 x i64>
+// CHECK:         "setmaxnreg.dec
+
+// Keys of the first block, ahead of the queries: wait for the slot, store the word of the block behind, expect
+// 32 x 256 bytes, copy two boxes.
+// CHECK:         "{ .reg .pred done; again: mbarrier.try_wait.parity.shared::cta.b64 done, [$0], $1, 0x989680; @done bra.uni passed; bra.uni again; passed: }"
+// CHECK-NEXT:    scf.if
+// CHECK:           "st.shared.b32 [$0], $1;"
+// CHECK:           %[[KEY_BYTES:.+]] = arith.constant 8192 : i32
+// CHECK-NEXT:      {{.*}}"mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r" %[[FULL:.+]], %[[KEY_BYTES]]
+// A head and a batch of stride 0 have extent 1 in the map.
+// CHECK:           %[[HEAD_STRIDE:.+]] = llvm.load
+// CHECK:           %[[IS_BROADCAST:.+]] = arith.cmpi eq, %[[HEAD_STRIDE]], %{{.+}} : i64
+// CHECK:           %[[HEAD:.+]] = arith.select %[[IS_BROADCAST]], %{{.+}}, %{{.+}} : i32
+// CHECK:           %[[BATCH:.+]] = arith.select
+// CHECK:           %[[COLUMN0:.+]] = arith.constant 0 : i32
+// CHECK-NEXT:      {{.*}}"cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [$0], [$1, {$2, $3, $4, $5}], [$6];", "r,l,r,r,r,r,r" %[[PLACE:.+]], %arg1, %[[COLUMN0]], %[[ROW:.+]], %[[HEAD]], %[[BATCH]], %[[FULL]]
+// CHECK:           %[[BOX_BYTES:.+]] = arith.constant 4096 : i32
+// CHECK-NEXT:      %[[BOX1:.+]] = arith.addi %[[PLACE]], %[[BOX_BYTES]]
+// CHECK-NEXT:      %[[COLUMN64:.+]] = arith.constant 64 : i32
+// CHECK-NEXT:      {{.*}}"cp.async.bulk.tensor.4d{{.*}} %[[BOX1]], %arg1, %[[COLUMN64]], %[[ROW]], %[[HEAD]], %[[BATCH]], %[[FULL]]
+
+// Queries: 64 x 256 bytes, beside the word of the first block.
+// CHECK:         "{ .reg .pred done; again: mbarrier.try_wait
+// CHECK-NEXT:    scf.if
+// CHECK:           "st.shared.b32 [$0], $1;"
+// CHECK:           %[[QUERY_BYTES:.+]] = arith.constant 16384 : i32
+// CHECK-NEXT:      {{.*}}"mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r" %{{.+}}, %[[QUERY_BYTES]]
+// CHECK-COUNT-2:   "cp.async.bulk.tensor.4d{{.*}} %arg0,
+
+// Then keys a block ahead of values.
+// CHECK:         scf.while
+// CHECK-COUNT-2:   "cp.async.bulk.tensor.4d{{.*}} %arg1,
+// CHECK-COUNT-2:   "cp.async.bulk.tensor.4d{{.*}} %arg2,
+// CHECK-NOT:     "cp.async.bulk.tensor.4d.shared
+// CHECK:         "setmaxnreg.inc
+// CHECK-NOT:     "cp.async.bulk.tensor.4d.shared
+func.func @f(%q: !t, %k: !k, %v: !k, %scale: f32) -> (!t, !lse, !lse) {
+  %o, %lse, %max = attn.forward @dense(%q, %k, %v) scale(%scale) : (!t, !k, !k) -> (!t, !lse)
+  return %o, %lse, %max : !t, !lse, !lse
+}

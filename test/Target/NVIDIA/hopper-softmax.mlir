@@ -1,0 +1,76 @@
+// tile.online_softmax and tile.scale_rows on the fragments of a thread: two rows of which it has 2 of
+// every 8 columns; four threads share a row.
+// RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile{block-kv=16 narrow-weights},tile.kernel(tile-select-gpu-schedule{target=sm_90a overrides=block_kv=16,groups=1,stages=2}),tile-to-nvidia)" | FileCheck %s
+
+!lse = !attn.tensor<[B, Hq, Sq], f32>
+!t = !attn.tensor<[B, Hq, Sq, 16], bf16>
+!k = !attn.tensor<[B, Hkv, Skv, 16], bf16>
+attn.variant @dense() {}
+
+// CHECK:         "setmaxnreg.inc
+// CHECK:         %[[FACTOR:.+]] = arith.mulf %{{.+}}, %{{.+}} : f32
+
+// The first block: the rows' largest scores, which the four threads agree on, are the references.
+// CHECK:         "wgmma.wait_group.sync.aligned 0;"
+// CHECK:         %[[S:.+]]:8 = scf.if
+// CHECK:         %[[X:.+]] = arith.maxnumf %[[S]]#0, %[[S]]#1
+// CHECK-NEXT:    %[[Y:.+]] = arith.maxnumf %[[X]], %[[S]]#4
+// CHECK-NEXT:    %[[MAX0:.+]] = arith.maxnumf %[[Y]], %[[S]]#5
+// CHECK-NEXT:    %[[X:.+]] = arith.maxnumf %[[S]]#2, %[[S]]#3
+// CHECK-NEXT:    %[[Y:.+]] = arith.maxnumf %[[X]], %[[S]]#6
+// CHECK-NEXT:    %[[MAX1:.+]] = arith.maxnumf %[[Y]], %[[S]]#7
+// CHECK:         "llvm.nvvm.shfl.sync.bfly.f32"(%{{.+}}, %[[MAX0]],
+// CHECK:         "llvm.nvvm.shfl.sync.bfly.f32"
+// CHECK:         %[[REF0:.+]] = arith.mulf %{{.+}}, %[[FACTOR]]
+// CHECK:         "llvm.nvvm.shfl.sync.bfly.f32"(%{{.+}}, %[[MAX1]],
+// CHECK:         "llvm.nvvm.shfl.sync.bfly.f32"
+// CHECK:         %[[REF1:.+]] = arith.mulf %{{.+}}, %[[FACTOR]]
+// A row without a key yet has -inf: exponents are taken from 0 then.
+// CHECK:         %[[EMPTY0:.+]] = arith.cmpf oeq, %[[REF0]],
+// CHECK:         %[[GUARDED0:.+]] = arith.select %[[EMPTY0]], %{{.+}}, %[[REF0]]
+// CHECK:         %[[BASE0:.+]] = arith.negf %[[GUARDED0]]
+// CHECK:         %[[BASE1:.+]] = arith.negf
+// An element is a multiply-add and an exp2.
+// CHECK-NEXT:    %[[Y:.+]] = math.fma %[[S]]#0, %[[FACTOR]], %[[BASE0]]
+// CHECK-NEXT:    %[[W0:[0-9]+]] = {{.*}}"ex2.approx.ftz.f32 $0, $1;", "=f,f" %[[Y]]
+// CHECK:         math.fma %[[S]]#2, %[[FACTOR]], %[[BASE1]]
+// CHECK:         math.fma %[[S]]#7, %[[FACTOR]], %[[BASE1]]
+// CHECK-NEXT:    {{.*}}"ex2.approx.ftz.f32
+// Sums stay with the threads; the accumulator is zeros and needs no scaling.
+// CHECK-NEXT:    arith.addf %[[W0]],
+// CHECK-NOT:     shfl
+// CHECK-NOT:     arith.mulf
+// CHECK:         scf.while (%[[OLD0:[^ ]+]] = %[[REF0]], %[[OLD1:[^ ]+]] = %[[REF1]], %{{[^ ]+}} = %[[MAX0]], %{{[^ ]+}} = %[[MAX1]],
+
+// Other blocks keep their references unless a score of the warp is beyond 2^8 times one: a vote and a branch that is
+// rarely taken, in which the threads of a row agree on the new reference.
+// CHECK:         ^bb0(%[[OLD0:[^:]+]]: f32, %[[OLD1:[^:]+]]: f32, %[[MOST0:[^:]+]]: f32, %[[MOST1:[^:]+]]: f32, %[[SUM0:[^:]+]]: f32,
+// CHECK:           "wgmma.wait_group.sync.aligned 1;"
+// CHECK:           %[[S:.+]]:8 = scf.if
+// CHECK:           %[[MAX1:.+]] = arith.maxnumf %{{.+}}, %[[S]]#7
+// CHECK-NEXT:      arith.maxnumf %[[MOST0]],
+// CHECK-NEXT:      arith.maxnumf %[[MOST1]], %[[MAX1]]
+// CHECK:           %[[BOUND:.+]] = arith.constant 8.000000e+00 : f32
+// CHECK:           %[[NEGATED:.+]] = arith.negf %[[OLD0]]
+// CHECK-NEXT:      %[[BEYOND:.+]] = math.fma %{{.+}}, %[[FACTOR]], %[[NEGATED]]
+// CHECK-NEXT:      arith.cmpf ogt, %[[BEYOND]], %[[BOUND]]
+// CHECK:           %[[NEEDED:.+]] = llvm.call_intrinsic "llvm.nvvm.vote.any.sync"
+// CHECK:           %[[NEW:.+]]:4 = scf.if %[[NEEDED]] ->
+// CHECK-COUNT-4:     "llvm.nvvm.shfl.sync.bfly.f32"
+// CHECK-COUNT-2:     "ex2.approx.ftz.f32
+// CHECK:           } else {
+// CHECK-NEXT:        scf.yield %[[OLD0]], %[[OLD1]], %[[ONE:.+]], %[[ONE]]
+// CHECK-COUNT-8:   "ex2.approx.ftz.f32
+// CHECK-NOT:       shfl
+// CHECK:           math.fma %[[SUM0]], %[[NEW]]#2,
+// The accumulator is scaled in such a branch too, when the product in flight has written it.
+// CHECK:           "wgmma.wait_group.sync.aligned 0;"
+// CHECK:           scf.if %[[NEEDED]] ->
+// CHECK-COUNT-8:     arith.mulf
+// CHECK:             scf.yield
+// CHECK-NEXT:      } else {
+// CHECK-NEXT:        scf.yield
+func.func @f(%q: !t, %k: !k, %v: !k, %scale: f32) -> (!t, !lse, !lse) {
+  %o, %lse, %max = attn.forward @dense(%q, %k, %v) scale(%scale) : (!t, !k, !k) -> (!t, !lse)
+  return %o, %lse, %max : !t, !lse, !lse
+}
