@@ -131,16 +131,15 @@ def adopt(array: Any) -> Any:
     """A DeviceArray where `array` is on a GPU, by DLPack or __cuda_array_interface__; else `array` itself.
 
     HeedError if its elements are of a type that NumPy does not have either."""
-    kind = type(array)
     if is_cupy(array):  # what CuPy's interfaces would say, without their waiting
         strides = [stride // array.itemsize for stride in array.strides]
         return DeviceArray(array, array.data.ptr, array.dtype, array.shape, strides, array.device.id, writable=True)
-    if hasattr(kind, "__dlpack_device__"):
+    if hasattr(type(array), "__dlpack_device__"):
         # The more precise of the two: it knows the device and bfloat16, and sees to streams.
         return _adopt_dlpack(array) if array.__dlpack_device__()[0] in (_DL_CUDA, _DL_CUDA_MANAGED) else array
-    if not hasattr(kind, "__cuda_array_interface__"):
+    interface = getattr(array, "__cuda_array_interface__", None)  # some libraries set it on the instance
+    if interface is None:
         return array
-    interface = array.__cuda_array_interface__
     pointer, read_only = interface["data"]
     dtype = getattr(array, "dtype", None)  # where it is NumPy's, it tells bfloat16, which typestr does not
     if not isinstance(dtype, np.dtype):

@@ -290,10 +290,10 @@ class Kernel:
             self.multiply(w, i, active)
         elif name == "shfl":
             x, lane = get(o[1]), get(o[2]).astype(np.int64)
-            put(x[LANES ^ lane] if op[2] == "bfly" else x[lane])
+            put(x[LANES ^ lane] if op[2] == "bfly" else x[lane & 31])
         elif name == "vote":
-            assert op[2] == "any"
-            put(np.full(32, get(o[1]).astype(bool).any()))
+            votes = get(o[1]).astype(bool)
+            put(np.full(32, votes.any() if op[2] == "any" else (votes.astype(U) << LANES.astype(U)).sum(dtype=U)))
         elif name == "mov" and o[0][0] == "{":
             for k, n in enumerate(split_operands(o[0].strip("{}"))):
                 if n != "_":

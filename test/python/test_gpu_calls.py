@@ -61,6 +61,7 @@ class Launch(NamedTuple):
     words: bytes
     tensors: bytes
     stream: int
+    device: int
 
 
 class Machine:
@@ -83,7 +84,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Machine:
 
     def launch(*arguments: Any) -> int:
         made.launches.append(Launch(*arguments))
-        return int(run(*arguments[:-1]))
+        return int(run(*arguments[:-2]))
 
     def compile_for_cpu(request: _compiler.Request, emit: str) -> bytes:
         made.requests.append(request)

@@ -133,7 +133,6 @@ struct Cuda {
   void clearRecords() {
     std::lock_guard<std::mutex> lock(mutex);
     launches.clear();
-    encoded.clear();
     calls.clear();
     asyncAllocations = asyncFrees = 0;
   }

@@ -258,12 +258,46 @@ TEST_F(Gpu, AHotCallIsShort) {
   cuda().clearRecords();
   ASSERT_EQ(c.run(), HEED_OK);
   EXPECT_EQ(cuda().callsOf("cuPointerGetAttributes"), 4);
-  EXPECT_EQ(cuda().callsOf("cuTensorMapEncodeTiled"), 4);
+  EXPECT_EQ(cuda().callsOf("cuTensorMapEncodeTiled"), 0);
   EXPECT_EQ(cuda().callsOf("cuCtxGetCurrent"), 1);
   EXPECT_EQ(cuda().callsOf("cuCtxGetId"), 1);
   EXPECT_EQ(cuda().callsOf("cuStreamIsCapturing"), 1);
   EXPECT_EQ(cuda().callsOf("cuLaunchKernel"), 1);
-  EXPECT_EQ(cuda().totalCalls(), 12);
+  EXPECT_EQ(cuda().totalCalls(), 8);
+}
+
+TEST_F(Gpu, AMapIsEncodedAnewWhereAnythingDiffers) {
+  Launch c;
+  ASSERT_EQ(c.run(), HEED_OK);
+  auto mapsOf = [&](Launch &launch) {
+    cuda().clearRecords();
+    EXPECT_EQ(launch.run(), HEED_OK);
+    return cuda().callsOf("cuTensorMapEncodeTiled");
+  };
+  EXPECT_EQ(mapsOf(c), 0);
+  c.call.query.shape[2] = 299;
+  c.call.output.shape[2] = 299;
+  EXPECT_EQ(mapsOf(c), 2);
+  c.call.key.strides[1] += 64;
+  EXPECT_EQ(mapsOf(c), 1);
+}
+
+TEST_F(Gpu, ACallerThatKnowsTheDeviceSavesQuestions) {
+  Launch c;
+  void *const data[] = {c.call.query.data, c.call.key.data, c.call.value.data,
+                        c.call.output.data, nullptr, nullptr};
+  for (int32_t device : {-1, 0}) {
+    cuda().clearRecords();
+    ASSERT_EQ(heed_launch_packed(&c.kernel, &c.call, data, nullptr, nullptr, nullptr, device),
+              HEED_OK)
+        << heed_last_error();
+    EXPECT_EQ(cuda().callsOf("cuPointerGetAttributes"), device < 0 ? 4 : 0);
+    EXPECT_EQ(cuda().launches.size(), 1u);
+  }
+  EXPECT_EQ(heed_launch_packed(&c.kernel, &c.call, data, nullptr, nullptr, nullptr, 9),
+            HEED_INVALID_ARGUMENT);
+  EXPECT_STREQ(heed_last_error(), "argument 'query': expected memory of a CUDA device, found memory "
+                                  "of the unknown device 9");
 }
 
 //===----------------------------------------------------------------------===//
@@ -990,7 +1024,7 @@ TEST_F(Gpu, StreamOfAnotherContext) {
 }
 
 TEST_F(Gpu, MapsThatCannotBeEncoded) {
-  Launch c;
+  Launch c(1, 1, 1, 77, 7); // lengths whose maps no other test encodes
   cuda().failNext("cuTensorMapEncodeTiled", 1);
   expectError(c,
               "kernel 'fake': cannot encode tensor map 0 of boxes of 128 x 64: "
