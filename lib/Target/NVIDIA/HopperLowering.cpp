@@ -42,8 +42,23 @@ LogicalResult HopperLowering::run() {
 // What the kernel consists of
 //===----------------------------------------------------------------------===//
 
+/// Whether `lowerOp` knows an op where it stands.
+static bool hasLowering(Operation &op, bool isInLoop) {
+  if (!isa<tile::TileDialect>(op.getDialect())) // a scalar
+    return true;
+  return isInLoop ? isa<tile::LoadOp, tile::FillOp, tile::DotOp, tile::MapOp, tile::MaskOp,
+                        tile::OnlineSoftmaxOp, tile::ScaleRowsOp>(op)
+                  : isa<tile::LoadOp, tile::FillOp, tile::ScaleOp, tile::ForKVOp, tile::NormalizeOp,
+                        tile::StoreOp>(op);
+}
+
+/// Refuses what cannot be lowered. Emission must not fail: it could not go on without registers of the
+/// op that failed.
 LogicalResult HopperLowering::collect() {
-  for (Operation &op : *kernel.getBodyBlock()) {
+  Value queries;
+  for (Operation &op : kernel.getBodyBlock()->without_terminator()) {
+    if (!hasLowering(op, /*isInLoop=*/false))
+      return op.emitError("has no lowering outside of the loop for sm_90a");
     if (auto found = dyn_cast<tile::ForKVOp>(op)) {
       if (loop)
         return found.emitError("expects one loop over keys for sm_90a");
@@ -53,6 +68,12 @@ LogicalResult HopperLowering::collect() {
       if (queryTile)
         return load.emitError("expects one tile outside of the loop for sm_90a");
       queryTile = Ring{load, tileRows(), load.getType().getNumColumns()};
+      queries = load;
+    }
+    if (auto scale = dyn_cast<tile::ScaleOp>(op)) {
+      if (scale.getTile() != queries)
+        return scale.emitError("expects to scale the queries for sm_90a");
+      queries = scale; // in place: what was scaled is gone
     }
     auto store = dyn_cast<tile::StoreOp>(op);
     if (store && store.getTile().getType().getRank() == 2)
@@ -63,19 +84,73 @@ LogicalResult HopperLowering::collect() {
   if (int64_t(loop.getStep()) != blockKv())
     return loop.emitError("expects the schedule's block_kv as its step for sm_90a, ")
            << loop.getStep() << " is not " << blockKv();
+  return collectLoop(queries);
+}
+
+LogicalResult HopperLowering::collectLoop(Value queries) {
+  Block &body = *loop.getBodyBlock();
+  for (Operation &op : body.without_terminator())
+    if (!hasLowering(op, /*isInLoop=*/true))
+      return op.emitError("has no lowering inside of the loop for sm_90a");
+
   // Blocks are needed first by the products whose results are worked on.
   SmallVector<Ring> accumulated;
-  for (auto load : loop.getBodyBlock()->getOps<tile::LoadOp>()) {
-    auto dot = dyn_cast<tile::DotOp>(*load->user_begin());
-    if (!load->hasOneUse() || !dot || dot.getRhs() != load.getResult())
+  for (auto load : body.getOps<tile::LoadOp>()) {
+    auto dot = load->hasOneUse() ? dyn_cast<tile::DotOp>(*load->user_begin()) : tile::DotOp();
+    if (!dot || dot.getRhs() != load.getResult())
       return load.emitError("expects to be the right operand of one product for sm_90a");
     Ring ring{load, load.getType().getNumRows(), load.getType().getNumColumns(),
               schedule.getStages()};
+    if (load.getRow() != loop.getBlockStart() || ring.rows != blockKv())
+      return load.emitError("expects the loop's block of ")
+             << blockKv() << " keys for sm_90a, found "
+             << (load.getRow() != loop.getBlockStart() ? "another row" : "another number of rows");
     (dot.getAcc() ? accumulated : rings).push_back(ring);
   }
   llvm::append_range(rings, accumulated);
-  if (rings.size() != 2 || accumulated.size() != 1)
+  auto dots = body.getOps<tile::DotOp>();
+  auto softmaxes = body.getOps<tile::OnlineSoftmaxOp>();
+  if (rings.size() != 2 || accumulated.size() != 1 || !llvm::hasNItems(dots, 2))
     return loop.emitError("expects one product of scores and one accumulated for sm_90a");
+  if (!llvm::hasSingleElement(softmaxes))
+    return loop.emitError("expects one softmax for sm_90a");
+
+  auto product = cast<tile::DotOp>(*rings[0].load->user_begin());
+  auto accumulation = cast<tile::DotOp>(*rings[1].load->user_begin());
+  tile::OnlineSoftmaxOp softmax = *softmaxes.begin();
+  if (product.getLhs() != queries || !product.getTransposeRhs() || product.getTransposeLhs())
+    return product.emitError("expects queries times transposed keys for sm_90a");
+  Value scores = softmax.getScores();
+  while (isa_and_present<tile::MapOp, tile::MaskOp>(scores.getDefiningOp()))
+    scores = scores.getDefiningOp()->getOperand(0);
+  if (scores != product)
+    return softmax.emitError("expects scores, mapped and masked at most, for sm_90a");
+  auto scaled = accumulation.getAcc().getDefiningOp<tile::ScaleRowsOp>();
+  if (accumulation.getLhs() != softmax.getWeights() || accumulation.getTransposeLhs() ||
+      accumulation.getTransposeRhs() || !scaled || scaled.getFactors() != softmax.getRescale())
+    return accumulation.emitError(
+        "expects the softmax's weights times values and a rescaled accumulator for sm_90a");
+
+  // The loop's result for a tile that it carries.
+  auto resultOf = [&](Value before, Value after) {
+    for (auto [iter, yielded, result] :
+         llvm::zip(loop.getIterArgs(), body.getTerminator()->getOperands(), loop.getResults()))
+      if (iter == before && yielded == after)
+        return Value(result);
+    return Value();
+  };
+  Value reference = resultOf(softmax.getReference(), softmax.getNewReference());
+  Value sum = resultOf(softmax.getSum(), softmax.getNewSum());
+  Value acc = resultOf(scaled.getTile(), accumulation);
+  if (!reference || !sum || !acc || loop.getNumResults() != 3)
+    return loop.emitError("expects to carry the softmax's reference and sum and the accumulator for "
+                          "sm_90a, found ")
+           << (!reference ? "no reference" : !sum ? "no sum" : !acc ? "no accumulator" : "more");
+  for (auto normalize : kernel.getBodyBlock()->getOps<tile::NormalizeOp>())
+    if (normalize.getAcc() != acc || normalize.getReference() != reference ||
+        normalize.getSum() != sum)
+      return normalize.emitError(
+          "expects the loop's accumulator, reference and sum, in this order, for sm_90a");
   return success();
 }
 
@@ -463,15 +538,11 @@ LogicalResult HopperLowering::lowerOp(Operation &op) {
           storeRows(store);
         return success();
       })
-      .Default([](Operation *other) -> LogicalResult {
-        return other->emitError("has no lowering for sm_90a");
-      });
+      .Default([](Operation *) -> LogicalResult { llvm_unreachable("refused by collect"); });
 }
 
 /// Scales the instance's queries where they lie, unless by 1.
 LogicalResult HopperLowering::lowerScale(tile::ScaleOp op) {
-  if (op.getTile() != queryTile->load.getResult())
-    return op.emitError("expects to scale the queries for sm_90a");
   Value factor = scalar(op.getFactor());
   Value thread = e.band(e.threadId(), kInstanceThreads - 1);
   Value changes = e.fcmp(arith::CmpFPredicate::UNE, factor, e.cstF32(1.0f));
@@ -558,11 +629,6 @@ LogicalResult HopperLowering::lowerDot(tile::DotOp op) {
     fragments[op] = registers(op.getAcc());
     return success();
   }
-  Value left = op.getLhs();
-  if (auto scale = left.getDefiningOp<tile::ScaleOp>())
-    left = scale.getTile();
-  if (left != queryTile->load.getResult() || !op.getTransposeRhs() || op.getTransposeLhs())
-    return op.emitError("expects queries times transposed keys for sm_90a");
   Value slot = slotOf(rings[0], front);
   wait(barrier(rings[0].full, slot), parityOf(rings[0], front));
   e.ptx("wgmma.fence.sync.aligned;", "", {});

@@ -57,6 +57,8 @@ private:
   /// number of stages is a power of two.
   using Cursor = Value;
   mlir::LogicalResult collect();
+  /// Checks the loop and finds its rings; `queries` are those that its products are to read.
+  mlir::LogicalResult collectLoop(Value queries);
   /// Places everything in shared memory and numbers the barriers.
   void layOut();
   mlir::LogicalResult emitKernel();

@@ -51,10 +51,12 @@ attn.variant @dense() {}
 // CHECK:           "wgmma.commit_group.sync.aligned;"
 // CHECK:           "wgmma.wait_group.sync.aligned 1;"
 // CHECK:           "wgmma.wait_group.sync.aligned 0;"
-// CHECK:           "@$1 mbarrier.arrive.shared::cta.b64 _, [$0];"
-// Weights of the product to come are packed.
+// Weights of the product to come are packed as soon as the last ones are read, ahead of the branch that scales.
 // CHECK-COUNT-8:   "cvt.rn.bf16x2.f32 $0, $1, $2;"
-// CHECK:           scf.yield
+// CHECK:           "@$1 mbarrier.arrive.shared::cta.b64 _, [$0];"
+// CHECK:           %[[SCALED:.+]]:8 = scf.if
+// CHECK-NOT:       cvt.rn.bf16x2
+// CHECK:           scf.yield {{.*}} %[[SCALED]]#0,
 
 // The last block's product.
 // CHECK-NOT:     wgmma.mma_async.sync.aligned.m64n32k16

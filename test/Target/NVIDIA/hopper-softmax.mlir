@@ -10,7 +10,8 @@ attn.variant @dense() {}
 // CHECK:         "setmaxnreg.inc
 // CHECK:         %[[FACTOR:.+]] = arith.mulf %{{.+}}, %{{.+}} : f32
 
-// The first block: the rows' largest scores, which the four threads agree on, are the references.
+// The first block: the rows' largest scores, which the four threads agree on, are the references. A row without a key
+// yet has -inf, and the lowest finite number as its reference: exponents are -inf then, not NaN.
 // CHECK:         "wgmma.wait_group.sync.aligned 0;"
 // CHECK:         %[[S:.+]]:8 = scf.if
 // CHECK:         %[[X:.+]] = arith.maxnumf %[[S]]#0, %[[S]]#1
@@ -19,17 +20,17 @@ attn.variant @dense() {}
 // CHECK-NEXT:    %[[X:.+]] = arith.maxnumf %[[S]]#2, %[[S]]#3
 // CHECK-NEXT:    %[[Y:.+]] = arith.maxnumf %[[X]], %[[S]]#6
 // CHECK-NEXT:    %[[MAX1:.+]] = arith.maxnumf %[[Y]], %[[S]]#7
+// CHECK:         %[[LOWEST:.+]] = arith.constant -3.40282347E+38 : f32
 // CHECK:         "llvm.nvvm.shfl.sync.bfly.f32"(%{{.+}}, %[[MAX0]],
 // CHECK:         "llvm.nvvm.shfl.sync.bfly.f32"
-// CHECK:         %[[REF0:.+]] = arith.mulf %{{.+}}, %[[FACTOR]]
+// CHECK:         %[[SCALED:.+]] = arith.mulf %{{.+}}, %[[FACTOR]]
+// CHECK-NEXT:    %[[REF0:.+]] = arith.maxnumf %[[SCALED]], %[[LOWEST]]
 // CHECK:         "llvm.nvvm.shfl.sync.bfly.f32"(%{{.+}}, %[[MAX1]],
 // CHECK:         "llvm.nvvm.shfl.sync.bfly.f32"
-// CHECK:         %[[REF1:.+]] = arith.mulf %{{.+}}, %[[FACTOR]]
-// A row without a key yet has -inf: exponents are taken from 0 then.
-// CHECK:         %[[EMPTY0:.+]] = arith.cmpf oeq, %[[REF0]],
-// CHECK:         %[[GUARDED0:.+]] = arith.select %[[EMPTY0]], %{{.+}}, %[[REF0]]
-// CHECK:         %[[BASE0:.+]] = arith.negf %[[GUARDED0]]
-// CHECK:         %[[BASE1:.+]] = arith.negf
+// CHECK:         %[[SCALED:.+]] = arith.mulf %{{.+}}, %[[FACTOR]]
+// CHECK-NEXT:    %[[REF1:.+]] = arith.maxnumf %[[SCALED]], %[[LOWEST]]
+// CHECK:         %[[BASE0:.+]] = arith.negf %[[REF0]]
+// CHECK-NEXT:    %[[BASE1:.+]] = arith.negf %[[REF1]]
 // An element is a multiply-add and an exp2.
 // CHECK-NEXT:    %[[Y:.+]] = math.fma %[[S]]#0, %[[FACTOR]], %[[BASE0]]
 // CHECK-NEXT:    %[[W0:[0-9]+]] = {{.*}}"ex2.approx.ftz.f32 $0, $1;", "=f,f" %[[Y]]
@@ -48,7 +49,7 @@ attn.variant @dense() {}
 // CHECK:           "wgmma.wait_group.sync.aligned 1;"
 // CHECK:           %[[S:.+]]:8 = scf.if
 // CHECK:           %[[MAX1:.+]] = arith.maxnumf %{{.+}}, %[[S]]#7
-// CHECK-NEXT:      arith.maxnumf %[[MOST0]],
+// CHECK:           arith.maxnumf %[[MOST0]],
 // CHECK-NEXT:      arith.maxnumf %[[MOST1]], %[[MAX1]]
 // CHECK:           %[[BOUND:.+]] = arith.constant 8.000000e+00 : f32
 // CHECK:           %[[NEGATED:.+]] = arith.negf %[[OLD0]]
