@@ -8,6 +8,7 @@
 
 #include "heed/Target/NVIDIA/GPUTarget.h"
 
+#include "mlir/Dialect/Math/IR/Math.h"
 #include "llvm/ADT/StringExtras.h"
 
 using namespace mlir;
@@ -131,9 +132,14 @@ void GPUProblem::addStage(Block &block, bool isScore, Value query, Value key) {
       all |= dependence.lookup(operand);
     dependence[op.getResult(0)] = all;
     hasDivision |= isa<attn::FloorDivOp, attn::ModOp>(op);
+    numTranscendentals += op.getDialect()->getNamespace() == "math" &&
+                          !isa<math::AbsFOp, math::FloorOp, math::CeilOp, math::FmaOp>(op);
     // A pointer and a stride; and, read for each element, addresses and values on their way.
-    if (isa<attn::LoadOp>(op) && (all & OnKey))
+    if (isa<attn::LoadOp>(op) && (all & OnKey)) {
       stageRegisters += all == OnKey ? 20 : 36;
+      hasMaskGather |= !isScore;
+      hasScoreGather |= isScore && all != OnKey;
+    }
   }
   // Values of two queries a thread, where something that varies by key uses them.
   for (Operation &op : block.without_terminator())
@@ -171,25 +177,43 @@ struct Shape {
 };
 } // namespace
 
+/// Whether the mask has more in flight than a few comparisons.
+static bool isLong(const GPUProblem &problem) {
+  return problem.numMaskOps >= 8 || problem.hasMaskGather || problem.hasDivision;
+}
+
 /// Measured on an H100 (gpu_evidence): three warpgroups and short blocks of keys hide latencies best
-/// where registers suffice; at head dim 64 a fourth pays with a mask, for its tiles end sooner.
+/// where registers suffice; at head dim 64 a fourth pays, for its tiles end sooner. What a stage keeps
+/// in flight is up to ptxas, which takes more the more a thread has; that masks of divisions fit two
+/// warpgroups only, and other long ones shorter blocks, is what it said (test_ptx.py).
 static SmallVector<Shape> hopperShapes(const GPUProblem &problem) {
   int64_t columns = std::max(problem.headDim, problem.valueHeadDim);
+  bool isSimple = problem.numTranscendentals <= 2;
   SmallVector<Shape> shapes;
-  if (columns <= 64) {
+  if (columns <= 64 && !problem.hasDivision) {
     // The producer of four has registers for a simple walk only.
-    if (problem.numMaskOps <= 1)
+    if (problem.numMaskOps <= 1 && isSimple)
       shapes.push_back({4, 64});
-    shapes.append({{3, 128}, {3, 112}, {3, 96}});
+    if (isSimple)
+      shapes.append({{3, 128}, {3, 112}});
+    shapes.push_back({3, 96});
+  } else if (columns <= 64) {
+    shapes.push_back({2, 128});
   }
   // Shorter blocks waste less of a diagonal.
   if (columns <= 128 && !problem.hasMask)
     shapes.push_back({3, 80});
-  if (columns <= 128)
+  if (columns <= 128 && !problem.hasDivision && isSimple)
     shapes.push_back({3, 64});
-  if (columns <= 192)
-    shapes.append({{2, 96}, {2, 80}});
-  shapes.append({{2, 64}, {2, 48}, {1, 64}, {2, 32}, {1, 48}, {1, 32}, {1, 16}});
+  if ((columns <= 128 || (columns <= 192 && !isLong(problem))) && !problem.hasScoreGather)
+    shapes.push_back({2, 96});
+  if (columns <= 192 && !problem.hasDivision)
+    shapes.push_back({2, 80});
+  if (columns <= 192 || !isLong(problem))
+    shapes.push_back({2, 64});
+  if (!problem.hasDivision)
+    shapes.push_back({2, 48});
+  shapes.append({{2, 32}, {1, 64}, {1, 48}, {1, 32}, {1, 16}});
   return shapes;
 }
 
@@ -255,7 +279,8 @@ static llvm::Expected<tile::GPUScheduleAttr> selectHopper(MLIRContext *context,
 /// What registers of the portable path hold beside scores, accumulators and queries: addresses, the
 /// walk, operands on their way.
 static int64_t otherPortableRegisters(const GPUProblem &problem) {
-  return 46 + (problem.hasScore ? 8 : 0) + (problem.hasDivision ? 56 : 0);
+  return 46 + (problem.numTranscendentals > 2 ? 24 : problem.hasScore ? 8 : 0) +
+         (problem.hasDivision ? 56 : isLong(problem) ? 16 : 0);
 }
 
 /// The first two share what they read of keys and values between two instances, which is what such
@@ -265,10 +290,12 @@ static SmallVector<Shape> portableShapes(const GPUProblem &problem) {
     return {{1, 32}, {2, 32}, {1, 16}};
   SmallVector<Shape> shapes;
   int64_t columns = std::max(problem.headDim, problem.valueHeadDim);
-  if (columns <= 64)
+  if (columns <= 64 && !isLong(problem))
     shapes.append({{2, 128, 2}, {2, 96, 2}});
+  if (columns <= 64)
+    shapes.push_back({2, 64, 2});
   if (columns <= 128)
-    shapes.append({{2, 64, 2}, {2, 32, 2}});
+    shapes.append({{2, 48, 2}, {2, 32, 2}});
   shapes.append({{1, 64}, {2, 64}, {1, 32}, {2, 32}, {1, 16}});
   return shapes;
 }
@@ -329,7 +356,8 @@ selectPortable(MLIRContext *context, const GPUTarget &target, const GPUProblem &
       int64_t resident = (target.sharedBytes + 1024) / (bytes + 1024);
       return resident * numThreads >= threads;
     };
-    if (registers + queryRegisters <= limit && fits(with(tile::QueryPlace::Registers)))
+    // As many more for addresses on their way as ptxas was seen to want.
+    if (registers + queryRegisters + 8 <= limit && fits(with(tile::QueryPlace::Registers)))
       return with(tile::QueryPlace::Registers);
     if (fits(shared))
       return shared;

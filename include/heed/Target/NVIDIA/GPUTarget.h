@@ -55,7 +55,10 @@ struct GPUProblem {
   int64_t headDim = 0, valueHeadDim = 0;
   bool hasMask = false, hasScore = false;
   bool hasDivision = false; // integer ones, in either
+  bool hasMaskGather = false;  // at indices that depend on keys
+  bool hasScoreGather = false; // at indices that depend on queries and keys
   int64_t numMaskOps = 0;
+  int64_t numTranscendentals = 0; // such as tanh, in either
   /// Registers for what stages keep through the loop: pointers of captured tensors and values that
   /// depend on the query.
   int64_t stageRegisters = 0;
