@@ -37,7 +37,7 @@ extern "C" {
 #endif
 
 /* Raised whenever the layout of a struct or of the argument block changes. */
-#define HEED_ABI_VERSION 3
+#define HEED_ABI_VERSION 4
 
 /*===-- Status ------------------------------------------------------------===*/
 
@@ -227,6 +227,25 @@ typedef struct heed_gpu_code {
 } heed_gpu_code;
 /* There is a list for each tile of (batch, head): 1 + ceil(Skv / block_kv) words of 32 bits. */
 
+/* The class of the box of queries [first_q, end_q) and keys [first_kv, end_kv) of a batch and query head, neither
+ * side empty: 0 no pair attends, 2 all do, 1 it was not found out. */
+typedef int32_t (*heed_box_class_fn)(const int64_t *args, int64_t batch, int64_t head, int64_t first_q, int64_t end_q,
+                                     int64_t first_kv, int64_t end_kv);
+
+/* The number of pairs of a box that attend, by evaluating the mask for each. */
+typedef int64_t (*heed_box_count_fn)(const int64_t *args, int64_t batch, int64_t head, int64_t first_q, int64_t end_q,
+                                     int64_t first_kv, int64_t end_kv);
+
+/* A variant's mask for one CPU level. */
+typedef struct heed_mask_code {
+  const char *target;
+  uint64_t cpu;
+  int32_t uses_batch; /* 0: the mask is the same for all batches */
+  int32_t uses_head;
+  heed_box_class_fn classify;
+  heed_box_count_fn count;
+} heed_mask_code;
+
 typedef struct heed_kernel {
   uint32_t abi_version; /* HEED_ABI_VERSION of the compiler */
   int32_t num_params;
@@ -239,6 +258,8 @@ typedef struct heed_kernel {
   const heed_code *codes;
   int32_t num_gpu_codes; /* best first */
   const heed_gpu_code *gpu_codes;
+  int32_t num_mask_codes; /* best first */
+  const heed_mask_code *mask_codes;
 } heed_kernel;
 
 /*===-- Calling -----------------------------------------------------------===*/
@@ -269,6 +290,38 @@ HEED_EXPORT heed_status heed_run(const heed_kernel *kernel, const heed_call *cal
 HEED_EXPORT heed_status heed_run_packed(const heed_kernel *kernel, const heed_call *call,
                                         void *const *data, const heed_value *params,
                                         const heed_tensor *tensors);
+
+/*===-- Block lists -------------------------------------------------------===*/
+
+/* What is asked of a mask. params as in heed_call; num_threads likewise. */
+typedef struct heed_mask_question {
+  int64_t batch, query_heads, key_heads, query_length, key_length;
+  int32_t block_q, block_kv; /* at least 1 */
+  const heed_value *params;
+  int32_t num_threads;
+} heed_mask_question;
+
+/* Blocks [begin, end) of a row, all partial (1: some pairs attend, or all do but the block hangs over the end of the
+ * queries or keys) or full (2: all do). */
+typedef struct heed_block_run {
+  int32_t begin, end, kind;
+} heed_block_run;
+
+/* The blocks of every row that are not skipped, in ascending order: those of row r of batch b and head h are the runs
+ * [offsets[i], offsets[i + 1]) with i = (b * num_heads + h) * num_rows + r. num_batches and num_heads are 1 where the
+ * mask does not depend on them. */
+typedef struct heed_block_runs {
+  int64_t num_batches, num_heads, num_rows, num_columns;
+  const int64_t *offsets;
+  const heed_block_run *runs;
+} heed_block_runs;
+
+/* Finds the class of every block, exactly, for a kernel with mask_codes (HEED_EMIT_CLASSIFIER). Where the mask has
+ * structure, this takes time and memory in proportion to the rows, not the blocks. `tensors`: NULL, or params[i].i of a
+ * captured tensor is its index there. The caller frees *result. */
+HEED_EXPORT heed_status heed_classify(const heed_kernel *kernel, const heed_mask_question *question,
+                                      const heed_tensor *tensors, heed_block_runs **result);
+HEED_EXPORT void heed_block_runs_free(heed_block_runs *runs); /* NULL: nothing */
 
 /*===-- GPUs --------------------------------------------------------------===*/
 

@@ -25,6 +25,7 @@ namespace {
 /// Far beyond every coordinate, and far from overflowing 64 bits in sums and small products. An i64
 /// that may be beyond it is not tracked.
 constexpr int64_t kInfinity = int64_t(1) << 40;
+constexpr int64_t kLargestI64 = kInfinity / 2;
 constexpr int64_t kMinI32 = std::numeric_limits<int32_t>::min();
 constexpr int64_t kMaxI32 = std::numeric_limits<int32_t>::max();
 
@@ -200,11 +201,9 @@ private:
       wide = outer.createOrFold<arith::ExtSIOp>(loc(), outer.getI64Type(), u);
       return a.integer = Integer{0, 0, wide, wide, {kMinI32, kMaxI32}, false};
     }
-    // Sums of bounds must not overflow: a launch with a huge i64 counts as wrapping.
-    constexpr int64_t limit = kInfinity / 2;
-    wide = max(outer, min(outer, u, constant(limit)), constant(-limit));
+    wide = clamp(outer, u);
     noteWrap(compare(outer, arith::CmpIPredicate::ne, u, wide));
-    return a.integer = Integer{0, 0, wide, wide, {-limit, limit}, false};
+    return a.integer = Integer{0, 0, wide, wide, {-kLargestI64, kLargestI64}, false};
   }
 
   /// The value itself where it depends on neither q nor kv, else null. Captures and constants are
@@ -236,6 +235,11 @@ private:
   Integer plain(const Integer &x) {
     Bounds r = bounds(x);
     return {0, 0, r.lo, r.hi, x.range, x.dependsOnKv()};
+  }
+
+  /// Sums of bounds must not overflow: a launch with an i64 that this changes counts as wrapping.
+  Value clamp(OpBuilder &b, Value x) {
+    return max(b, min(b, x, constant(kLargestI64)), constant(-kLargestI64));
   }
 
   void noteWrap(Value condition) { wraps = lor(inner, wraps, condition); }
@@ -420,9 +424,15 @@ private:
       if (t && f)
         return setInteger(result, choose(getBoolean(selectOp.getCondition()), *t, *f));
     }
-    if (auto load = dyn_cast<attn::LoadOp>(op); load && result.getType().isInteger(32))
+    if (auto load = dyn_cast<attn::LoadOp>(op))
       if (std::optional<Summary> s = summarise(load)) {
         OpBuilder &b = at(s->usesKv);
+        if (result.getType().isInteger(64)) {
+          Value lo = clamp(b, s->least), hi = clamp(b, s->most);
+          noteWrap(lor(b, compare(b, arith::CmpIPredicate::ne, lo, s->least),
+                       compare(b, arith::CmpIPredicate::ne, hi, s->most)));
+          return setInteger(result, {0, 0, lo, hi, {-kLargestI64, kLargestI64}, s->usesKv});
+        }
         Value lo = arith::ExtSIOp::create(b, loc(), b.getI64Type(), s->least);
         Value hi = arith::ExtSIOp::create(b, loc(), b.getI64Type(), s->most);
         return setInteger(result, {0, 0, lo, hi, {kMinI32, kMaxI32}, s->usesKv});
@@ -587,7 +597,7 @@ private:
   std::optional<Summary> summarise(attn::LoadOp load) {
     Type type = load.getResult().getType();
     Value tensor = uniformOf(load.getTensor());
-    if (!tensor || !(type.isInteger(32) || type.isInteger(1)))
+    if (!tensor || !isa<IntegerType>(type))
       return std::nullopt;
     SmallVector<Value> indices; // null where they move over the box
     SmallVector<Axis> axes;
@@ -636,8 +646,11 @@ private:
   /// The largest or the least number of a type; true and false, where booleans are ordered like
   /// that.
   Value limitOf(OpBuilder &b, Type type, bool largest) {
-    int64_t value = type.isInteger(1) ? largest : largest ? kMaxI32 : kMinI32;
-    return arith::ConstantIntOp::create(b, loc(), type, value);
+    unsigned width = type.getIntOrFloatBitWidth();
+    APInt value = width == 1 ? APInt(1, largest)
+                  : largest  ? APInt::getSignedMaxValue(width)
+                             : APInt::getSignedMinValue(width);
+    return arith::ConstantOp::create(b, loc(), b.getIntegerAttr(type, value));
   }
 
   /// Loops over `axes`, whose indices are still null in `indices`, and folds what is read into

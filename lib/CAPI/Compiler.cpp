@@ -211,7 +211,8 @@ static llvm::Error emitTo(Program &program, const heed_compile_request &request,
                                                          {HEED_EMIT_TILE, EmitKind::Tile},
                                                          {HEED_EMIT_LLVM, EmitKind::LLVM},
                                                          {HEED_EMIT_ASM, EmitKind::Asm},
-                                                         {HEED_EMIT_OBJECT, EmitKind::Object}};
+                                                         {HEED_EMIT_OBJECT, EmitKind::Object},
+                                                         {HEED_EMIT_CLASSIFIER, EmitKind::Classifier}};
   for (auto [asked, kind] : kinds)
     if (asked == emit)
       return compile(program.context(), *variant, *options, kind, os);

@@ -197,6 +197,15 @@ static llvm::Error lowerToTile(ModuleOp module, const CompileOptions &options,
   });
 }
 
+/// attn to functions that classify boxes.
+static llvm::Error lowerToClassifier(ModuleOp module) {
+  return runPasses(module, [](OpPassManager &pm) {
+    pm.addPass(createAttnToClassifierPass());
+    pm.addPass(createCanonicalizerPass());
+    pm.addPass(createCSEPass());
+  });
+}
+
 //===----------------------------------------------------------------------===//
 // LLVM
 //===----------------------------------------------------------------------===//
@@ -311,7 +320,9 @@ llvm::Error heed::compile(MLIRContext &context, ArrayRef<const lang::Variant *> 
   llvm::LLVMContext llvmContext;
   std::unique_ptr<llvm::Module> linked;
   std::vector<KernelTable> tables(variants.size());
-  for (const GPUTarget &target : llvm::reverse(options.gpuTargets))
+  bool isClassifier = kind == EmitKind::Classifier;
+  ArrayRef<GPUTarget> gpuTargets = options.gpuTargets;
+  for (const GPUTarget &target : llvm::reverse(isClassifier ? ArrayRef<GPUTarget>() : gpuTargets))
     for (auto [variant, table] : llvm::zip(variants, tables)) {
       auto codes = compileForGPU(context, *variant, options, target, kind, os,
                                  [&](std::string phase) { watch.phase(phase); });
@@ -332,7 +343,8 @@ llvm::Error heed::compile(MLIRContext &context, ArrayRef<const lang::Variant *> 
   for (const CPUTarget &target : llvm::reverse(options.targets)) {
     std::string suffix = options.targets.size() > 1 ? " " + target.name : "";
     OwningOpRef<ModuleOp> module = attnModule->clone();
-    if (llvm::Error error = lowerToTile(*module, options, target))
+    if (llvm::Error error =
+            isClassifier ? lowerToClassifier(*module) : lowerToTile(*module, options, target))
       return error;
     watch.phase("tile" + suffix);
     if (kind == EmitKind::Tile) {
@@ -344,7 +356,10 @@ llvm::Error heed::compile(MLIRContext &context, ArrayRef<const lang::Variant *> 
             runPasses(*module, [](OpPassManager &pm) { pm.addPass(createTileToCPUPass()); }))
       return error;
     for (auto [variant, table] : llvm::zip(variants, tables))
-      table.addCode(*module, defaultSymbol(*variant, options), target);
+      if (isClassifier)
+        table.addMaskCode(*module, defaultSymbol(*variant, options), target);
+      else
+        table.addCode(*module, defaultSymbol(*variant, options), target);
     if (llvm::Error error =
             runPasses(*module, [](OpPassManager &pm) { buildCPUToLLVMPipeline(pm); }))
       return error;

@@ -8,6 +8,8 @@
 
 #include "KernelTable.h"
 
+#include "heed/Conversion/Passes.h"
+
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "llvm/IR/Constants.h"
 #include "llvm/IR/Module.h"
@@ -25,6 +27,19 @@ void KernelTable::addCode(mlir::ModuleOp module, StringRef name, const CPUTarget
   codes.push_back({target, number("block_q"), number("block_kv"), number("scratch_bytes"),
                    number("packed_bytes_per_block")});
   function->removeAttr("heed.code");
+}
+
+void KernelTable::addMaskCode(mlir::ModuleOp module, StringRef name, const CPUTarget &target) {
+  for (StringRef suffix : {"_classify", "_count"}) {
+    auto function = module.lookupSymbol<mlir::func::FuncOp>((name + suffix).str());
+    auto box = function->getAttrOfType<mlir::DictionaryAttr>(kBoxAttr);
+    auto flag = [&](StringRef key) {
+      return mlir::cast<mlir::IntegerAttr>(box.get(key)).getInt() != 0;
+    };
+    if (suffix == "_classify")
+      maskCodes.push_back({target, flag("uses_batch"), flag("uses_head")});
+    function->removeAttr(kBoxAttr);
+  }
 }
 
 void KernelTable::addGPUCode(std::vector<GPUCode> added) {
@@ -154,11 +169,21 @@ void KernelTable::emit(llvm::Module &module, const lang::Variant &variant, Strin
          b.i32(code.needsAligned), b.i32(code.maps.size()), b.array(maps), classify, b.i32(32), b.i32(code.listsPerBatch),
          b.i32(code.listsPerHead)}));
   }
+  llvm::SmallVector<Constant *> maskEntries;
+  for (const MaskCode &code : maskCodes) {
+    auto function = [&](StringRef kind) {
+      return b.function(name + kind + "." + code.target.name);
+    };
+    maskEntries.push_back(b.structure(
+        {b.string(code.target.name), b.i64(code.target.cpuBits), b.i32(code.usesBatch),
+         b.i32(code.usesHead), function("_classify"), function("_count")}));
+  }
   int64_t valueDim = options.valueHeadDim ? options.valueHeadDim : options.headDim;
   Constant *kernel = b.structure({b.i32(HEED_ABI_VERSION), b.i32(params.size()), b.string(name),
                                   b.i32(options.dtype), b.i32(options.headDim), b.i32(valueDim),
                                   b.i32(entries.size()), b.array(params), b.array(entries),
-                                  b.i32(gpuEntries.size()), b.array(gpuEntries)});
+                                  b.i32(gpuEntries.size()), b.array(gpuEntries),
+                                  b.i32(maskEntries.size()), b.array(maskEntries)});
   new llvm::GlobalVariable(module, kernel->getType(), /*isConstant=*/true,
                            llvm::GlobalValue::ExternalLinkage, kernel, (name + "_kernel").str());
 }

@@ -24,6 +24,9 @@ public:
   /// Notes the functions that tile-to-cpu made for kernel `name`, before they are lowered further.
   void addCode(mlir::ModuleOp module, llvm::StringRef name, const CPUTarget &target);
 
+  /// Notes the functions that attn-to-classifier and tile-to-cpu made for the mask of kernel `name`.
+  void addMaskCode(mlir::ModuleOp module, llvm::StringRef name, const CPUTarget &target);
+
   /// Notes code for a GPU architecture.
   void addGPUCode(std::vector<GPUCode> codes);
 
@@ -38,7 +41,12 @@ private:
     int64_t blockQ, blockKv, scratchBytes, packedBytesPerBlock;
   };
   std::vector<Code> codes;
+  struct MaskCode {
+    CPUTarget target;
+    bool usesBatch, usesHead;
+  };
   std::vector<GPUCode> gpuCodes;
+  std::vector<MaskCode> maskCodes;
 };
 
 } // namespace heed

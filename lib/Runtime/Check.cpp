@@ -177,6 +177,8 @@ heed_status heed::runtime::checkKernel(const heed_kernel *kernel) {
     return damaged(*kernel, "its list of codes is missing");
   if (kernel->num_gpu_codes < 0 || (kernel->num_gpu_codes > 0 && !kernel->gpu_codes))
     return damaged(*kernel, "its list of GPU codes is missing");
+  if (kernel->num_mask_codes < 0 || (kernel->num_mask_codes > 0 && !kernel->mask_codes))
+    return damaged(*kernel, "its list of mask codes is missing");
   for (int32_t i = 0; i < kernel->num_params; ++i) {
     const heed_param &param = kernel->params[i];
     if (!param.name || !describe(param.dtype).name || param.rank < -1 ||

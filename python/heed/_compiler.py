@@ -17,7 +17,8 @@ from typing import Any
 from heed import _runtime
 from heed._runtime import HeedError
 
-EMIT = ("attn", "tile", "llvm", "asm", "obj", "header", "check", "format", "variants", "explain")  # by heed_emit
+EMIT = ("attn", "tile", "llvm", "asm", "obj", "header", "check", "format", "variants", "explain",
+        "classifier")  # by heed_emit
 
 
 class _Request(ctypes.Structure):

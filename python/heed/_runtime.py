@@ -74,7 +74,24 @@ class KernelTable(ctypes.Structure):
                 ("name", ctypes.c_char_p), ("dtype", ctypes.c_int), ("head_dim", ctypes.c_int32),
                 ("value_head_dim", ctypes.c_int32), ("num_codes", ctypes.c_int32),
                 ("params", ctypes.POINTER(Param)), ("codes", ctypes.POINTER(Code)), ("num_gpu_codes", ctypes.c_int32),
-                ("gpu_codes", ctypes.POINTER(GPUCode))]
+                ("gpu_codes", ctypes.POINTER(GPUCode)), ("num_mask_codes", ctypes.c_int32),
+                ("mask_codes", ctypes.c_void_p)]
+
+
+class MaskQuestion(ctypes.Structure):
+    """heed_mask_question"""
+
+    _fields_ = [("batch", ctypes.c_int64), ("query_heads", ctypes.c_int64), ("key_heads", ctypes.c_int64),
+                ("query_length", ctypes.c_int64), ("key_length", ctypes.c_int64), ("block_q", ctypes.c_int32),
+                ("block_kv", ctypes.c_int32), ("params", ctypes.c_char_p), ("num_threads", ctypes.c_int32)]
+
+
+class BlockRuns(ctypes.Structure):
+    """heed_block_runs"""
+
+    _fields_ = [("num_batches", ctypes.c_int64), ("num_heads", ctypes.c_int64), ("num_rows", ctypes.c_int64),
+                ("num_columns", ctypes.c_int64), ("offsets", ctypes.POINTER(ctypes.c_int64)),
+                ("runs", ctypes.POINTER(ctypes.c_int32))]
 
 
 # A call is packed by struct rather than through ctypes objects, which would cost as much as everything else in a hot
@@ -99,6 +116,10 @@ def _load() -> ctypes.CDLL:
     library = ctypes.CDLL(find_library("libheed_runtime.so", "HEED_RUNTIME"))
     library.heed_run_packed.argtypes = [ctypes.c_void_p, *[ctypes.c_char_p] * 4]
     library.heed_launch_packed.argtypes = [ctypes.c_void_p, *[ctypes.c_char_p] * 4, ctypes.c_void_p, ctypes.c_int32]
+    library.heed_classify.argtypes = [ctypes.c_void_p, ctypes.POINTER(MaskQuestion), ctypes.c_char_p,
+                                      ctypes.POINTER(ctypes.POINTER(BlockRuns))]
+    library.heed_block_runs_free.argtypes = [ctypes.POINTER(BlockRuns)]
+    library.heed_block_runs_free.restype = None
     library.heed_gpu_count.restype = library.heed_gpu_capability.restype = ctypes.c_int32
     library.heed_gpu_capability.argtypes = [ctypes.c_int32]
     library.heed_select_gpu_code.argtypes = [ctypes.c_void_p, ctypes.c_int32]

@@ -93,6 +93,17 @@ class Table:
         return getattr(self.host, name)
 
 
+def on_host(value: Any) -> Any:
+    """A captured number or array, on the CPU: a copy of one on a GPU, which is waited for."""
+    if is_torch(value):
+        return value.cpu() if value.is_cuda else value
+    if gpu.is_cupy(value):
+        return value.get()
+    if isinstance(adopted := gpu.adopt(value), DeviceArray):
+        return np.asarray(adopted)
+    return value
+
+
 def dtype_code(array: Array) -> int | None:
     """heed_dtype of the elements; None for a type that kernels don't take."""
     dtype = array.dtype

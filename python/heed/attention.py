@@ -20,7 +20,8 @@ import numpy as np
 from heed import arrays, gpu, tracing, variant
 from heed._runtime import ADDRESSES, CALL, DTYPES
 from heed.arrays import Array
-from heed.block_mask import PARTIAL, SKIPPED, BlockMask, kinds_on
+from heed.block_mask import BlockMask, kinds_on
+from heed.block_runs import PARTIAL, SKIPPED
 from heed.kernel import Kernel
 
 Mod = Callable[..., Any]

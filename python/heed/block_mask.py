@@ -34,12 +34,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from heed import tracing
+from heed import arrays, tracing, variant
+from heed.block_runs import FULL, PARTIAL, SKIPPED, BlockRuns
 
 MaskMod = Callable[[Any, Any, Any, Any], Any]  # (b, h, q_idx, kv_idx) -> bool
 Array = Any  # np.ndarray or torch.Tensor: torch is optional, so its type has no name here
 
-SKIPPED, PARTIAL, FULL = 0, 1, 2
 DEFAULT_BLOCK_SIZE = 128
 # Pairs evaluated at a time: temporaries of 16 elements a pair (vectors within a mask_mod) stay within 64 MiB.
 _CHUNK_PAIRS = 1 << 18
@@ -260,33 +260,6 @@ def _evaluate_score(score_mod: Callable[..., Any], chunk: tuple[slice, ...]) -> 
     return np.asarray(~np.isneginf(trace.evaluate_score(values, 0.0, *_coordinates(chunk))))
 
 
-def _block_counts(mask_mod: MaskMod, batch: int, heads: int, q_len: int, kv_len: int,
-                  block_size: tuple[int, int]) -> np.ndarray:
-    """True pairs of each block: int64 (batch, heads, query blocks, key blocks), perhaps a broadcast view.
-
-    This evaluates every pair, a chunk at a time; of a mask that ignores b or h, one batch or head.
-    """
-    q_block, kv_block = block_size
-    shape = (batch, heads, _ceil_div(q_len, q_block), _ceil_div(kv_len, kv_block))
-    if 0 in shape:
-        return np.zeros(shape, np.int64)
-    # tracing.evaluate broadcasts its result at the end, so a dim that nothing depends on has no stride.
-    strides = _evaluate(mask_mod, (slice(0, batch), slice(0, heads), slice(0, 1), slice(0, 1))).strides
-    batch, heads = (1 if stride == 0 else extent for stride, extent in zip(strides, (batch, heads)))
-    counts = np.zeros((batch, heads, *shape[2:]), np.int64)
-    for chunk in _chunks((batch, heads, q_len, kv_len)):
-        sums = _evaluate(mask_mod, chunk)
-        where = list(chunk)
-        for axis, block in ((3, kv_block), (2, q_block)):
-            low, high = chunk[axis].start, chunk[axis].stop
-            # A chunk may begin within a block.
-            starts = np.maximum(np.arange(low // block * block, high, block), low) - low
-            sums = np.add.reduceat(sums, starts, axis=axis, dtype=np.int64)
-            where[axis] = slice(low // block, _ceil_div(high, block))
-        counts[tuple(where)] += sums
-    return np.broadcast_to(counts, shape)
-
-
 class _Derivation:
     """What create_block_mask was asked for, and the kinds of its blocks once known; masks share it."""
 
@@ -296,14 +269,28 @@ class _Derivation:
         self.block_size = block_size
 
     @functools.cached_property
+    def runs(self) -> BlockRuns:
+        """The blocks to visit. As in FlexAttention, a block that hangs over the end of the queries or keys is never full.
+
+        The compiler's classifier finds them. What a mask_mod captures on a GPU is copied for it."""
+        trace, values = tracing.lookup(None, self.mask_mod)
+        batch, heads, q_len, kv_len = self.shape
+        classifier = variant.of_trace(trace).classifier()
+        return classifier.classify((batch, heads, heads, q_len, kv_len), self.block_size, [arrays.on_host(x) for x in values])
+
+    @functools.cached_property
     def kinds(self) -> np.ndarray:
-        """int8 (B, H, query blocks, key blocks), read-only. As in FlexAttention, a block that hangs over the end of
-        the queries or keys is never full."""
-        counts = _block_counts(self.mask_mod, *self.shape, self.block_size)
-        kinds = (counts > 0).astype(np.int8)
-        kinds += counts == math.prod(self.block_size)
-        kinds.setflags(write=False)
-        return kinds
+        """int8 (B, H, query blocks, key blocks), read-only."""
+        matrix = self.runs.matrix()
+        return np.broadcast_to(matrix, (*self.shape[:2], *matrix.shape[2:]))
+
+    def lists(self, kind: int) -> tuple[np.ndarray, np.ndarray]:
+        """kv_num_blocks and kv_indices of the blocks of a kind."""
+        def whole(array: np.ndarray) -> np.ndarray:
+            shape = (*self.shape[:2], *array.shape[2:])
+            return array if array.shape == shape else np.broadcast_to(array, shape).copy()
+
+        return whole(self.runs.counts(kind)), whole(self.runs.indices(kind))
 
 
 # Lists and the matrices that they stand for.
@@ -353,7 +340,7 @@ class _List:
         if mask is None:
             return self
         if self.name not in mask._lists:
-            mask._compute_lists()
+            mask._compute_list(self.name)
         return mask._lists[self.name]
 
     def __set__(self, mask: "BlockMask", value: Any) -> None:
@@ -464,20 +451,19 @@ class BlockMask:
         return mask
 
     @_eager
-    def _compute_lists(self) -> None:
-        """Fills in the lists that were never read."""
+    def _compute_list(self, name: str) -> None:
+        """Fills in a list that was never read, and the other of its pair."""
+        number = _LIST_NAMES.index(name) // 2
+        names, kind, is_transposed = _PAIRS[number], (PARTIAL, FULL)[number % 2], number >= 2
+        pair: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
         if self._derivation is not None:
-            listed = [self._derivation.kinds == kind for kind in (PARTIAL, FULL)]
-            flags: list[np.ndarray | None] = [*listed, *(partial.swapaxes(-1, -2) for partial in listed)]
             device = self._device
+            pair = _pack((self._derivation.kinds == kind).swapaxes(-1, -2)) if is_transposed else self._derivation.lists(kind)
         else:
-            flags = [None, None, *(None if partial is None else partial.swapaxes(-1, -2) for partial in self._flags())]
             device = _device_of(self._lists["kv_indices"])
-        for names, pair_flags in zip(_PAIRS, flags):
-            if names[0] not in self._lists:
-                pair = (None, None) if pair_flags is None else _pack(pair_flags)
-                self._lists.update((name, None if array is None else _move(array, device))
-                                   for name, array in zip(names, pair))
+            if (flags := self._flags()[number % 2]) is not None and is_transposed:
+                pair = _pack(flags.swapaxes(-1, -2))
+        self._lists.update((name, None if array is None else _move(array, device)) for name, array in zip(names, pair))
 
     def _flags(self) -> list[np.ndarray | None]:
         """The blocks in the partial and in the full kv lists, each bool (..., nq, nkv), None where there is no list."""
@@ -560,7 +546,9 @@ class BlockMask:
         """Percentage of pairs in skipped blocks. Blocks count whole, so it is negative where they hang over the end
         of a dense mask; 0 for a mask without pairs."""
         if self._derivation is not None:
-            listed = int(np.count_nonzero(self._kinds()))
+            runs = self._derivation.runs
+            copies = math.prod(self._batch_dims) // max(math.prod(runs.shape[:2]), 1)
+            listed = runs.num_listed() * copies
         else:
             counts = [self._lists[name] for name, _ in _PAIRS[:2]]
             listed = sum(int(array.sum()) for array in counts if array is not None)
@@ -918,8 +906,14 @@ def create_block_mask(mask_mod: MaskMod, B: int | None, H: int | None, Q_LEN: in
     """
     if tracing.mod_kind(mask_mod) != "mask_mod":
         raise AssertionError(f"create-block_mask requires a mask_mod function! Got {mask_mod}")
-    return BlockMask._derived(_Derivation(mask_mod, _extents(B, H, Q_LEN, KV_LEN), _block_size(BLOCK_SIZE)),
-                              _resolve_device(device))
+    derivation = _Derivation(mask_mod, _extents(B, H, Q_LEN, KV_LEN), _block_size(BLOCK_SIZE))
+    uses: frozenset[str] = frozenset()
+    with contextlib.suppress(Exception):  # the lists, once read, will say what is wrong
+        uses = tracing.lookup(None, mask_mod)[0].mask_coordinates
+    for name, count, coordinate in (("B", B, "b"), ("H", H, "h")):
+        if count is None and coordinate in uses:
+            raise ValueError(f"expected {name} to be a number, because mask_mod depends on {coordinate}, found None")
+    return BlockMask._derived(derivation, _resolve_device(device))
 
 
 @_eager

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from heed import _compiler, _runtime, arrays, gpu
 from heed._runtime import ADDRESSES, CALL, DTYPE_CODES, DTYPES, HeedError
 from heed.arrays import Array
+from heed.block_runs import BlockRuns
 
 _FLOATS = ("f16", "bf16", "f32")
 _heed_run = _runtime.lib.heed_run_packed
@@ -109,6 +110,18 @@ class Kernel:
         words, tensors = self._pack(values, device) if values else (b"", b"")
         if _heed_launch(self._address, call, addresses, words, tensors, stream, device) != 0:
             raise HeedError(_runtime.lib.heed_last_error().decode())
+
+    def classify(self, extents: tuple[int, int, int, int, int], block_size: tuple[int, int], values: Sequence[Any],
+                 threads: int = 0) -> BlockRuns:
+        """heed_classify, of a kernel that Variant.classifier made: which blocks its mask visits.
+
+        extents: B, Hq, Hkv, Sq, Skv. `values` are those of all params; tensors are on the CPU."""
+        words, tensors = self._pack(values, None) if values else (b"", b"")
+        question = _runtime.MaskQuestion(*extents, *block_size, words or None, threads)
+        result = ctypes.POINTER(_runtime.BlockRuns)()
+        if _runtime.lib.heed_classify(self._address, question, tensors, result) != 0:
+            raise HeedError(_runtime.lib.heed_last_error().decode())
+        return BlockRuns.take(result)
 
     def _pack(self, values: Sequence[Any], device: int | None) -> tuple[bytes, bytes]:
         """heed_value of all params, and heed_tensor of those that are tensors."""

@@ -50,6 +50,7 @@ class Variant:
         self.name = name
         self._digest = digest
         self._kernels: dict[tuple[str, int, int, str, str], Kernel] = {}
+        self._classifier: Kernel | None = None
         self._lock = threading.Lock()
 
     @property
@@ -103,6 +104,14 @@ class Variant:
                     kernel = self._kernels[key] = _cached(self._cache_digest(), request)
         return kernel
 
+    def classifier(self) -> Kernel:
+        """What classifies blocks of the mask on this machine's CPU, from memory or the disk cache where possible."""
+        with self._lock:
+            if self._classifier is None:
+                request = self._request("f32", 64, 64, _compiler.native_target(), _SYMBOL)
+                self._classifier = _cached(self._cache_digest(), request, "classifier")
+        return self._classifier
+
     def _cache_digest(self) -> str:
         """Of everything that the code depends on but for the request's other fields."""
         if self._digest is None:
@@ -138,12 +147,12 @@ def _load(content: bytes, symbol: str, header: Callable[[], str] | None = None) 
     return Kernel(loaded.kernel, loaded, content, symbol, header)
 
 
-def _cached(digest: str, request: _compiler.Request) -> Kernel:
+def _cached(digest: str, request: _compiler.Request, emit: str = "obj") -> Kernel:
     # Should objects for GPUs hold what ptxas made, then its version belongs here, too.
-    key = cache.digest("kernel", digest, request.dtype, str(request.head_dim), str(request.value_head_dim),
+    key = cache.digest("kernel" if emit == "obj" else emit, digest, request.dtype, str(request.head_dim), str(request.value_head_dim),
                        request.target, request.options, str(sorted(request.defines.items())), _compiler.build_id())
     disk = cache.default_cache()
-    content = disk.get_or_build(key, lambda: _compiler.compile(request, "obj"))
+    content = disk.get_or_build(key, lambda: _compiler.compile(request, emit))
     return _load(content, _SYMBOL)
 
 

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heed import block_mask as bm
-from heed import tracing
+from heed import kernel, tracing
 
 torch = pytest.importorskip("torch")
 flex = pytest.importorskip("torch.nn.attention.flex_attention")
@@ -238,26 +238,32 @@ def test_as_tuple() -> None:
 # Laziness and memory.
 
 
-def test_lists_are_computed_when_read(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def classified(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The extents of what is classified from here on, and the shape of what is found."""
     calls = []
+    classify = kernel.Kernel.classify
 
-    def counting(*arguments: Any) -> Any:
-        calls.append(arguments)
-        return evaluate(*arguments)
+    def noting(self: Any, extents: Any, *arguments: Any) -> Any:
+        runs = classify(self, extents, *arguments)
+        calls.append((extents, runs.shape))
+        return runs
 
-    evaluate = tracing.evaluate
-    monkeypatch.setattr(tracing, "evaluate", counting)
+    monkeypatch.setattr(kernel.Kernel, "classify", noting)
+    return calls
+
+
+def test_lists_are_computed_when_read(classified: list[Any]) -> None:
     mask = make()
     assert mask.shape == (1, 1, 300, 300) and mask.numel() == 90000 and not mask.has_given_lists
     others = [mask.to("numpy"), mask._adjust(100, 200), copy.copy(mask), pytree.tree_map(lambda leaf: leaf, mask)]
     mask.validate()
-    assert not calls
+    assert not classified
     assert mask.kv_num_blocks.numel() == 5
-    count = len(calls)
-    assert count > 0
+    assert len(classified) == 1
     assert all(m.q_indices.shape == (1, 1, 5, 5) for m in (mask, others[0], others[2], others[3]))
     assert mask.to_dense().sum() == mask.block_kinds().astype(bool).sum() == 15 and mask.sparsity() > 0
-    assert len(calls) == count, "evaluated again"
+    assert len(classified) == 1, "classified again"
 
 
 def test_errors_of_mask_mods_come_when_lists_are_read() -> None:
@@ -269,21 +275,22 @@ def test_errors_of_mask_mods_come_when_lists_are_read() -> None:
         mask.block_kinds()
 
 
-def test_what_a_mask_ignores_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = []
-
-    def counting(mask_mod: Any, *coordinates: Any) -> Any:
-        mask = evaluate(mask_mod, *coordinates)
-        pairs.append(mask.size)
-        return mask
-
-    evaluate = tracing.evaluate
-    monkeypatch.setattr(tracing, "evaluate", counting)
+def test_what_a_mask_ignores_costs_nothing(classified: list[Any]) -> None:
     for mask_mod, batches, heads in ((causal, 1, 1), (per_head, 1, 7), (per_batch, 5, 1), (per_both, 5, 7)):
-        pairs.clear()
+        classified.clear()
         mask = make(mask_mod, 5, 7, 130, 130)
         assert_same_lists(mask, make_torch(mask_mod, 5, 7, 130, 130))
-        assert sum(pairs) == batches * heads * 130 * 130 + 5 * 7
+        assert [shape[:2] for _, shape in classified] == [(batches, heads)]
+
+
+@pytest.mark.parametrize("mask_mod, batch, heads, message", [
+    (per_head, 2, None, "expected H to be a number, because mask_mod depends on h, found None"),
+    (per_batch, None, 3, "expected B to be a number, because mask_mod depends on b, found None"),
+    (per_both, None, None, "expected B to be a number, because mask_mod depends on b, found None")])
+def test_what_a_mask_depends_on_is_named(mask_mod: Any, batch: Any, heads: Any, message: str) -> None:
+    """torch would take the mask of batch or head 0 for all."""
+    with pytest.raises(ValueError, match=message):
+        bm.create_block_mask(mask_mod, batch, heads, 130, 130)
 
 
 def test_creation_takes_microseconds() -> None:

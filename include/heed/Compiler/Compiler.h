@@ -46,7 +46,7 @@ struct CompileOptions {
 };
 
 /// What the compiler can stop at.
-enum class EmitKind { Attn, Tile, LLVM, Asm, PTX, Cubin, Object };
+enum class EmitKind { Attn, Tile, LLVM, Asm, PTX, Cubin, Object, Classifier };
 
 /// Seconds that each phase took, in order.
 using PhaseTimes = std::vector<std::pair<std::string, double>>;

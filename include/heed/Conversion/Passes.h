@@ -13,6 +13,9 @@
 
 namespace heed {
 
+/// On the functions that attn-to-classifier makes: what is known of the mask.
+inline constexpr llvm::StringLiteral kBoxAttr = "heed.box";
+
 #define GEN_PASS_DECL
 #include "heed/Conversion/Passes.h.inc"
 

@@ -41,4 +41,20 @@ def AttnToTilePass : Pass<"attn-to-tile", "::mlir::ModuleOp"> {
                            "::mlir::scf::SCFDialect"];
 }
 
+def AttnToClassifierPass : Pass<"attn-to-classifier", "::mlir::ModuleOp"> {
+  let summary = "writes masks as functions that classify boxes of queries and keys";
+  let description = [{
+    Replaces each function of an `attn.forward` by two functions of its mask over the box [q0, q1) x [k0, k1) of one
+    batch and head: its class, by intervals (see `heed/Analysis/BlockClasses.h`), and the number of pairs that attend, by
+    evaluating each. Block lists are made of both: the first decides boxes of any size, the second what it leaves.
+
+    ```mlir
+    func.func @f_classify(captures..., %b, %h, %q0, %q1, %k0, %k1 : index) -> i32
+    func.func @f_count(captures..., %b, %h, %q0, %q1, %k0, %k1 : index) -> i64
+    ```
+    The attribute `heed.box` of both holds the head dims, and whether the mask depends on batch and head.
+  }];
+  let dependentDialects = ["::mlir::arith::ArithDialect", "::mlir::func::FuncDialect", "::mlir::scf::SCFDialect"];
+}
+
 #endif // HEED_CONVERSION_PASSES

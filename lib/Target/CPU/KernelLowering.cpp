@@ -9,7 +9,6 @@
 #include "KernelLowering.h"
 
 #include "heed-c/Runtime.h"
-#include "heed/Dialect/Attn/IR/TotalDivision.h"
 
 #include "llvm/ADT/TypeSwitch.h"
 #include "llvm/Support/MathExtras.h"
@@ -24,12 +23,12 @@ static constexpr int64_t kZeroBytes = 2304; // 576 elements of f32: the largest 
 
 KernelLowering::KernelLowering(tile::KernelOp kernel, const CPUTarget &target,
                                tile::CPUScheduleAttr schedule)
-    : kernel(kernel), target(target), schedule(schedule), lanes(schedule.getLanes()),
+    : ScalarLowering(kernel, target, schedule,
+                     {tensorTypeOf(kernel, 0).getExtents()[3],
+                      tensorTypeOf(kernel, 2).getExtents()[3]}),
+      kernel(kernel), target(target), schedule(schedule), lanes(schedule.getLanes()),
       groupLanes(lanes * schedule.getVectors()), blockQ(schedule.getBlockQ()),
-      blockKv(schedule.getBlockKv()), builder(kernel),
-      e(std::make_unique<Emitter>(builder, kernel.getLoc(), schedule, target.hasAVX512,
-                                  target.hasFMA, target.hasF16Conversion,
-                                  target.hasDotBF16 || target.hasAMX)) {}
+      blockKv(schedule.getBlockKv()) {}
 
 //===----------------------------------------------------------------------===//
 // Functions
@@ -62,14 +61,6 @@ func::FuncOp KernelLowering::createFunction(StringRef suffix, ArrayRef<Type> arg
   return function;
 }
 
-Value KernelLowering::argWord(int64_t word) {
-  return e->load(e->i64(), e->at(args, e->cst(word), e->i64()));
-}
-
-Value KernelLowering::argPointer(int64_t word) {
-  return e->load(e->ptr(), e->at(args, e->cst(word), e->i64()), 8);
-}
-
 void KernelLowering::bindArguments(Value argBlock, Value batch, Value head, Value queryTile) {
   args = argBlock;
   auto index = [&](Value v) -> Value {
@@ -78,93 +69,9 @@ void KernelLowering::bindArguments(Value argBlock, Value batch, Value head, Valu
   scalars.map(kernel.getBatch(), index(batch));
   scalars.map(kernel.getHead(), index(head));
   scalars.map(kernel.getQueryTile(), index(queryTile));
-
-  // The layout of the argument block: see heed-c/Runtime.h.
   auto arguments = kernel.getKernelArguments();
-  auto loadScalar = [&](Type type, int64_t word) -> Value {
-    Value bits = argWord(word);
-    if (type.isInteger(64))
-      return bits;
-    if (type.isInteger(1))
-      return arith::TruncIOp::create(builder, kernel.getLoc(), type, bits);
-    Value low = arith::TruncIOp::create(builder, kernel.getLoc(), e->i32(), bits);
-    return type.isF32() ? arith::BitcastOp::create(builder, kernel.getLoc(), type, low).getResult()
-                        : low;
-  };
-  scalars.map(arguments[6], loadScalar(arguments[6].getType(), HEED_ARG_SCALE));
-  int64_t word = HEED_ARG_PARAMS;
-  for (BlockArgument argument : arguments.drop_front(7)) {
-    auto tensor = dyn_cast<attn::TensorType>(argument.getType());
-    if (!tensor) {
-      scalars.map(argument, loadScalar(argument.getType(), word++));
-      continue;
-    }
-    CapturedTensor c;
-    c.element = tensor.getElementType();
-    c.data = argPointer(word++);
-    for (int64_t i = 0; i < tensor.getRank(); ++i)
-      c.extents.push_back(argWord(word + i));
-    for (int64_t i = 0; i < tensor.getRank(); ++i)
-      c.strides.push_back(argWord(word + tensor.getRank() + i));
-    word += 2 * tensor.getRank();
-    captured[argument] = c;
-  }
-}
-
-void KernelLowering::cloneScalar(Operation &op, IRMapping &mapping) {
-  Location loc = op.getLoc();
-  auto lookup = [&](Value v) { return mapping.lookupOrDefault(v); };
-  if (auto extent = dyn_cast<attn::ExtentOp>(op)) {
-    static const llvm::StringMap<int64_t> words = {{"B", HEED_ARG_B},
-                                                   {"Hq", HEED_ARG_HQ},
-                                                   {"Hkv", HEED_ARG_HKV},
-                                                   {"Sq", HEED_ARG_SQ},
-                                                   {"Skv", HEED_ARG_SKV}};
-    auto it = words.find(extent.getSymbol());
-    // D and Dv are compiled in.
-    Value v = it != words.end()
-                  ? e->toI32(argWord(it->second))
-                  : e->cstI32(kernelTensorType(extent.getSymbol() == "D" ? 0 : 2).getExtents()[3]);
-    mapping.map(extent.getResult(), v);
-    return;
-  }
-  if (auto load = dyn_cast<attn::LoadOp>(op)) {
-    SmallVector<Value> indices = llvm::map_to_vector(load.getIndices(), lookup);
-    const CapturedTensor &tensor = captured.find(lookup(load.getTensor()))->second;
-    mapping.map(load.getResult(), emitScalarGather(*e, tensor, indices, load.getType()));
-    return;
-  }
-  if (isa<attn::FloorDivOp, attn::ModOp>(op)) {
-    Value x = lookup(op.getOperand(0)), y = lookup(op.getOperand(1));
-    mapping.map(op.getResult(0), isa<attn::ModOp>(op) ? attn::emitMod(builder, loc, x, y)
-                                                        : attn::emitFloorDiv(builder, loc, x, y));
-    return;
-  }
-  if (op.getNumRegions() == 0) {
-    builder.clone(op, mapping);
-    return;
-  }
-  // A structured op: its regions may hold ops of ours.
-  OperationState state(loc, op.getName());
-  state.addOperands(llvm::map_to_vector(op.getOperands(), lookup));
-  state.addTypes(op.getResultTypes());
-  state.propertiesAttr = op.getPropertiesAsAttribute();
-  state.addAttributes(llvm::to_vector(op.getDiscardableAttrs()));
-  for (unsigned i = 0; i < op.getNumRegions(); ++i)
-    state.addRegion();
-  Operation *copy = builder.create(state);
-  for (auto [from, to] : llvm::zip(op.getRegions(), copy->getRegions())) {
-    if (from.empty())
-      continue;
-    OpBuilder::InsertionGuard guard(builder);
-    Block *block = builder.createBlock(&to);
-    for (BlockArgument argument : from.front().getArguments())
-      mapping.map(argument, block->addArgument(argument.getType(), loc));
-    for (Operation &inner : from.front())
-      cloneScalar(inner, mapping);
-  }
-  for (auto [from, to] : llvm::zip(op.getResults(), copy->getResults()))
-    mapping.map(from, to);
+  scalars.map(arguments[6], scalarArgument(arguments[6].getType(), HEED_ARG_SCALE));
+  bindCaptures(arguments.drop_front(7));
 }
 
 LogicalResult KernelLowering::emitTileFunction() {

@@ -30,8 +30,7 @@
 #ifndef HEED_LIB_TARGET_CPU_KERNELLOWERING_H
 #define HEED_LIB_TARGET_CPU_KERNELLOWERING_H
 
-#include "Emitter.h"
-#include "StageVectorizer.h"
+#include "ScalarLowering.h"
 
 #include "heed/Target/CPU/CPUTarget.h"
 
@@ -60,7 +59,7 @@ struct TileStorage {
   Type element; // in memory
 };
 
-class KernelLowering {
+class KernelLowering : ScalarLowering {
 public:
   KernelLowering(tile::KernelOp kernel, const CPUTarget &target, tile::CPUScheduleAttr schedule);
 
@@ -73,10 +72,6 @@ private:
 
   mlir::func::FuncOp createFunction(llvm::StringRef suffix, ArrayRef<Type> arguments, Type result);
   void bindArguments(Value args, Value batch, Value head, Value queryTile);
-  Value argWord(int64_t word);
-  Value argPointer(int64_t word);
-  /// Lowers a scalar op between tile ops, with its regions.
-  void cloneScalar(mlir::Operation &op, mlir::IRMapping &mapping);
   mlir::LogicalResult lowerBlock(mlir::Block &block);
   mlir::LogicalResult lowerOp(mlir::Operation &op);
   mlir::LogicalResult lowerForKV(tile::ForKVOp op);
@@ -127,9 +122,10 @@ private:
   void emitPackPairs(Value rows, Value stride, Value count, Value out);
   void emitPackAMX(Value rows, Value stride, Value count, Value out);
   Type valueElement() { return kernelTensorType(2).getElementType(); }
-  attn::TensorType kernelTensorType(unsigned index) {
-    return mlir::cast<attn::TensorType>(kernel.getBodyBlock()->getArgument(index).getType());
+  static attn::TensorType tensorTypeOf(tile::KernelOp kernel, unsigned argument) {
+    return mlir::cast<attn::TensorType>(kernel.getBodyBlock()->getArgument(argument).getType());
   }
+  attn::TensorType kernelTensorType(unsigned index) { return tensorTypeOf(kernel, index); }
 
   //===-- Products (Dots.cpp) ---------------------------------------------===//
 
@@ -175,17 +171,13 @@ private:
   const CPUTarget &target;
   tile::CPUScheduleAttr schedule;
   const int64_t lanes, groupLanes, blockQ, blockKv;
-  mlir::OpBuilder builder;
-  std::unique_ptr<Emitter> e;
 
   // Of the function that is being emitted:
   mlir::Block *entry = nullptr;
-  Value args, scratch;
+  Value scratch;
   int64_t scratchBytes = 0;
   Value queryEnd; // i64, end of the lanes whose groups hold queries
-  mlir::IRMapping scalars;
   llvm::DenseMap<Value, TileStorage> tiles;
-  llvm::DenseMap<Value, CapturedTensor> captured;
   llvm::DenseMap<mlir::Operation *, std::unique_ptr<StageVectorizer>> stages;
   llvm::DenseMap<Value, Value> blockMax; // final scores -> the new running maximum
   SmallVector<tile::LoadOp> blockLoads;  // keys and values of the loop, for prefetching

@@ -8,7 +8,10 @@
 
 #include "heed/Target/CPU/Passes.h"
 
+#include "BoxLowering.h"
 #include "KernelLowering.h"
+
+#include "heed/Conversion/Passes.h"
 
 #include "mlir/Conversion/ArithToLLVM/ArithToLLVM.h"
 #include "mlir/Conversion/ControlFlowToLLVM/ControlFlowToLLVM.h"
@@ -66,6 +69,9 @@ struct TileToCPU : heed::impl::TileToCPUPassBase<TileToCPU> {
   using TileToCPUPassBase::TileToCPUPassBase;
 
   void runOnOperation() override {
+    for (auto function : llvm::make_early_inc_range(getOperation().getOps<func::FuncOp>()))
+      if (function->hasAttr(kBoxAttr))
+        cpu::BoxLowering(function, baselineCPUTarget()).run();
     for (auto kernel : llvm::make_early_inc_range(getOperation().getOps<tile::KernelOp>())) {
       auto schedule =
           kernel->getAttrOfType<tile::CPUScheduleAttr>(tile::TileDialect::kScheduleAttr);

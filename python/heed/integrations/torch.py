@@ -36,7 +36,8 @@ from torch._dynamo.variables.builder import wrap_fx_proxy
 from torch._ops import HigherOrderOperator
 
 from heed import arrays, attention
-from heed.block_mask import PARTIAL, SKIPPED, BlockMask, kinds_on
+from heed.block_mask import BlockMask, kinds_on
+from heed.block_runs import PARTIAL, SKIPPED
 
 Mod = Callable[..., Any]
 

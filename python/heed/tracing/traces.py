@@ -9,6 +9,7 @@ its parameters, all read anew. A cache entry refers to code and to constants, ne
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import inspect
 import threading
@@ -19,7 +20,7 @@ import numpy as np
 
 from heed.tracing.captures import Fetch, Guard, Path, compile_fetch
 from heed.tracing.evaluate import evaluate as evaluate_graph
-from heed.tracing.expressions import Leaf, Node, in_range
+from heed.tracing.expressions import Leaf, Node, in_range, reachable
 from heed.tracing.printer import unique_name, write_variant
 from heed.tracing.tracer import Tracer, code_of
 
@@ -62,6 +63,12 @@ class Trace:
     @property
     def has_mask(self) -> bool:
         return self._mask is not None
+
+    @functools.cached_property
+    def mask_coordinates(self) -> frozenset[str]:
+        """Which of b, h, q and kv the mask_mod uses."""
+        nodes = reachable([] if self._mask is None else [self._mask])
+        return frozenset(node.data for node in nodes if node.op == "coordinate")
 
     def values(self, score_mod: Any = None, mask_mod: Any = None) -> list[Any]:
         """The values of the parameters, as these functions capture them now.

@@ -1,0 +1,300 @@
+//===-- Classify.cpp - The block lists of a mask ----------------*- C++ -*-===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+//
+// A box of any size can be classified, so that the plane is halved until every box is decided: where a mask has
+// structure (a diagonal, documents, a window), a row of blocks costs a few questions, whatever its length. A single
+// block that intervals do not decide is halved further, until pairs of both kinds were seen or all pairs were counted.
+//
+//===----------------------------------------------------------------------===//
+
+#include "Arguments.h"
+#include "Check.h"
+#include "Cpu.h"
+#include "Error.h"
+
+#include <atomic>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+using namespace heed::runtime;
+
+namespace {
+
+enum Class : int32_t { Skipped, Partial, Full };
+
+/// Pairs that are counted rather than classified further.
+constexpr int64_t maxCountedPairs = 64;
+
+/// The runs of one row.
+struct Row {
+  heed_block_run *runs;
+  int32_t size, capacity;
+};
+
+struct Plane {
+  const heed_mask_code &code;
+  const int64_t *args;
+  int64_t queryLength, keyLength, blockQ, blockKv;
+  int64_t numRows, numColumns; // blocks
+  int64_t numLists, numBatches, numHeads;
+  int64_t rowsPerTask, tasksPerList;
+  Row *rows; // of all lists
+  std::atomic<bool> isOutOfMemory;
+};
+
+struct Box {
+  int64_t firstQ, endQ, firstKv, endKv;
+  int64_t numQueries() const { return endQ - firstQ; }
+  int64_t numKeys() const { return endKv - firstKv; }
+};
+
+/// Works on some rows of the list of one batch and head.
+class Band {
+public:
+  Band(Plane &plane, int64_t list)
+      : plane(plane), batch(list / plane.numHeads), head(list % plane.numHeads),
+        rows(plane.rows + list * plane.numRows) {}
+
+  /// Decides blocks [row, endRow) x [column, endColumn). Those of a row are appended in ascending order.
+  void decide(int64_t row, int64_t endRow, int64_t column, int64_t endColumn) {
+    Box box = {row * plane.blockQ, least(endRow * plane.blockQ, plane.queryLength),
+               column * plane.blockKv, least(endColumn * plane.blockKv, plane.keyLength)};
+    int32_t found = classify(box);
+    if (found == Skipped)
+      return;
+    if (found == Full)
+      return appendFull(row, endRow, column, endColumn);
+    if (endRow - row == 1 && endColumn - column == 1) {
+      Seen seen;
+      refine(box, seen);
+      if (seen.both())
+        return append(row, column, endColumn, Partial);
+      if (seen.attending)
+        return appendFull(row, endRow, column, endColumn);
+      return;
+    }
+    if (endRow - row > 1 && (endColumn - column == 1 || box.numQueries() >= box.numKeys())) {
+      int64_t middle = row + (endRow - row) / 2;
+      decide(row, middle, column, endColumn);
+      decide(middle, endRow, column, endColumn);
+    } else {
+      int64_t middle = column + (endColumn - column) / 2;
+      decide(row, endRow, column, middle);
+      decide(row, endRow, middle, endColumn);
+    }
+  }
+
+private:
+  struct Seen {
+    bool attending = false, other = false;
+    bool both() const { return attending && other; }
+  };
+
+  static int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }
+
+  int32_t classify(const Box &b) const {
+    return plane.code.classify(plane.args, batch, head, b.firstQ, b.endQ, b.firstKv, b.endKv);
+  }
+
+  /// Looks for pairs of both kinds.
+  void refine(const Box &box, Seen &seen) {
+    int64_t pairs = box.numQueries() * box.numKeys();
+    if (pairs <= maxCountedPairs) {
+      int64_t count = plane.code.count(plane.args, batch, head, box.firstQ, box.endQ, box.firstKv, box.endKv);
+      seen.attending |= count > 0;
+      seen.other |= count < pairs;
+      return;
+    }
+    Box first = box, second = box;
+    if (box.numQueries() >= box.numKeys())
+      first.endQ = second.firstQ = box.firstQ + box.numQueries() / 2;
+    else
+      first.endKv = second.firstKv = box.firstKv + box.numKeys() / 2;
+    lookAt(first, seen);
+    if (!seen.both())
+      lookAt(second, seen);
+  }
+
+  void lookAt(const Box &box, Seen &seen) {
+    int32_t found = classify(box);
+    if (found == Partial)
+      return refine(box, seen);
+    seen.attending |= found == Full;
+    seen.other |= found == Skipped;
+  }
+
+  /// A block that hangs over the end of queries or keys counts as partial, as in FlexAttention.
+  void appendFull(int64_t row, int64_t endRow, int64_t column, int64_t endColumn) {
+    bool hangs = endColumn * plane.blockKv > plane.keyLength;
+    int64_t endWhole = endColumn - (hangs ? 1 : 0);
+    for (; row < endRow; ++row) {
+      Class whole = (row + 1) * plane.blockQ > plane.queryLength ? Partial : Full;
+      if (column < endWhole)
+        append(row, column, endWhole, whole);
+      if (hangs)
+        append(row, endWhole, endColumn, Partial);
+    }
+  }
+
+  void append(int64_t number, int64_t begin, int64_t end, Class kind) {
+    Row &row = rows[number];
+    if (row.size > 0) {
+      heed_block_run &last = row.runs[row.size - 1];
+      if (last.end == begin && last.kind == kind) {
+        last.end = int32_t(end);
+        return;
+      }
+    }
+    if (row.size == row.capacity) {
+      int32_t capacity = row.capacity ? 2 * row.capacity : 4;
+      void *grown = realloc(row.runs, size_t(capacity) * sizeof(heed_block_run));
+      if (!grown) {
+        plane.isOutOfMemory.store(true, std::memory_order_relaxed);
+        return;
+      }
+      row.runs = static_cast<heed_block_run *>(grown);
+      row.capacity = capacity;
+    }
+    row.runs[row.size++] = {int32_t(begin), int32_t(end), kind};
+  }
+
+  Plane &plane;
+  const int64_t batch, head;
+  Row *rows;
+};
+
+void classifyTask(void *context, int64_t task, int32_t) {
+  Plane &plane = *static_cast<Plane *>(context);
+  if (plane.isOutOfMemory.load(std::memory_order_relaxed))
+    return;
+  int64_t first = task % plane.tasksPerList * plane.rowsPerTask, end = first + plane.rowsPerTask;
+  Band(plane, task / plane.tasksPerList)
+      .decide(first, end < plane.numRows ? end : plane.numRows, 0, plane.numColumns);
+}
+
+/// Numbers that malloc'ed memory holds, freed at the end.
+template <typename T>
+struct Buffer {
+  explicit Buffer(int64_t count) : data(static_cast<T *>(calloc(size_t(count > 0 ? count : 1), sizeof(T)))) {}
+  ~Buffer() { free(data); }
+  Buffer(const Buffer &) = delete;
+  Buffer &operator=(const Buffer &) = delete;
+  T *data;
+};
+
+} // namespace
+
+static heed_status noMemory(const heed_kernel &kernel) {
+  return fail(HEED_OUT_OF_MEMORY, "kernel '%s': no memory for the block lists of its mask",
+              kernel.name ? kernel.name : "?");
+}
+
+/// Puts the rows one after the other, in one piece of memory.
+static heed_block_runs *gather(const Plane &plane) {
+  int64_t numRows = plane.numLists * plane.numRows, numRuns = 0;
+  for (int64_t i = 0; i < numRows; ++i)
+    numRuns += plane.rows[i].size;
+  size_t bytes = sizeof(heed_block_runs) + size_t(numRows + 1) * sizeof(int64_t) +
+                 size_t(numRuns) * sizeof(heed_block_run);
+  auto *result = static_cast<heed_block_runs *>(malloc(bytes));
+  if (!result)
+    return nullptr;
+  auto *offsets = reinterpret_cast<int64_t *>(result + 1);
+  auto *runs = reinterpret_cast<heed_block_run *>(offsets + numRows + 1);
+  offsets[0] = 0;
+  for (int64_t i = 0; i < numRows; ++i) {
+    const Row &row = plane.rows[i];
+    if (row.size > 0)
+      memcpy(runs + offsets[i], row.runs, size_t(row.size) * sizeof(heed_block_run));
+    offsets[i + 1] = offsets[i] + row.size;
+  }
+  *result = {plane.numBatches, plane.numHeads, plane.numRows, plane.numColumns, offsets, runs};
+  return result;
+}
+
+static heed_status classify(const heed_kernel &kernel, const heed_mask_code &code, const Problem &problem,
+                            const heed_mask_question &question, const heed_call &call, heed_block_runs **result) {
+  Buffer<int64_t> args(countArgumentWords(kernel));
+  if (!args.data)
+    return noMemory(kernel);
+  fillArguments(kernel, call, problem, args.data);
+  auto blocks = [](int64_t length, int64_t block) { return (length + block - 1) / block; };
+  int64_t numRows = blocks(problem.queryLength, question.block_q);
+  int64_t numColumns = blocks(problem.keyLength, question.block_kv);
+  int64_t numBatches = code.uses_batch ? problem.batch : problem.batch < 1 ? 0 : 1;
+  int64_t numHeads = code.uses_head ? problem.queryHeads : problem.queryHeads < 1 ? 0 : 1;
+  int64_t numLists = numBatches * numHeads;
+  Buffer<Row> rows(numLists * numRows);
+  if (!rows.data)
+    return noMemory(kernel);
+  // What is captured is read once for each task, at least: large tasks read less.
+  int32_t threads = question.num_threads ? question.num_threads : heed_get_num_threads();
+  int64_t tasksPerList = numLists >= 4 * threads ? 1 : 4 * threads;
+  int64_t rowsPerTask = blocks(numRows, tasksPerList);
+  rowsPerTask = rowsPerTask < 1 ? 1 : rowsPerTask;
+  tasksPerList = blocks(numRows, rowsPerTask);
+  Plane plane = {code, args.data, problem.queryLength, problem.keyLength, question.block_q, question.block_kv,
+                 numRows, numColumns, numLists, numBatches, numHeads, rowsPerTask, tasksPerList, rows.data, {false}};
+  if (numColumns > 0)
+    heed_parallel_for(numLists * tasksPerList, threads, classifyTask, &plane);
+  *result = plane.isOutOfMemory ? nullptr : gather(plane);
+  for (int64_t i = 0; i < numLists * numRows; ++i)
+    free(rows.data[i].runs);
+  return *result ? HEED_OK : noMemory(kernel);
+}
+
+extern "C" heed_status heed_classify(const heed_kernel *kernel, const heed_mask_question *question,
+                                     const heed_tensor *tensors, heed_block_runs **result) {
+  if (heed_status status = checkKernel(kernel))
+    return status;
+  if (!question || !result)
+    return fail(HEED_INVALID_ARGUMENT, "argument '%s': expected an address, found NULL", question ? "result" : "question");
+  *result = nullptr;
+  const struct {
+    const char *name;
+    int64_t value, least;
+  } numbers[] = {{"batch", question->batch, 0},           {"query_heads", question->query_heads, 0},
+                 {"key_heads", question->key_heads, 0},   {"query_length", question->query_length, 0},
+                 {"key_length", question->key_length, 0}, {"block_q", question->block_q, 1},
+                 {"block_kv", question->block_kv, 1},     {"num_threads", question->num_threads, 0}};
+  for (const auto &number : numbers)
+    if (number.value < number.least || number.value > INT32_MAX)
+      return fail(HEED_INVALID_ARGUMENT, "argument '%s': expected a number from %lld to %lld, found %lld", number.name,
+                  static_cast<long long>(number.least), static_cast<long long>(INT32_MAX),
+                  static_cast<long long>(number.value));
+  const heed_mask_code *code = nullptr;
+  for (int32_t i = 0; i < kernel->num_mask_codes && !code; ++i)
+    if ((kernel->mask_codes[i].cpu & ~heed_cpu_features()) == 0)
+      code = &kernel->mask_codes[i];
+  if (!code)
+    return fail(HEED_UNSUPPORTED_CPU, "kernel '%s' has no code for this machine that classifies blocks",
+                kernel->name ? kernel->name : "?");
+
+  Buffer<heed_value> values(kernel->num_params);
+  if (!values.data)
+    return noMemory(*kernel);
+  heed_call call = {};
+  call.params = question->params;
+  if (tensors && question->params) {
+    for (int32_t i = 0; i < kernel->num_params; ++i) {
+      values.data[i] = question->params[i];
+      if (kernel->params[i].rank >= 0)
+        values.data[i].tensor = tensors + question->params[i].i;
+    }
+    call.params = values.data;
+  }
+  Problem problem = {question->batch, question->query_heads, question->key_heads, question->query_length,
+                     question->key_length};
+  if (heed_status status = checkParams(*kernel, call, problem))
+    return status;
+  return classify(*kernel, *code, problem, *question, call, result);
+}
+
+extern "C" void heed_block_runs_free(heed_block_runs *runs) { free(runs); }
