@@ -73,7 +73,9 @@ public:
       return appendFull(row, endRow, column, endColumn);
     if (endRow - row == 1 && endColumn - column == 1) {
       Seen seen;
-      refine(box, seen);
+      probe(box, seen);
+      if (!seen.both())
+        refine(box, seen);
       if (seen.both())
         return append(row, column, endColumn, Partial);
       if (seen.attending)
@@ -103,15 +105,25 @@ private:
     return plane.code.classify(plane.args, batch, head, b.firstQ, b.endQ, b.firstKv, b.endKv);
   }
 
+  /// Counts the corners: where an edge of the mask runs through the block, they mostly differ.
+  void probe(const Box &box, Seen &seen) {
+    const int64_t queries[] = {box.firstQ, box.endQ - 1}, keys[] = {box.firstKv, box.endKv - 1};
+    for (int64_t q : queries)
+      for (int64_t kv : keys)
+        if (!seen.both())
+          count({q, q + 1, kv, kv + 1}, seen);
+  }
+
+  void count(const Box &b, Seen &seen) {
+    int64_t found = plane.code.count(plane.args, batch, head, b.firstQ, b.endQ, b.firstKv, b.endKv);
+    seen.attending |= found > 0;
+    seen.other |= found < b.numQueries() * b.numKeys();
+  }
+
   /// Looks for pairs of both kinds.
   void refine(const Box &box, Seen &seen) {
-    int64_t pairs = box.numQueries() * box.numKeys();
-    if (pairs <= maxCountedPairs) {
-      int64_t count = plane.code.count(plane.args, batch, head, box.firstQ, box.endQ, box.firstKv, box.endKv);
-      seen.attending |= count > 0;
-      seen.other |= count < pairs;
-      return;
-    }
+    if (box.numQueries() * box.numKeys() <= maxCountedPairs)
+      return count(box, seen);
     Box first = box, second = box;
     if (box.numQueries() >= box.numKeys())
       first.endQ = second.firstQ = box.firstQ + box.numQueries() / 2;
