@@ -481,6 +481,21 @@ def other_lines(content: dict[str, Any]) -> Iterator[str]:
             yield f"{row['id']}: {row['outcome']}"
 
 
+def merged(contents: list[dict[str, Any]]) -> dict[str, Any]:
+    """What several runs measured, in the order of all cases; of a case, the last that came to an end."""
+    names = {content["device"]["name"] for content in contents}
+    if len(names) > 1:
+        raise SystemExit(f"expected runs on one kind of GPU, found {', '.join(sorted(names))}")
+    rows: dict[str, dict[str, Any]] = {}
+    for content in contents:
+        for row in content["cases"]:
+            if row["outcome"] != "missing" or row["id"] not in rows:
+                rows[row["id"]] = row
+    commands = [" ".join(content["argv"]) for content in contents]
+    return {**contents[-1], "argv": [" and ".join(commands)], "minutes": sum(content["minutes"] for content in contents),
+            "cases": sorted(rows.values(), key=lambda row: SECTIONS.index(row["section"]))}
+
+
 def summary(content: dict[str, Any]) -> str:
     goals = [g for row in content["cases"] for g in row["goals"]]
     met, measured = sum(g["holds"] is True for g in goals), sum(g["holds"] is not None for g in goals)
@@ -538,7 +553,8 @@ def main() -> int:
     parser.add_argument("--case-limit", type=float, default=75.0, help="seconds until a case counts as hanging")
     parser.add_argument("--jobs", type=int, default=max(1, min(12, (os.cpu_count() or 2) - 2)), help="compilations of flex_attention at a time; 0: none ahead")
     parser.add_argument("--device", default="cuda", help="cpu: exercise the benchmark itself, with small shapes")
-    parser.add_argument("--table", type=pathlib.Path, metavar="FILE", help="only write a gpu.json into docs/performance.md")
+    parser.add_argument("--table", type=pathlib.Path, nargs="+", metavar="FILE",
+                        help="only write gpu.json files of one kind of GPU into docs/performance.md; of a case the last that measured it")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path(os.environ.get("OUT") or ROOT / "bench-out"))
     for name in ("--events", "--cases"):
         parser.add_argument(name, type=pathlib.Path, help=argparse.SUPPRESS)
@@ -547,7 +563,7 @@ def main() -> int:
         parser.add_argument(name, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.table:
-        if not write_page(json.loads(options.table.read_text()), PAGE):
+        if not write_page(merged([json.loads(path.read_text()) for path in options.table]), PAGE):
             print(f"{PAGE} has no {BEGIN} and {END}")
             return 1
         return 0
