@@ -362,7 +362,7 @@ selectPortable(MLIRContext *context, const GPUTarget &target, const GPUProblem &
     if (fits(shared))
       return shared;
     // Addresses, and operands that take long to arrive.
-    if (mayBeGlobal && registers + 24 <= limit && fits(with(tile::QueryPlace::Global)))
+    if (mayBeGlobal && registers + 52 <= limit && fits(with(tile::QueryPlace::Global)))
       return with(tile::QueryPlace::Global);
     return {};
   };
