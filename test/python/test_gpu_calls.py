@@ -367,8 +367,6 @@ class Foreign:
         self.__cuda_array_interface__ = {"shape": array.shape, "typestr": array.dtype.str, "version": 3,
                                          "data": (array.ctypes.data, read_only), "strides": array.strides, **more}
 
-    __cuda_array_interface__: Any = None
-
 
 class Exported:
     """An array with DLPack only."""
@@ -552,9 +550,11 @@ def test_foreign_captures(machine: Machine) -> None:
         heed.flex_attention(Q, Q, Q, adding(Exported(bias)))
 
 
-def test_foreign_operands_need_a_kernel(machine: Machine) -> None:
-    with pytest.raises(heed.HeedError, match="not Exported: give out="):
-        heed.flex_attention(*map(Exported, numpy_inputs()), enable_gqa=True)
+@pytest.mark.parametrize("kind", (Exported, Foreign))
+def test_foreign_operands_need_a_kernel(machine: Machine, kind: Any) -> None:
+    machine.capabilities = [90]
+    with pytest.raises(heed.HeedError, match=f"not {kind.__name__}: give out="):
+        heed.flex_attention(*map(kind, numpy_inputs()), enable_gqa=True)
 
 
 # -- Block masks -------------------------------------------------------------------------------------

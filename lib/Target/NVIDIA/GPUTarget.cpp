@@ -184,8 +184,8 @@ static bool isLong(const GPUProblem &problem) {
 
 /// Measured on an H100 (gpu_evidence): three warpgroups and short blocks of keys hide latencies best
 /// where registers suffice; at head dim 64 a fourth pays, for its tiles end sooner. What a stage keeps
-/// in flight is up to ptxas, which takes more the more a thread has; that masks of divisions fit two
-/// warpgroups only, and other long ones shorter blocks, is what it said (test_ptx.py).
+/// in flight is up to ptxas, which takes more the more a thread has; that masks of divisions and other
+/// long ones fit shorter blocks only is what it said (test_ptx.py).
 static SmallVector<Shape> hopperShapes(const GPUProblem &problem) {
   int64_t columns = std::max(problem.headDim, problem.valueHeadDim);
   bool isSimple = problem.numTranscendentals <= 2;
@@ -198,13 +198,15 @@ static SmallVector<Shape> hopperShapes(const GPUProblem &problem) {
       shapes.append({{3, 128}, {3, 112}});
     shapes.push_back({3, 96});
   } else if (columns <= 64) {
-    shapes.push_back({2, 128});
+    shapes.push_back({4, 64});
   }
   // Shorter blocks waste less of a diagonal.
   if (columns <= 128 && !problem.hasMask)
     shapes.push_back({3, 80});
-  if (columns <= 128 && !problem.hasDivision && isSimple)
+  if ((columns <= 96 || (columns <= 128 && !problem.hasDivision)) && isSimple)
     shapes.push_back({3, 64});
+  if (columns <= 128 && problem.hasDivision)
+    shapes.push_back({3, 48});
   if ((columns <= 128 || (columns <= 192 && !isLong(problem))) && !problem.hasScoreGather)
     shapes.push_back({2, 96});
   if (columns <= 192 && !problem.hasDivision)
@@ -362,7 +364,7 @@ selectPortable(MLIRContext *context, const GPUTarget &target, const GPUProblem &
     if (fits(shared))
       return shared;
     // Addresses, and operands that take long to arrive.
-    if (mayBeGlobal && registers + 52 <= limit && fits(with(tile::QueryPlace::Global)))
+    if (mayBeGlobal && registers + 66 <= limit && fits(with(tile::QueryPlace::Global)))
       return with(tile::QueryPlace::Global);
     return {};
   };
