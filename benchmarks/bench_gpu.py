@@ -525,8 +525,11 @@ def markdown(content: dict[str, Any]) -> str:
              f"driver {device.get('driver', '-')}, PyTorch {content['torch']}, cuDNN {device.get('cudnn', '-')}. bf16; B x S = 16384 tokens, "
              "H x D = 2048. Times each contender takes of Heed's, with the goal and whether it is met.", "",
              f"| {' | '.join(HEADER)} |", f"|{'---|' * len(HEADER)}"]
-    lines += [f"| {' | '.join(row)} |" for row in table_rows(content)]
-    lines += ["", *(f"- {line}" for line in other_lines(content)), "", f"{summary(content)}."]
+    measured = [row for row in content["cases"] if row["outcome"] != "missing"]
+    lines += [f"| {' | '.join(row)} |" for row in table_rows({**content, "cases": measured})]
+    lines += ["", *(f"- {line}" for line in other_lines({**content, "cases": measured})), "", f"{summary(content)}."]
+    if missing := [row["id"] for row in content["cases"] if row["outcome"] == "missing"]:
+        lines += ["", f"Not measured: {', '.join(missing)}."]
     return "\n".join(lines)
 
 

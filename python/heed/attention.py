@@ -115,7 +115,8 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
         output = np.empty(plan.shape, query.dtype)
         o_pointer = _numpy_pointer(output)
     else:
-        output = _torch_empty(plan.shape, dtype=query.dtype, device=query.device)
+        output = (_torch_empty_like(query) if plan.is_like_query
+                  else _torch_empty(plan.shape, dtype=query.dtype, device=query.device))
         o_pointer = output.data_ptr()
     lse = arrays.empty(plan.shape[:3], query, "f32") if wants_lse else None
     max_scores = arrays.empty(plan.shape[:3], query, "f32") if wants_max else None
@@ -149,6 +150,7 @@ class _Plan(NamedTuple):
     shape: tuple[int, ...]  # of the output, which is dense and row-major
     alignment: int  # bits of an address that have to be 0
     device: int | None  # of all operands
+    is_like_query: bool  # the output, a dense tensor of torch, for which there is a faster way
 
 
 _plans: dict[tuple[Any, ...], _Plan] = variant.plans
@@ -158,6 +160,7 @@ _numpy_pointer = arrays.numpy_pointer
 _address_of = arrays.data_pointer
 # torch's functions, once it is there. Who limits torch's threads limits Heed's.
 _torch_empty: Any = None
+_torch_empty_like: Any = None
 _torch_stream: Any = None
 _num_threads: Any = None
 
@@ -165,7 +168,7 @@ _num_threads: Any = None
 def _unplanned(query: Any, key: Any, value: Any, trace: tracing.Trace, values: list[Any], kind: tuple[Any, ...],
                scale: float | None, enable_gqa: bool, wants_lse: bool, wants_max: bool, return_aux: Any, options: str) -> Any:
     """A call that is the first of its kind, or unusual, or wrong. `kind`: the plan's key, or ()."""
-    global _torch_empty, _torch_stream, _num_threads
+    global _torch_empty, _torch_empty_like, _torch_stream, _num_threads
     asked = query, key, value = tuple(map(arrays.adopt, (query, key, value)))
     if (refusal := _refuse(query, key, value, enable_gqa)) is not None:
         raise refusal
@@ -176,7 +179,8 @@ def _unplanned(query: Any, key: Any, value: Any, trace: tracing.Trace, values: l
     threads = 0
     if arrays.is_torch(query):
         torch: Any = sys.modules["torch"]
-        _torch_empty, _torch_stream, _num_threads = torch.empty, gpu.torch_stream(), torch.get_num_threads
+        _torch_empty, _torch_empty_like = torch.empty, torch.empty_like
+        _torch_stream, _num_threads = gpu.torch_stream(), torch.get_num_threads
         threads = _num_threads()
     # Copies are made on the stream that the kernel runs on, so their memory is used again after it only.
     query, key, value = (_with_unit_stride(x) for x in (query, key, value))
@@ -203,7 +207,8 @@ def _unplanned(query: Any, key: Any, value: Any, trace: tracing.Trace, values: l
     if kind and is_row_major and all(x is y for x, y in zip(asked, (query, key, value))):  # copies have other strides
         if len(_plans) >= _MAX_PLANS:
             _plans.clear()
-        _plans[kind] = _Plan(kernel, call, shape, query.itemsize - 1, device)
+        is_like_query = arrays.is_torch(query) and query.is_contiguous() and tuple(query.shape) == shape
+        _plans[kind] = _Plan(kernel, call, shape, query.itemsize - 1, device, is_like_query)
     elif query is not asked[0]:
         output = arrays.in_order_of(output, asked[0])
     if return_aux is not None:

@@ -100,7 +100,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Machine:
     monkeypatch.setattr(kernel_module, "_heed_launch", launch)
     monkeypatch.setattr(_compiler, "compile", compile_for_cpu)
     monkeypatch.setattr(torch, "empty", empty_there)
-    for name in ("_torch_empty", "_torch_stream", "_num_threads"):
+    for name in ("_torch_empty", "_torch_empty_like", "_torch_stream", "_num_threads"):
         monkeypatch.setattr(attention, name, None)
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: STREAM + device, raising=False)
     monkeypatch.setattr(_runtime.lib, "heed_gpu_count", lambda: len(made.capabilities))
