@@ -426,6 +426,8 @@ def _driver() -> str:
 
 def _flat(case: Any, end: dict[str, Any] | None) -> dict[str, Any]:
     """A case with its figures, as the JSON file has it; `outcome` is ok, wrong, failed or missing."""
+    if end is not None and end.get("message") == watched.OUT_OF_TIME:
+        end = None
     row = {"id": case.id, "section": case.section, "name": case.name, "D": case.D, "S": case.S, "B": case.B, "H": case.H,
            "outcome": "missing" if end is None else end["outcome"], "goals": []}
     if end is None:

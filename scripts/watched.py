@@ -24,6 +24,7 @@ import time
 from typing import Any, TextIO
 
 Event = dict[str, Any]
+OUT_OF_TIME = "the time for all was up"  # the message of an item that was under way then
 
 
 def read(path: pathlib.Path) -> list[Event]:
@@ -96,7 +97,7 @@ def _run_once(command: list[str], events: pathlib.Path, output: TextIO, environm
             last = max(last, seen[-1]["time"])
         limit = item_limit if _open_item(seen) else startup_limit
         if time.time() > deadline:
-            problem = "the time for all was up"
+            problem = OUT_OF_TIME
         elif time.time() - last > limit:
             problem = f"hangs: nothing happened for {limit:.0f} s"
     if problem:
