@@ -154,7 +154,7 @@ enum {
   HEED_ARG_SCALE = 30,
   HEED_ARG_COUNTER = 31, /* GPU: two i32 that are zero before and after a launch: the next tile and the
                             number of groups that found none */
-  HEED_ARG_LISTS = 32,   /* GPU: the block lists that the classify kernel fills */
+  HEED_ARG_LISTS = 32,   /* the block lists: on CPUs a heed_block_runs, on GPUs what the classify kernel fills */
   HEED_ARG_SECTION = 33, /* GPU: query heads (of all batches) whose tiles run together, for the second-level
                             cache: at least 1 */
   HEED_ARG_PARAMS =
@@ -186,6 +186,7 @@ typedef struct heed_code {
   heed_prepare_fn prepare; /* or NULL */
   heed_tile_fn tile;
   heed_cost_fn cost; /* or NULL: all tiles cost the same */
+  int32_t uses_lists; /* 1: reads HEED_ARG_LISTS */
 } heed_code;
 
 /* A tensor that a GPU kernel copies in boxes by the bulk copy engine, through a tensor map over its
@@ -258,7 +259,7 @@ typedef struct heed_kernel {
   const heed_code *codes;
   int32_t num_gpu_codes; /* best first */
   const heed_gpu_code *gpu_codes;
-  int32_t num_mask_codes; /* best first */
+  int32_t num_mask_codes; /* best first; needed where a code uses lists */
   const heed_mask_code *mask_codes;
 } heed_kernel;
 
@@ -299,10 +300,11 @@ typedef struct heed_mask_question {
   int32_t block_q, block_kv; /* at least 1 */
   const heed_value *params;
   int32_t num_threads;
+  int32_t hanging_is_partial; /* 1: full blocks that hang over the end of the queries or keys count as partial, as in
+                                 FlexAttention's lists */
 } heed_mask_question;
 
-/* Blocks [begin, end) of a row, all partial (1: some pairs attend, or all do but the block hangs over the end of the
- * queries or keys) or full (2: all do). */
+/* Blocks [begin, end) of a row, all partial (1: some pairs attend) or full (2: all do). */
 typedef struct heed_block_run {
   int32_t begin, end, kind;
 } heed_block_run;

@@ -188,6 +188,7 @@ static llvm::Error lowerToTile(ModuleOp module, const CompileOptions &options,
     tileOptions.blockQ = schedule.getBlockQ();
     tileOptions.blockKv = schedule.getBlockKv();
     tileOptions.narrowWeights = schedule.getDot() != tile::DotKind::FMA;
+    tileOptions.blockLists = true;
     pm.addPass(createAttnToTilePass(tileOptions));
     pm.addPass(createCanonicalizerPass());
     pm.addPass(createCSEPass());

@@ -25,8 +25,10 @@ void KernelTable::addCode(mlir::ModuleOp module, StringRef name, const CPUTarget
     return mlir::cast<mlir::IntegerAttr>(attributes.get(key)).getInt();
   };
   codes.push_back({target, number("block_q"), number("block_kv"), number("scratch_bytes"),
-                   number("packed_bytes_per_block")});
+                   number("packed_bytes_per_block"), number("uses_lists") != 0});
   function->removeAttr("heed.code");
+  if (codes.back().usesLists)
+    addMaskCode(module, name, target);
 }
 
 void KernelTable::addMaskCode(mlir::ModuleOp module, StringRef name, const CPUTarget &target) {
@@ -152,7 +154,8 @@ void KernelTable::emit(llvm::Module &module, const lang::Variant &variant, Strin
     entries.push_back(
         b.structure({b.string(code.target.name), b.i64(code.target.cpuBits), b.i32(code.blockQ),
                      b.i32(code.blockKv), b.i64(code.scratchBytes), b.i64(code.packedBytesPerBlock),
-                     function("_prepare"), function("_tile"), function("_cost")}));
+                     function("_prepare"), function("_tile"), function("_cost"),
+                     b.i32(code.usesLists)}));
   }
   llvm::SmallVector<Constant *> gpuEntries;
   for (const GPUCode &code : gpuCodes) {

@@ -39,6 +39,7 @@ private:
   struct Code {
     CPUTarget target;
     int64_t blockQ, blockKv, scratchBytes, packedBytesPerBlock;
+    bool usesLists;
   };
   std::vector<Code> codes;
   struct MaskCode {

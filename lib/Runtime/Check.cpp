@@ -190,6 +190,8 @@ heed_status heed::runtime::checkKernel(const heed_kernel *kernel) {
     if (!code.tile || code.block_q < 1 || code.block_kv < 1 || code.scratch_bytes < 0 ||
         code.packed_bytes_per_block < 0)
       return damaged(*kernel, "a code has no entry point or no block sizes");
+    if (code.uses_lists && kernel->num_mask_codes == 0)
+      return damaged(*kernel, "a code needs block lists, and there is none that makes them");
   }
   return HEED_OK;
 }

@@ -13,10 +13,11 @@
 //
 //===----------------------------------------------------------------------===//
 
+#include "Classify.h"
 #include "Arguments.h"
-#include "Check.h"
 #include "Cpu.h"
 #include "Error.h"
+#include "ThreadPool.h"
 
 #include <atomic>
 #include <limits.h>
@@ -45,6 +46,7 @@ struct Plane {
   int64_t numRows, numColumns; // blocks
   int64_t numLists, numBatches, numHeads;
   int64_t rowsPerTask, tasksPerList;
+  bool hangingIsPartial;
   Row *rows; // of all lists
   std::atomic<bool> isOutOfMemory;
 };
@@ -142,12 +144,12 @@ private:
     seen.other |= found == Skipped;
   }
 
-  /// A block that hangs over the end of queries or keys counts as partial, as in FlexAttention.
   void appendFull(int64_t row, int64_t endRow, int64_t column, int64_t endColumn) {
-    bool hangs = endColumn * plane.blockKv > plane.keyLength;
+    bool hangs = plane.hangingIsPartial && endColumn * plane.blockKv > plane.keyLength;
     int64_t endWhole = endColumn - (hangs ? 1 : 0);
     for (; row < endRow; ++row) {
-      Class whole = (row + 1) * plane.blockQ > plane.queryLength ? Partial : Full;
+      bool rowHangs = plane.hangingIsPartial && (row + 1) * plane.blockQ > plane.queryLength;
+      Class whole = rowHangs ? Partial : Full;
       if (column < endWhole)
         append(row, column, endWhole, whole);
       if (hangs)
@@ -231,15 +233,19 @@ static heed_block_runs *gather(const Plane &plane) {
   return result;
 }
 
-static heed_status classify(const heed_kernel &kernel, const heed_mask_code &code, const Problem &problem,
-                            const heed_mask_question &question, const heed_call &call, heed_block_runs **result) {
-  Buffer<int64_t> args(countArgumentWords(kernel));
-  if (!args.data)
-    return noMemory(kernel);
-  fillArguments(kernel, call, problem, args.data);
+const heed_mask_code *heed::runtime::selectMaskCode(const heed_kernel &kernel) {
+  for (int32_t i = 0; i < kernel.num_mask_codes; ++i)
+    if ((kernel.mask_codes[i].cpu & ~heed_cpu_features()) == 0)
+      return &kernel.mask_codes[i];
+  return nullptr;
+}
+
+heed_status heed::runtime::classifyBlocks(const heed_kernel &kernel, const heed_mask_code &code, const Problem &problem,
+                                          const BlockShape &shape, int32_t threads, const int64_t *args,
+                                          heed_block_runs **result) {
   auto blocks = [](int64_t length, int64_t block) { return (length + block - 1) / block; };
-  int64_t numRows = blocks(problem.queryLength, question.block_q);
-  int64_t numColumns = blocks(problem.keyLength, question.block_kv);
+  int64_t numRows = blocks(problem.queryLength, shape.blockQ);
+  int64_t numColumns = blocks(problem.keyLength, shape.blockKv);
   int64_t numBatches = code.uses_batch ? problem.batch : problem.batch < 1 ? 0 : 1;
   int64_t numHeads = code.uses_head ? problem.queryHeads : problem.queryHeads < 1 ? 0 : 1;
   int64_t numLists = numBatches * numHeads;
@@ -247,15 +253,18 @@ static heed_status classify(const heed_kernel &kernel, const heed_mask_code &cod
   if (!rows.data)
     return noMemory(kernel);
   // What is captured is read once for each task, at least: large tasks read less.
-  int32_t threads = question.num_threads ? question.num_threads : heed_get_num_threads();
-  int64_t tasksPerList = numLists >= 4 * threads ? 1 : 4 * threads;
+  int64_t tasksPerList = threads <= 1 || numLists >= 4 * threads ? 1 : 4 * threads;
   int64_t rowsPerTask = blocks(numRows, tasksPerList);
   rowsPerTask = rowsPerTask < 1 ? 1 : rowsPerTask;
   tasksPerList = blocks(numRows, rowsPerTask);
-  Plane plane = {code, args.data, problem.queryLength, problem.keyLength, question.block_q, question.block_kv,
-                 numRows, numColumns, numLists, numBatches, numHeads, rowsPerTask, tasksPerList, rows.data, {false}};
-  if (numColumns > 0)
-    heed_parallel_for(numLists * tasksPerList, threads, classifyTask, &plane);
+  Plane plane = {code, args, problem.queryLength, problem.keyLength, shape.blockQ, shape.blockKv, numRows, numColumns,
+                 numLists, numBatches, numHeads, rowsPerTask, tasksPerList, shape.hangingIsPartial, rows.data, {false}};
+  int64_t numTasks = numColumns > 0 ? numLists * tasksPerList : 0;
+  if (threads > 1 && numTasks > 1)
+    currentParallelFor()(numTasks, threads, classifyTask, &plane);
+  else
+    for (int64_t task = 0; task < numTasks; ++task)
+      classifyTask(&plane, task, 0);
   *result = plane.isOutOfMemory ? nullptr : gather(plane);
   for (int64_t i = 0; i < numLists * numRows; ++i)
     free(rows.data[i].runs);
@@ -281,10 +290,7 @@ extern "C" heed_status heed_classify(const heed_kernel *kernel, const heed_mask_
       return fail(HEED_INVALID_ARGUMENT, "argument '%s': expected a number from %lld to %lld, found %lld", number.name,
                   static_cast<long long>(number.least), static_cast<long long>(INT32_MAX),
                   static_cast<long long>(number.value));
-  const heed_mask_code *code = nullptr;
-  for (int32_t i = 0; i < kernel->num_mask_codes && !code; ++i)
-    if ((kernel->mask_codes[i].cpu & ~heed_cpu_features()) == 0)
-      code = &kernel->mask_codes[i];
+  const heed_mask_code *code = selectMaskCode(*kernel);
   if (!code)
     return fail(HEED_UNSUPPORTED_CPU, "kernel '%s' has no code for this machine that classifies blocks",
                 kernel->name ? kernel->name : "?");
@@ -306,7 +312,13 @@ extern "C" heed_status heed_classify(const heed_kernel *kernel, const heed_mask_
                      question->key_length};
   if (heed_status status = checkParams(*kernel, call, problem))
     return status;
-  return classify(*kernel, *code, problem, *question, call, result);
+  Buffer<int64_t> args(countArgumentWords(*kernel));
+  if (!args.data)
+    return noMemory(*kernel);
+  fillArguments(*kernel, call, problem, args.data);
+  BlockShape shape = {question->block_q, question->block_kv, question->hanging_is_partial != 0};
+  int32_t threads = question->num_threads ? question->num_threads : heed_get_num_threads();
+  return classifyBlocks(*kernel, *code, problem, shape, threads, args.data, result);
 }
 
 extern "C" void heed_block_runs_free(heed_block_runs *runs) { free(runs); }

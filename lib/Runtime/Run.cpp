@@ -8,6 +8,7 @@
 
 #include "Arguments.h"
 #include "Check.h"
+#include "Classify.h"
 #include "Cpu.h"
 #include "DType.h"
 #include "Error.h"
@@ -193,6 +194,18 @@ static heed_status launch(const heed_code &code, const heed_kernel &kernel, cons
   return HEED_OK;
 }
 
+static heed_status makeLists(const heed_code &code, const heed_kernel &kernel, const heed_call &call,
+                             const Problem &problem, int64_t *args, heed_block_runs **lists) {
+  const heed_mask_code *mask = selectMaskCode(kernel);
+  if (!mask)
+    return unsupportedCpu(kernel);
+  int32_t threads = call.num_threads ? call.num_threads : heed_get_num_threads();
+  heed_status status = classifyBlocks(kernel, *mask, problem, {code.block_q, code.block_kv, false},
+                                      threads < maxThreads ? threads : maxThreads, args, lists);
+  args[HEED_ARG_LISTS] = int64_t(reinterpret_cast<uintptr_t>(*lists));
+  return status;
+}
+
 extern "C" heed_status heed_run(const heed_kernel *kernel, const heed_call *call) {
   if (heed_status status = checkKernel(kernel))
     return status;
@@ -218,7 +231,12 @@ extern "C" heed_status heed_run(const heed_kernel *kernel, const heed_call *call
     return fail(HEED_OUT_OF_MEMORY, "kernel '%s': no memory for %lld argument words",
                 kernel->name ? kernel->name : "?", static_cast<long long>(numWords));
   fillArguments(*kernel, *call, problem, args);
-  status = launch(*code, *kernel, *call, problem, args);
+  heed_block_runs *lists = nullptr;
+  if (code->uses_lists)
+    status = makeLists(*code, *kernel, *call, problem, args, &lists);
+  if (!status)
+    status = launch(*code, *kernel, *call, problem, args);
+  heed_block_runs_free(lists);
   if (args != onStack)
     free(args);
   return status;

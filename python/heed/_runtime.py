@@ -46,7 +46,7 @@ class Code(ctypes.Structure):
     _fields_ = [("target", ctypes.c_char_p), ("cpu", ctypes.c_uint64), ("block_q", ctypes.c_int32),
                 ("block_kv", ctypes.c_int32), ("scratch_bytes", ctypes.c_int64),
                 ("packed_bytes_per_block", ctypes.c_int64), ("prepare", ctypes.c_void_p),
-                ("tile", ctypes.c_void_p), ("cost", ctypes.c_void_p)]
+                ("tile", ctypes.c_void_p), ("cost", ctypes.c_void_p), ("uses_lists", ctypes.c_int32)]
 
 
 class GPUMap(ctypes.Structure):
@@ -83,7 +83,8 @@ class MaskQuestion(ctypes.Structure):
 
     _fields_ = [("batch", ctypes.c_int64), ("query_heads", ctypes.c_int64), ("key_heads", ctypes.c_int64),
                 ("query_length", ctypes.c_int64), ("key_length", ctypes.c_int64), ("block_q", ctypes.c_int32),
-                ("block_kv", ctypes.c_int32), ("params", ctypes.c_char_p), ("num_threads", ctypes.c_int32)]
+                ("block_kv", ctypes.c_int32), ("params", ctypes.c_char_p), ("num_threads", ctypes.c_int32),
+                ("hanging_is_partial", ctypes.c_int32)]
 
 
 class BlockRuns(ctypes.Structure):

@@ -117,7 +117,7 @@ class Kernel:
 
         extents: B, Hq, Hkv, Sq, Skv. `values` are those of all params; tensors are on the CPU."""
         words, tensors = self._pack(values, None) if values else (b"", b"")
-        question = _runtime.MaskQuestion(*extents, *block_size, words or None, threads)
+        question = _runtime.MaskQuestion(*extents, *block_size, words or None, threads, 1)
         result = ctypes.POINTER(_runtime.BlockRuns)()
         if _runtime.lib.heed_classify(self._address, question, tensors, result) != 0:
             raise HeedError(_runtime.lib.heed_last_error().decode())

@@ -6,6 +6,8 @@
 //
 //===----------------------------------------------------------------------===//
 
+#include "Classifier.h"
+
 #include "heed/Analysis/BlockClasses.h"
 #include "heed/Analysis/Dependence.h"
 #include "heed/Conversion/Passes.h"
@@ -124,6 +126,28 @@ private:
   Value firstQ, endQ, firstKv, endKv;
 };
 
+} // namespace
+
+void heed::emitClassifier(OpBuilder &builder, attn::ForwardOp forward, StringRef name) {
+  ClassifierBuilder(builder, forward, name).build();
+}
+
+bool heed::profitsFromLists(attn::MaskOp mask) {
+  DependenceAnalysis dependences(mask);
+  Dependence moving = Dependence::q() | Dependence::kv();
+  return mask
+      ->walk([&](Operation *op) {
+        bool isSeenLate = isa<attn::LoadOp, attn::ModOp>(op) &&
+                          llvm::any_of(op->getOperands(), [&](Value v) {
+                            return dependences.lookup(v).intersects(moving);
+                          });
+        return isSeenLate ? WalkResult::interrupt() : WalkResult::advance();
+      })
+      .wasInterrupted();
+}
+
+namespace {
+
 struct AttnToClassifier : heed::impl::AttnToClassifierPassBase<AttnToClassifier> {
   using AttnToClassifierPassBase::AttnToClassifierPassBase;
 
@@ -136,7 +160,7 @@ struct AttnToClassifier : heed::impl::AttnToClassifierPassBase<AttnToClassifier>
         return signalPassFailure();
       }
       builder.setInsertionPoint(function);
-      ClassifierBuilder(builder, *forwards.begin(), function.getName()).build();
+      emitClassifier(builder, *forwards.begin(), function.getName());
       function.erase();
     }
     for (auto variant : llvm::make_early_inc_range(getOperation().getOps<attn::VariantOp>()))

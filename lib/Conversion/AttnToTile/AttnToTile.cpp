@@ -17,6 +17,8 @@
 //
 //===----------------------------------------------------------------------===//
 
+#include "../AttnToClassifier/Classifier.h"
+
 #include "heed/Analysis/BlockClasses.h"
 #include "heed/Conversion/Passes.h"
 #include "heed/Dialect/Tile/IR/Tile.h"
@@ -100,6 +102,11 @@ public:
     auto loop = tile::ForKVOp::create(b, loc, bounds.lower, bounds.upper, options.blockKv,
                                       ValueRange{start, zero, empty});
     emitClassify(loop, all, skv);
+    auto mask = variant.getStage<attn::MaskOp>();
+    if (options.blockLists && mask && profitsFromLists(mask)) {
+      loop.setLists(true);
+      emitClassifier(moduleBuilder, forward, name);
+    }
 
     {
       OpBuilder::InsertionGuard guard(b);
@@ -339,7 +346,7 @@ struct AttnToTile : heed::impl::AttnToTilePassBase<AttnToTile> {
   using AttnToTilePassBase::AttnToTilePassBase;
 
   void runOnOperation() override {
-    AttnToTilePassOptions options{blockQ, blockKv, narrowWeights};
+    AttnToTilePassOptions options{blockQ, blockKv, narrowWeights, blockLists};
     OpBuilder builder(&getContext());
     for (auto function : llvm::make_early_inc_range(getOperation().getOps<func::FuncOp>())) {
       attn::ForwardOp forward = matchForward(function);

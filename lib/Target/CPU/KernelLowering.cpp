@@ -100,6 +100,7 @@ LogicalResult KernelLowering::emitTileFunction() {
                         builder.getNamedAttr("block_kv", number(blockKv)),
                         builder.getNamedAttr("scratch_bytes", number(scratchBytes)),
                         builder.getNamedAttr("packed_bytes_per_block", number(packedBytes)),
+                        builder.getNamedAttr("uses_lists", number(usesLists)),
                     }));
   return success();
 }
@@ -112,7 +113,15 @@ LogicalResult KernelLowering::emitCostFunction() {
                 entry->getArgument(3));
   Value cost = e->cst(0);
   for (Operation &op : kernel.getBodyBlock()->without_terminator()) {
-    if (auto loop = dyn_cast<tile::ForKVOp>(op)) {
+    auto loop = dyn_cast<tile::ForKVOp>(op);
+    if (loop && loop.getLists()) {
+      auto [numbers, runs] = runsOfTile();
+      cost = e->loop(numbers.first, numbers.second, 1, ValueRange(cost),
+                     [&, runs = runs](Value number, ValueRange carried) -> SmallVector<Value> {
+                       Run run = loadRun(runs, number);
+                       return {e->add(carried[0], e->sub(run.end, run.begin))};
+                     })[0];
+    } else if (loop) {
       Value keys = e->sub(scalarI64(loop.getUpper()), scalarI64(loop.getLower()));
       Value positive = arith::MaxSIOp::create(builder, kernel.getLoc(), keys, e->cst(0));
       cost = e->add(cost, e->div(e->add(positive, loop.getStep() - 1), loop.getStep()));
@@ -238,32 +247,48 @@ LogicalResult KernelLowering::lowerForKV(tile::ForKVOp op) {
   if (static_cast<int64_t>(op.getStep()) != blockKv)
     return op.emitError("expects the step to be the schedule's block_kv = ") << blockKv;
 
-  Value upper = scalarI64(op.getUpper());
   LogicalResult result = success();
+  auto lowerBody = [&](Value isPartial) {
+    scalars.map(op.getIsPartial(), isPartial);
+    if (groupRowCounts)
+      emitGroupRows(*mask, isPartial);
+    // Loads first: products prefetch the next block of each.
+    for (tile::LoadOp load : blockLoads)
+      if (succeeded(result))
+        result = lowerLoad(load);
+    for (Operation &inner : op.getBodyBlock()->without_terminator())
+      if (succeeded(result) && !isa<tile::LoadOp>(inner))
+        result = lowerOp(inner);
+  };
+  usesLists |= op.getLists();
+  if (op.getLists())
+    walkLists(op, lowerBody);
+  else
+    walkBounds(op, lowerBody);
+  if (failed(result))
+    return failure();
+  for (auto [iter, yielded] :
+       llvm::zip(op.getIterArgs(), op.getBodyBlock()->getTerminator()->getOperands()))
+    if (storage(iter).base != storage(yielded).base)
+      return op.emitError("expects loop-carried tiles that are updated in place");
+  return success();
+}
+
+void KernelLowering::beginBlock(tile::ForKVOp op, Value kv, Value end) {
+  blockStart = kv;
+  blockRows = e->min(e->cst(op.getStep()), e->sub(end, kv));
+  scalars.map(op.getBlockStart(), toIndex(kv));
+}
+
+void KernelLowering::walkBounds(tile::ForKVOp op, llvm::function_ref<void(Value)> lowerBody) {
+  Value upper = scalarI64(op.getUpper());
   e->loop(scalarI64(op.getLower()), upper, op.getStep(), [&](Value kv) {
-    blockStart = kv;
-    blockRows = e->min(e->cst(op.getStep()), e->sub(upper, kv));
-    auto index = [&](Value v) -> Value {
-      return arith::IndexCastOp::create(builder, op.getLoc(), builder.getIndexType(), v);
-    };
-    scalars.map(op.getBlockStart(), index(kv));
-    auto lowerBody = [&](Value isPartial) {
-      scalars.map(op.getIsPartial(), isPartial);
-      if (groupRowCounts)
-        emitGroupRows(*mask, isPartial);
-      // Loads first: products prefetch the next block of each.
-      for (tile::LoadOp load : blockLoads)
-        if (succeeded(result))
-          result = lowerLoad(load);
-      for (Operation &inner : op.getBodyBlock()->without_terminator())
-        if (succeeded(result) && !isa<tile::LoadOp>(inner))
-          result = lowerOp(inner);
-    };
+    beginBlock(op, kv, upper);
     if (op.getClassify().empty())
       return lowerBody(e->cstBool(false));
     Block &classify = op.getClassify().front();
-    scalars.map(classify.getArgument(0), index(kv));
-    scalars.map(classify.getArgument(1), index(e->add(kv, blockRows)));
+    scalars.map(classify.getArgument(0), toIndex(kv));
+    scalars.map(classify.getArgument(1), toIndex(e->add(kv, blockRows)));
     for (Operation &inner : classify.without_terminator())
       cloneScalar(inner, scalars);
     Value cls = scalar(classify.getTerminator()->getOperand(0));
@@ -273,13 +298,45 @@ LogicalResult KernelLowering::lowerForKV(tile::ForKVOp op) {
         arith::OrIOp::create(builder, op.getLoc(), isPartial, is(tile::BlockClass::Full));
     e->ifThen(isNeeded, [&] { lowerBody(isPartial); });
   });
-  if (failed(result))
-    return failure();
-  for (auto [iter, yielded] :
-       llvm::zip(op.getIterArgs(), op.getBodyBlock()->getTerminator()->getOperands()))
-    if (storage(iter).base != storage(yielded).base)
-      return op.emitError("expects loop-carried tiles that are updated in place");
-  return success();
+}
+
+// The layout of heed_block_runs: see heed-c/Runtime.h.
+std::pair<std::pair<Value, Value>, Value> KernelLowering::runsOfTile() {
+  Value lists = argPointer(HEED_ARG_LISTS);
+  auto word = [&](int64_t number, Type type) {
+    return e->load(type, e->at(lists, e->cst(number), e->i64()), 8);
+  };
+  auto own = [&](Value count, Value coordinate) {
+    return e->select(e->eq(count, e->cst(1)), e->cst(0), coordinate);
+  };
+  Value numBatches = word(0, e->i64()), numHeads = word(1, e->i64()), numRows = word(2, e->i64());
+  Value list = e->add(e->mul(own(numBatches, scalarI64(kernel.getBatch())), numHeads),
+                      own(numHeads, scalarI64(kernel.getHead())));
+  Value row = e->add(e->mul(list, numRows), scalarI64(kernel.getQueryTile()));
+  Value offset = e->at(word(4, e->ptr()), row, e->i64());
+  Value first = e->load(e->i64(), offset);
+  Value end = e->load(e->i64(), e->at(offset, e->cst(1), e->i64()));
+  return {{first, end}, word(5, e->ptr())};
+}
+
+KernelLowering::Run KernelLowering::loadRun(Value runs, Value number) {
+  Value run = e->at(runs, e->mul(number, 3), e->i32());
+  auto part = [&](int64_t i) { return e->load(e->i32(), e->at(run, e->cst(i), e->i32())); };
+  return {e->toI64(part(0)), e->toI64(part(1)), part(2)};
+}
+
+void KernelLowering::walkLists(tile::ForKVOp op, llvm::function_ref<void(Value)> lowerBody) {
+  Value skv = argWord(HEED_ARG_SKV);
+  auto [numbers, runs] = runsOfTile();
+  e->loop(numbers.first, numbers.second, 1, [&, runs = runs](Value number) {
+    Run run = loadRun(runs, number);
+    Value isPartial = e->eq(run.kind, e->cstI32(static_cast<int64_t>(tile::BlockClass::Partial)));
+    e->loop(e->mul(run.begin, op.getStep()), e->min(e->mul(run.end, op.getStep()), skv), op.getStep(),
+            [&](Value kv) {
+              beginBlock(op, kv, skv);
+              lowerBody(isPartial);
+            });
+  });
 }
 
 void KernelLowering::emitGroupRows(StageVectorizer &mask, Value isPartial) {

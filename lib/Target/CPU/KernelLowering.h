@@ -75,6 +75,19 @@ private:
   mlir::LogicalResult lowerBlock(mlir::Block &block);
   mlir::LogicalResult lowerOp(mlir::Operation &op);
   mlir::LogicalResult lowerForKV(tile::ForKVOp op);
+  void walkBounds(tile::ForKVOp op, llvm::function_ref<void(Value isPartial)> lowerBody);
+  void walkLists(tile::ForKVOp op, llvm::function_ref<void(Value isPartial)> lowerBody);
+  void beginBlock(tile::ForKVOp op, Value kv, Value end);
+  /// First and end of the numbers of the tile's runs, and the address of all runs.
+  std::pair<std::pair<Value, Value>, Value> runsOfTile();
+  struct Run {
+    Value begin, end; // i64, blocks
+    Value kind;       // i32
+  };
+  Run loadRun(Value runs, Value number);
+  Value toIndex(Value v) {
+    return mlir::arith::IndexCastOp::create(builder, kernel.getLoc(), builder.getIndexType(), v);
+  }
   /// Finds how many keys of a partial block each group needs.
   void emitGroupRows(StageVectorizer &mask, Value isPartial);
   mlir::LogicalResult emitTileFunction();
@@ -184,6 +197,7 @@ private:
   Value blockRows, blockStart;           // i64, of the current block of keys
   Value groupRowCounts;                  // i64 a group, where groups differ in the keys they need
   int64_t packedBytes = 0;               // a block of packed values
+  bool usesLists = false;
 };
 
 } // namespace heed::cpu

@@ -21,10 +21,10 @@ constexpr uint64_t v2 = HEED_CPU_X86_64_V2, v3 = v2 | HEED_CPU_X86_64_V3,
                    v4 = v3 | HEED_CPU_X86_64_V4;
 
 const heed_code codes[] = {
-    {"amx", v4 | HEED_CPU_AMX_BF16, 4, 16, 0, 0, nullptr, fake::tile, nullptr},
-    {"bf16", v4 | HEED_CPU_AVX512_BF16, 4, 16, 0, 0, nullptr, fake::tile, nullptr},
-    {"v4", v4, 4, 16, 0, 0, nullptr, fake::tile, nullptr},
-    {"v3", v3, 4, 16, 0, 0, nullptr, fake::tile, nullptr},
+    {"amx", v4 | HEED_CPU_AMX_BF16, 4, 16, 0, 0, nullptr, fake::tile, nullptr, 0},
+    {"bf16", v4 | HEED_CPU_AVX512_BF16, 4, 16, 0, 0, nullptr, fake::tile, nullptr, 0},
+    {"v4", v4, 4, 16, 0, 0, nullptr, fake::tile, nullptr, 0},
+    {"v3", v3, 4, 16, 0, 0, nullptr, fake::tile, nullptr, 0},
 };
 
 heed_kernel kernelOf(int first, int count) {

@@ -30,7 +30,7 @@ static void count(void *context, int64_t task, int32_t thread) {
   ((int *)context)[task]++;
 }
 
-static const heed_code code = {"any", 0, 1, 16, 64, 0, NULL, mean, NULL};
+static const heed_code code = {"any", 0, 1, 16, 64, 0, NULL, mean, NULL, 0};
 static const heed_kernel kernel = {
     HEED_ABI_VERSION, 0, "mean", HEED_F32, 2, 2, 1, NULL, &code, 0, NULL, 0, NULL};
 

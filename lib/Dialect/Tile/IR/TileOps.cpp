@@ -144,6 +144,8 @@ ParseResult ForKVOp::parse(OpAsmParser &parser, OperationState &result) {
   result.addAttribute(getStepAttrName(result.name), builder.getI64IntegerAttr(step));
   if (succeeded(parser.parseOptionalKeyword("ordered")))
     result.addAttribute(getOrderedAttrName(result.name), builder.getUnitAttr());
+  if (succeeded(parser.parseOptionalKeyword("lists")))
+    result.addAttribute(getListsAttrName(result.name), builder.getUnitAttr());
   if (parser.resolveOperands({lower, upper}, builder.getIndexType(), parser.getCurrentLocation(),
                              result.operands))
     return failure();
@@ -186,6 +188,8 @@ void ForKVOp::print(OpAsmPrinter &printer) {
           << getUpper() << " step " << getStep();
   if (getOrdered())
     printer << " ordered";
+  if (getLists())
+    printer << " lists";
   if (!getClassify().empty()) {
     printer << " classify (";
     llvm::interleaveComma(getClassify().getArguments(), printer,
@@ -201,7 +205,7 @@ void ForKVOp::print(OpAsmPrinter &printer) {
     printer << ") : (" << getInits().getTypes() << ")";
   }
   printer.printOptionalAttrDictWithKeyword((*this)->getAttrs(),
-                                           {getStepAttrName(), getOrderedAttrName()});
+                                           {getStepAttrName(), getOrderedAttrName(), getListsAttrName()});
   printer << ' ';
   printer.printRegion(getBody(), /*printEntryBlockArgs=*/false);
 }
