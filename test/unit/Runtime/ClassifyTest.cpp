@@ -667,4 +667,50 @@ TEST(Classify, NoMemory) {
   asked.expectError("kernel 'fake': no memory for the block lists of its mask", HEED_OUT_OF_MEMORY);
 }
 
+//===----------------------------------------------------------------------===//
+// What heed_run does as well
+//===----------------------------------------------------------------------===//
+
+TEST(Classify, TheNumberOfRowsDoesNotWrap) {
+  // 2^22 x 2^22 x 2^20 rows are 0 in 64 bits.
+  Question asked(codeOf<everything>(fullClass, true, true), million, 8, 1, 8);
+  asked.question.batch = asked.question.query_heads = 4 * million;
+  asked.question.num_threads = 1;
+  asked.expectError("kernel 'fake': no memory for the block lists of its mask", HEED_OUT_OF_MEMORY);
+}
+
+TEST(Classify, AnyNumberOfThreads) {
+  Question asked(codeOf<causal>(causalClass), 100, 100, 8, 8);
+  asked.question.num_threads = std::numeric_limits<int32_t>::max();
+  EXPECT_EQ(asked.ask(), bruteForce<causal>(asked));
+}
+
+TEST(Classify, DamagedCode) {
+  for (bool hasClass : {true, false}) {
+    Question asked(codeOf<causal>(), 8, 8, 8, 8);
+    if (hasClass)
+      asked.code.count = nullptr;
+    else
+      asked.code.classify = nullptr;
+    heed_block_runs *result;
+    EXPECT_EQ(heed_classify(&asked.kernel, &asked.question, nullptr, &result),
+              HEED_INVALID_ARGUMENT);
+    EXPECT_STREQ(heed_last_error(), "kernel 'fake' is damaged: a mask code has no entry point");
+  }
+}
+
+std::atomic<int> hostCalls;
+
+TEST(Classify, UsesTheHostsPool) {
+  heed_set_parallel_for([](int64_t numTasks, int32_t, heed_task_fn fn, void *context) {
+    ++hostCalls;
+    for (int64_t task = numTasks - 1; task >= 0; --task)
+      fn(context, task, 0);
+  });
+  Question asked(codeOf<causal>(causalClass), 100, 100, 8, 8);
+  EXPECT_EQ(asked.ask(), bruteForce<causal>(asked));
+  heed_set_parallel_for(nullptr);
+  EXPECT_EQ(hostCalls, 1);
+}
+
 } // namespace
