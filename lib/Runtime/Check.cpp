@@ -179,6 +179,9 @@ heed_status heed::runtime::checkKernel(const heed_kernel *kernel) {
     return damaged(*kernel, "its list of GPU codes is missing");
   if (kernel->num_mask_codes < 0 || (kernel->num_mask_codes > 0 && !kernel->mask_codes))
     return damaged(*kernel, "its list of mask codes is missing");
+  for (int32_t i = 0; i < kernel->num_mask_codes; ++i)
+    if (!kernel->mask_codes[i].classify || !kernel->mask_codes[i].count)
+      return damaged(*kernel, "a mask code has no entry point");
   for (int32_t i = 0; i < kernel->num_params; ++i) {
     const heed_param &param = kernel->params[i];
     if (!param.name || !describe(param.dtype).name || param.rank < -1 ||

@@ -248,10 +248,14 @@ heed_status heed::runtime::classifyBlocks(const heed_kernel &kernel, const heed_
   int64_t numColumns = blocks(problem.keyLength, shape.blockKv);
   int64_t numBatches = code.uses_batch ? problem.batch : problem.batch < 1 ? 0 : 1;
   int64_t numHeads = code.uses_head ? problem.queryHeads : problem.queryHeads < 1 ? 0 : 1;
-  int64_t numLists = numBatches * numHeads;
-  Buffer<Row> rows(numLists * numRows);
+  int64_t numLists = numBatches * numHeads, numAllRows;
+  if (__builtin_mul_overflow(numLists, numRows, &numAllRows))
+    return noMemory(kernel);
+  Buffer<Row> rows(numAllRows);
   if (!rows.data)
     return noMemory(kernel);
+  if (threads > maxThreads)
+    threads = maxThreads;
   // What is captured is read once for each task, at least: large tasks read less.
   int64_t tasksPerList = threads <= 1 || numLists >= 4 * threads ? 1 : 4 * threads;
   int64_t rowsPerTask = blocks(numRows, tasksPerList);
@@ -266,7 +270,7 @@ heed_status heed::runtime::classifyBlocks(const heed_kernel &kernel, const heed_
     for (int64_t task = 0; task < numTasks; ++task)
       classifyTask(&plane, task, 0);
   *result = plane.isOutOfMemory ? nullptr : gather(plane);
-  for (int64_t i = 0; i < numLists * numRows; ++i)
+  for (int64_t i = 0; i < numAllRows; ++i)
     free(rows.data[i].runs);
   return *result ? HEED_OK : noMemory(kernel);
 }

@@ -201,7 +201,7 @@ static heed_status makeLists(const heed_code &code, const heed_kernel &kernel, c
     return unsupportedCpu(kernel);
   int32_t threads = call.num_threads ? call.num_threads : heed_get_num_threads();
   heed_status status = classifyBlocks(kernel, *mask, problem, {code.block_q, code.block_kv, false},
-                                      threads < maxThreads ? threads : maxThreads, args, lists);
+                                      threads, args, lists);
   args[HEED_ARG_LISTS] = int64_t(reinterpret_cast<uintptr_t>(*lists));
   return status;
 }

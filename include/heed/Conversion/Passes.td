@@ -55,7 +55,8 @@ def AttnToClassifierPass : Pass<"attn-to-classifier", "::mlir::ModuleOp"> {
     ```
     The attribute `heed.box` of both holds the head dims, and whether the mask depends on batch and head.
   }];
-  let dependentDialects = ["::mlir::arith::ArithDialect", "::mlir::func::FuncDialect", "::mlir::scf::SCFDialect"];
+  let dependentDialects = ["::heed::tile::TileDialect", "::mlir::arith::ArithDialect", "::mlir::func::FuncDialect",
+                           "::mlir::scf::SCFDialect"];
 }
 
 #endif // HEED_CONVERSION_PASSES

@@ -22,6 +22,18 @@ static std::pair<int64_t, int64_t> headDimsOf(func::FuncOp function) {
   return {number("head_dim"), number("value_head_dim")};
 }
 
+LogicalResult BoxLowering::check(func::FuncOp function) {
+  auto box = function->getAttrOfType<DictionaryAttr>(kBoxAttr);
+  auto isNumber = [&](StringRef key) { return isa_and_present<IntegerAttr>(box.get(key)); };
+  if (!box || !isNumber("head_dim") || !isNumber("value_head_dim"))
+    return function.emitError("expects the integers head_dim and value_head_dim in '") << kBoxAttr << "'";
+  auto coordinates = function.getArgumentTypes().take_back(kNumCoordinates);
+  if (!llvm::hasSingleElement(function.getBody()) || coordinates.size() != kNumCoordinates ||
+      !llvm::all_of(coordinates, [](Type type) { return type.isIndex(); }))
+    return function.emitError("expects one block whose last six arguments are a batch, a head and a box");
+  return success();
+}
+
 /// Scalar code needs no schedule: any will do for the emitter.
 static tile::CPUScheduleAttr anySchedule(func::FuncOp function, const CPUTarget &target) {
   MLIRContext *context = function.getContext();

@@ -19,6 +19,9 @@ namespace heed::cpu {
 /// (heed-c/Runtime.h), under the same name, and erases it.
 class BoxLowering : ScalarLowering {
 public:
+  /// Fails with a diagnostic on a function that attn-to-classifier does not make.
+  static mlir::LogicalResult check(mlir::func::FuncOp function);
+
   BoxLowering(mlir::func::FuncOp function, const CPUTarget &target);
   void run();
 

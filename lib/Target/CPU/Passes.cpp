@@ -70,8 +70,11 @@ struct TileToCPU : heed::impl::TileToCPUPassBase<TileToCPU> {
 
   void runOnOperation() override {
     for (auto function : llvm::make_early_inc_range(getOperation().getOps<func::FuncOp>()))
-      if (function->hasAttr(kBoxAttr))
+      if (function->hasAttr(kBoxAttr)) {
+        if (failed(cpu::BoxLowering::check(function)))
+          return signalPassFailure();
         cpu::BoxLowering(function, baselineCPUTarget()).run();
+      }
     for (auto kernel : llvm::make_early_inc_range(getOperation().getOps<tile::KernelOp>())) {
       auto schedule =
           kernel->getAttrOfType<tile::CPUScheduleAttr>(tile::TileDialect::kScheduleAttr);

@@ -658,9 +658,13 @@ def _variable_names() -> Iterator[None]:
                     node = value.__dict__["_value"]
                     node.name = node.name or name
 
-    before = sys.getprofile()
+    before: Any = sys.getprofile()
     sys.setprofile(on_event)
     try:
         yield
     finally:
-        sys.setprofile(before)
+        if before is None or callable(before):
+            sys.setprofile(before)
+        else:  # cProfile's, which up to Python 3.11 is no function
+            sys.setprofile(None)
+            before.enable()

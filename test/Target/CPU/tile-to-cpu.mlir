@@ -16,10 +16,10 @@ attn.variant @causal() {
 
 // CHECK-NOT:    tile.
 // CHECK:        func.func @f_tile(%{{.+}}: !llvm.ptr, %{{.+}}: i64, %{{.+}}: i64, %{{.+}}: i64, %{{.+}}: !llvm.ptr)
-// FMA-SAME:       attributes {heed.code = {block_kv = 128 : i64, block_q = 128 : i64, packed_bytes_per_block = 0 : i64, scratch_bytes = {{[1-9][0-9]*}} : i64}}
+// FMA-SAME:       attributes {heed.code = {block_kv = 128 : i64, block_q = 128 : i64, packed_bytes_per_block = 0 : i64, scratch_bytes = {{[1-9][0-9]*}} : i64, uses_lists = 0 : i64}}
 // Two keys' values in a pair: 128 x 64 bf16 a block.
-// DPBF16-SAME:    attributes {heed.code = {block_kv = 128 : i64, block_q = 128 : i64, packed_bytes_per_block = 16384 : i64, scratch_bytes = {{[1-9][0-9]*}} : i64}}
-// AMX-SAME:       attributes {heed.code = {block_kv = 256 : i64, block_q = 128 : i64, packed_bytes_per_block = {{[1-9][0-9]*}} : i64, scratch_bytes = {{[1-9][0-9]*}} : i64}}
+// DPBF16-SAME:    attributes {heed.code = {block_kv = 128 : i64, block_q = 128 : i64, packed_bytes_per_block = 16384 : i64, scratch_bytes = {{[1-9][0-9]*}} : i64, uses_lists = 0 : i64}}
+// AMX-SAME:       attributes {heed.code = {block_kv = 256 : i64, block_q = 128 : i64, packed_bytes_per_block = {{[1-9][0-9]*}} : i64, scratch_bytes = {{[1-9][0-9]*}} : i64, uses_lists = 0 : i64}}
 // FMA-NOT:      func.func @f_prepare
 // FMA:          math.fma {{.*}} : vector<8xf32>
 // FMA-NOT:      func.func @f_prepare

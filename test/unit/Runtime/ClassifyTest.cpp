@@ -187,7 +187,7 @@ struct Question {
   Question(const heed_mask_code &code, int64_t queryLength, int64_t keyLength, int32_t blockQ,
            int32_t blockKv)
       : code(code) {
-    question = {1, 1, 1, queryLength, keyLength, blockQ, blockKv, nullptr, 0};
+    question = {1, 1, 1, queryLength, keyLength, blockQ, blockKv, nullptr, 0, 1};
   }
   Question(const Question &) = delete;
 
@@ -352,6 +352,14 @@ TEST(Classify, HangingBlocksArePartial) {
   // A block larger than all there is.
   Question one(codeOf<everything>(), 3, 5, 4, 8);
   EXPECT_EQ(one.ask().row(0), (Row{{0, 1, 1}}));
+}
+
+/// For a kernel's own loop a block is full where all pairs that exist attend.
+TEST(Classify, HangingBlocksMayBeFull) {
+  Question asked(codeOf<causal>(causalClass), 100, 100, 64, 64);
+  EXPECT_EQ(asked.ask().row(0, 1), (Row{{0, 2, 1}}));
+  asked.question.hanging_is_partial = 0;
+  EXPECT_EQ(asked.ask().row(0, 1), (Row{{0, 1, 2}, {1, 2, 1}}));
 }
 
 TEST(Classify, EmptyExtents) {
