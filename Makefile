@@ -53,6 +53,7 @@ bench: build ## measure against other libraries (installs PyTorch)
 	@scripts/setup.sh test
 	$(PYTHON) benchmarks/bench_cpu.py
 	$(PYTHON) benchmarks/bench_call.py
+	$(PYTHON) benchmarks/bench_masks.py
 
 bench-gpu: ## measure against PyTorch on an NVIDIA GPU; GPU_PYTHON has PyTorch with CUDA
 	@$(GPU_PYTHON) scripts/run_gpu_tests.py --find-gpu

@@ -1,0 +1,159 @@
+# Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""What masks cost: finding their blocks, and walking them in attention.
+
+    python benchmarks/bench_masks.py [--quick]
+
+Each mask runs in a process of its own with an empty cache. "first" is create_block_mask and its blocks, with tracing and
+code generation; "warm" the same again, a median of 5; "kv lists" makes the four lists that FlexAttention's format has of
+them; "memory" is what the process grew by at its peak until the blocks were known, and until the kv lists were made.
+"torch" is torch's create_block_mask, where the length lets it evaluate all pairs.
+
+The second table compares attention with a mask given as code to the same with lists given (from_kv_blocks, of the
+kernel's own block size), both with their blocks found anew for each call, interleaved; f32, head dim 64, 4 heads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "python"))
+
+LENGTHS = (8192, 131072, 1048576)
+TORCH_LENGTH = 8192  # of the pairs that torch evaluates
+Mask = Callable[[Any, Any, Any, Any], Any]
+
+
+def documents(length: int, count: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+    """Document numbers and where documents start, of random lengths."""
+    cuts = np.sort(np.random.default_rng(0).choice(np.arange(1, length), min(count, length // 8) - 1, replace=False))
+    starts = np.concatenate(([0], cuts, [length])).astype(np.int32)
+    return np.repeat(np.arange(len(starts) - 1, dtype=np.int32), np.diff(starts)), starts
+
+
+def masks(length: int, as_tensor: Callable[[np.ndarray], Any] = lambda x: x) -> dict[str, Mask]:
+    numbers, begins = documents(length)
+    document, start = as_tensor(numbers), as_tensor(begins)
+    prefix = as_tensor((np.arange(len(begins)) // 10 * 10).astype(np.int32))
+    width = 1 << (length.bit_length() // 2)
+
+    def shared_prefix(b: Any, h: Any, q: Any, kv: Any) -> Any:
+        own = document[q]
+        first = prefix[own]
+        return ((kv >= start[own]) & (q >= kv)) | ((own != first) & (start[first] <= kv) & (kv < start[first + 1]))
+
+    return {
+        "causal": lambda b, h, q, kv: q >= kv,
+        "window": lambda b, h, q, kv: (q >= kv) & (q - kv <= 1024),
+        "documents": lambda b, h, q, kv: (q >= kv) & (document[q] == document[kv]),
+        "prefix": lambda b, h, q, kv: (kv < 1000) | (q >= kv),
+        "neighbourhood_2d": lambda b, h, q, kv: (abs(q // width - kv // width) <= 8) & (abs(q % width - kv % width) <= 8),
+        "shared_prefix": shared_prefix}
+
+
+def milliseconds(call: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    call()
+    return (time.perf_counter() - begin) * 1e3
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measure(name: str, length: int) -> str:
+    """A row of the first table, in a fresh process."""
+    import heed
+
+    heed.create_block_mask(lambda b, h, q, kv: q < kv, None, None, 8, 8, device="numpy").sparsity()  # loads the compiler
+    mask_mod = masks(length)[name]
+
+    def create() -> Any:
+        made = heed.create_block_mask(mask_mod, None, None, length, length, device="numpy")
+        made.sparsity()
+        return made
+
+    before = peak_bytes()
+    first = milliseconds(create)
+    blocks = peak_bytes() - before
+    warm = statistics.median(milliseconds(create) for _ in range(5))
+    block_mask = create()
+    lists = milliseconds(lambda: (block_mask.kv_indices, block_mask.full_kv_indices))
+    whole = peak_bytes() - before
+    beside = ""
+    if length <= TORCH_LENGTH:
+        import torch
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        torch.set_num_threads(heed.get_num_threads())
+        theirs = masks(length, torch.as_tensor)[name]
+        beside = f"{milliseconds(lambda: create_block_mask(theirs, None, None, length, length, device='cpu')):.0f}"
+    return (f"| {name} | {length} | {first:.1f} | {warm:.2f} | {lists:.1f} | {blocks / 1e6:.0f} / {whole / 1e6:.0f} | "
+            f"{block_mask.sparsity():.2f} | {beside} |")
+
+
+def compare(name: str, length: int) -> str:
+    """A row of the second table."""
+    import heed
+    from heed import tracing, variant
+
+    generator = np.random.default_rng(1)
+    query, key, value = (generator.standard_normal((1, 4, length, 64), np.float32) for _ in range(3))
+    mask_mod = masks(length)[name]
+    kernel = variant.of_trace(tracing.lookup(None, mask_mod)[0]).kernel("f32", 64, 64)
+    made = heed.create_block_mask(mask_mod, None, None, length, length, device="numpy", BLOCK_SIZE=kernel.block_shape)
+    given = heed.BlockMask.from_kv_blocks(made.kv_num_blocks, made.kv_indices, made.full_kv_num_blocks, made.full_kv_indices,
+                                          BLOCK_SIZE=kernel.block_shape, mask_mod=mask_mod, seq_lengths=(length, length))
+    as_code = lambda: heed.flex_attention(query, key, value, mask_mod=mask_mod)  # noqa: E731
+    as_lists = lambda: heed.flex_attention(query, key, value, block_mask=given)  # noqa: E731
+    worst = float(np.abs(as_code() - as_lists()).max())
+    assert worst < 1e-5, f"{name}: code and lists differ by {worst}"
+    ratios, times = [], []
+    for turn in range(7):
+        pair = [milliseconds(call) for call in ((as_code, as_lists) if turn % 2 == 0 else (as_lists, as_code))]
+        code, lists = pair if turn % 2 == 0 else pair[::-1]
+        ratios.append(code / lists)
+        times.append(code)
+    return f"| {name} | {length} | {statistics.median(times):.1f} | {statistics.median(ratios):.3f} |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="the shortest length only")
+    parser.add_argument("--row", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.row:
+        kind, name, length = options.row
+        print({"measure": measure, "compare": compare}[kind](name, int(length)))
+        return 0
+
+    def rows(kind: str, lengths: tuple[int, ...]) -> None:
+        for name in masks(8192):
+            for length in lengths:
+                with tempfile.TemporaryDirectory() as cache:
+                    done = subprocess.run([sys.executable, __file__, "--row", kind, name, str(length)], capture_output=True,
+                                          text=True, env={**os.environ, "HEED_CACHE_DIR": cache}, check=False)
+                print(done.stdout.strip() or f"| {name} | {length} | failed: {done.stderr.strip().splitlines()[-1]} |", flush=True)
+
+    print("| mask | length | first, ms | warm, ms | kv lists, ms | memory, MB | skipped, % | torch, ms |\n|---|---|---|---|---|---|---|---|")
+    rows("measure", LENGTHS[:1] if options.quick else LENGTHS)
+    print("\n| mask | length | as code, ms | times lists given |\n|---|---|---|---|")
+    rows("compare", (2048,) if options.quick else (8192, 32768))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
