@@ -281,8 +281,11 @@ private:
   }
 
   Boolean evaluateBoolean(Operation &op) {
-    if (isa<arith::AndIOp>(op))
-      return conjunction(getBoolean(op.getOperand(0)), getBoolean(op.getOperand(1)));
+    if (isa<arith::AndIOp>(op)) {
+      Boolean both = conjunction(getBoolean(op.getOperand(0)), getBoolean(op.getOperand(1)));
+      bool isWhole = llvm::none_of(op.getUsers(), [](Operation *user) { return isa<arith::AndIOp>(user); });
+      return isWhole ? withEqualities(op, both) : both;
+    }
     if (isa<arith::OrIOp>(op))
       return invert(
           conjunction(invert(getBoolean(op.getOperand(0))), invert(getBoolean(op.getOperand(1)))));
@@ -333,6 +336,42 @@ private:
     bool usesKv = x.usesKv || y.usesKv;
     OpBuilder &b = at(usesKv);
     return {land(b, x.always, y.always), lor(b, x.never, y.never), usesKv};
+  }
+
+  /// `x == y && p(x)` is never true where p(y) is not, although neither side says so by itself.
+  Boolean withEqualities(Operation &conjunction, Boolean known) {
+    SmallVector<arith::CmpIOp> compares;
+    SmallVector<Operation *> pending = {&conjunction};
+    while (!pending.empty())
+      for (Value operand : pending.pop_back_val()->getOperands())
+        if (Operation *part = operand.getDefiningOp()) {
+          if (isa<arith::AndIOp>(part))
+            pending.push_back(part);
+          else if (auto compare = dyn_cast<arith::CmpIOp>(part))
+            compares.push_back(compare);
+        }
+    constexpr size_t mostCompares = 8; // each pair is looked at
+    if (compares.size() > mostCompares)
+      return known;
+    for (arith::CmpIOp equality : compares) {
+      if (equality.getPredicate() != arith::CmpIPredicate::eq)
+        continue;
+      for (arith::CmpIOp other : compares)
+        for (unsigned side : {0, 1})
+          for (unsigned place : {0, 1}) {
+            if (other == equality || other->getOperand(place) != equality->getOperand(side))
+              continue;
+            std::optional<Integer> x = getInteger(equality->getOperand(1 - side)),
+                                   y = getInteger(other->getOperand(1 - place));
+            if (!x || !y)
+              continue;
+            Boolean implied = compareWithZero(other.getPredicate(),
+                                              place == 0 ? subtract(*x, *y) : subtract(*y, *x));
+            known.usesKv |= implied.usesKv;
+            known.never = lor(at(known.usesKv), known.never, implied.never);
+          }
+    }
+    return known;
   }
 
   /// lhs - rhs, with the linear parts combined.

@@ -8,6 +8,8 @@
 
 #include "heed/Compiler/Explain.h"
 
+#include "heed/Conversion/AttnToClassifier.h"
+
 #include <cmath>
 
 using namespace heed;
@@ -140,6 +142,15 @@ static json::Object toJSON(tile::CPUScheduleAttr schedule) {
                       {"exp_degree", schedule.getExpDegree()}};
 }
 
+/// How kernels for CPUs find the blocks of keys that a tile needs.
+static StringRef walkOf(mlir::MLIRContext &context, const lang::Variant &variant,
+                        const CompileOptions &options) {
+  mlir::OwningOpRef<mlir::ModuleOp> module = buildAttnModule(context, &variant, options);
+  StringRef walk = "all";
+  module->walk([&](attn::MaskOp mask) { walk = profitsFromLists(mask) ? "lists" : "bounds"; });
+  return walk;
+}
+
 json::Value heed::explain(mlir::MLIRContext &context, const lang::Variant &variant,
                           const CompileOptions &options) {
   json::Array schedules;
@@ -150,5 +161,6 @@ json::Value heed::explain(mlir::MLIRContext &context, const lang::Variant &varia
   return json::Object{{"variant", variant.name},
                       {"score", toJSON(variant.score, variant)},
                       {"mask", toJSON(variant.mask, variant)},
+                      {"walk", walkOf(context, variant, options)},
                       {"schedules", std::move(schedules)}};
 }

@@ -204,7 +204,7 @@ def report(subject: Subject, *, dtype: str = "f32", head_dim: int = 64, value_he
                            and param["name"] in subject.values else {})} for param in subject.params]
     return {"variant": subject.name, "file": subject.file_name, "source": subject.source.strip(), "dtype": dtype,
             "head_dim": head_dim, "value_head_dim": value_head_dim, "params": params, "score": score, "mask": mask,
-            "schedule": schedule, "work": found, "time": timing, "notes": subject.notes,
+            "schedule": schedule, "walk": known.walk, "work": found, "time": timing, "notes": subject.notes,
             "given_lists": subject.block_mask is not None}
 
 
@@ -241,6 +241,10 @@ def _scaled(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}"
 
 
+_WALKS = {"all": "all of them", "bounds": "within bounds in closed form, each tested in the loop",
+          "lists": "by exact lists that are made before the kernel runs, as create_block_mask's are"}
+
+
 def to_text(found: dict[str, Any]) -> str:
     """The report for people."""
     lines = [f"{found['variant']}, {found['file']}", "", *(f"  {line}".rstrip() for line in found["source"].splitlines()), "",
@@ -265,7 +269,8 @@ def to_text(found: dict[str, Any]) -> str:
               + (f" and {found['value_head_dim']}" if found["value_head_dim"] != found["head_dim"] else ""),
               f"  tile of {schedule['block_q']} queries x {schedule['block_kv']} keys, queries in {schedule['lanes']} lanes",
               f"  products by {schedule['dot']}, register tile of {schedule['rows']} rows x {schedule['vectors']} vectors",
-              f"  2^x by a polynomial of degree {schedule['exp_degree']}"]
+              f"  2^x by a polynomial of degree {schedule['exp_degree']}",
+              f"  blocks of keys: {_WALKS[found['walk']]}"]
     sizes = done["sizes"]
     lines += ["", f"Work for B = {sizes['B']}, Hq = {sizes['Hq']}, Hkv = {sizes['Hkv']}, Sq = {sizes['Sq']}, Skv = {sizes['Skv']}",
               f"  {_scaled(done['flops'], 'FLOP')} of {_scaled(done['dense_flops'], 'FLOP')} without a mask "

@@ -62,6 +62,7 @@ class Report:
     mask: Stage | None
     schedules: list[dict[str, Any]]
     leaves: dict[str, Leaf]
+    walk: str  # over blocks of keys, on CPUs: "all", "bounds" or "lists"
 
 
 @dataclasses.dataclass
@@ -130,7 +131,7 @@ def explain(subject: Subject, dtype: str = "f32", head_dim: int = 64, value_head
     leaves.update((name, Leaf(name, "i32", -1, is_size=True, name=name)) for name in _SIZES)
     graph = Graph()
     score, mask = (found[kind] and _read_stage(graph, leaves, found[kind]) for kind in ("score", "mask"))
-    return Report(score, mask, found["schedules"], leaves)
+    return Report(score, mask, found["schedules"], leaves, found["walk"])
 
 
 def _read_stage(graph: Graph, leaves: Mapping[str, Leaf], found: Mapping[str, Any]) -> Stage:

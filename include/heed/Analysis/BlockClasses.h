@@ -34,6 +34,9 @@
 // 32-bit result may leave its range, the box is reported as unknown, and of a
 // 64-bit result that may be beyond 2^40 nothing is known.
 //
+// `x == y && p(x)` is never true where p(y) is not: equal values keep what each
+// of them is known for (documents with a number above 0).
+//
 // The closed form solves each comparison for kv: through sums, products with
 // constants, `//` by something uniform, min, max, and both branches of a select
 // (so abs). The sets of keys are kept as intervals; & intersects them, | takes

@@ -6,7 +6,7 @@
 //
 //===----------------------------------------------------------------------===//
 
-#include "Classifier.h"
+#include "heed/Conversion/AttnToClassifier.h"
 
 #include "heed/Analysis/BlockClasses.h"
 #include "heed/Analysis/Dependence.h"

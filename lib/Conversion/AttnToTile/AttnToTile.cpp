@@ -17,9 +17,8 @@
 //
 //===----------------------------------------------------------------------===//
 
-#include "../AttnToClassifier/Classifier.h"
-
 #include "heed/Analysis/BlockClasses.h"
+#include "heed/Conversion/AttnToClassifier.h"
 #include "heed/Conversion/Passes.h"
 #include "heed/Dialect/Tile/IR/Tile.h"
 

@@ -90,6 +90,21 @@ TEST(Explain, WritesConstantsThatJSONHasNoNumbersFor) {
   EXPECT_TRUE(found);
 }
 
+TEST(Explain, SaysHowBlocksAreFound) {
+  std::pair<const char *, const char *> masks[] = {
+      {"variant v {}", "all"},
+      {"variant v { mask_mod(b, h, q, kv) { return q >= kv } }", "bounds"},
+      {"variant v(end: i32[B]) { mask_mod(b, h, q, kv) { return kv < end[b] } }", "bounds"},
+      {"variant v(doc: i32[Skv]) { mask_mod(b, h, q, kv) { return doc[kv] > 0 } }", "lists"},
+      {"variant v { mask_mod(b, h, q, kv) { return (q - kv) % 2 == 0 } }", "lists"}};
+  for (auto [source, walk] : masks) {
+    Checked checked(source);
+    std::unique_ptr<mlir::MLIRContext> context = makeContext();
+    json::Value value = explain(*context, checked.variant(), optionsFor({"x86-64-v3"}));
+    EXPECT_EQ(value.getAsObject()->getString("walk"), StringRef(walk)) << source;
+  }
+}
+
 TEST(Explain, HasAScheduleForEachTarget) {
   Checked checked("variant v {}");
   std::unique_ptr<mlir::MLIRContext> context = makeContext();

@@ -1,4 +1,4 @@
-//===-- Classifier.h - A mask as functions of a box -----------*- C++ -*--===//
+//===-- AttnToClassifier.h - A mask as functions of a box -----*- C++ -*--===//
 //
 // Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
 // See LICENSE for license information.
@@ -6,8 +6,8 @@
 //
 //===----------------------------------------------------------------------===//
 
-#ifndef HEED_LIB_CONVERSION_ATTNTOCLASSIFIER_CLASSIFIER_H
-#define HEED_LIB_CONVERSION_ATTNTOCLASSIFIER_CLASSIFIER_H
+#ifndef HEED_CONVERSION_ATTNTOCLASSIFIER_H
+#define HEED_CONVERSION_ATTNTOCLASSIFIER_H
 
 #include "heed/Dialect/Attn/IR/Attn.h"
 
@@ -23,4 +23,4 @@ bool profitsFromLists(attn::MaskOp mask);
 
 } // namespace heed
 
-#endif // HEED_LIB_CONVERSION_ATTNTOCLASSIFIER_CLASSIFIER_H
+#endif // HEED_CONVERSION_ATTNTOCLASSIFIER_H
