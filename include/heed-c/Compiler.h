@@ -53,14 +53,14 @@ HEED_EXPORT void heed_blob_free(heed_blob *blob); /* NULL: nothing */
 /*===-- Compiling ---------------------------------------------------------===*/
 
 typedef enum heed_emit {
-  HEED_EMIT_ATTN = 0,   /* the variant in the attn dialect                                     */
-  HEED_EMIT_TILE = 1,   /* the algorithm in the tile dialect                                   */
-  HEED_EMIT_LLVM = 2,   /* optimized LLVM IR                                                   */
-  HEED_EMIT_ASM = 3,    /* assembly                                                            */
-  HEED_EMIT_OBJECT = 4, /* a relocatable ELF object that exports SYMBOL_kernel, a heed_kernel  */
-  HEED_EMIT_HEADER = 5, /* the C header of that object                                         */
-  HEED_EMIT_CHECK = 6,  /* nothing: reports errors                                             */
-  HEED_EMIT_FORMAT = 7, /* the source in canonical layout; only source and file_name are read  */
+  HEED_EMIT_ATTN = 0,     /* the variant in the attn dialect                                     */
+  HEED_EMIT_TILE = 1,     /* the algorithm in the tile dialect                                   */
+  HEED_EMIT_LLVM = 2,     /* optimized LLVM IR                                                   */
+  HEED_EMIT_ASM = 3,      /* assembly                                                            */
+  HEED_EMIT_OBJECT = 4,   /* a relocatable ELF object that exports SYMBOL_kernel, a heed_kernel  */
+  HEED_EMIT_HEADER = 5,   /* the C header of that object                                         */
+  HEED_EMIT_CHECK = 6,    /* nothing: reports errors                                             */
+  HEED_EMIT_FORMAT = 7,   /* the source in canonical layout; only source and file_name are read  */
   HEED_EMIT_VARIANTS = 8, /* JSON: [{"name", "params": [{"name", "type", "extents", "default"}]}] */
   HEED_EMIT_EXPLAIN = 9,  /* JSON of what is known and decided: heed/Compiler/Explain.h          */
   HEED_EMIT_CLASSIFIER = 10 /* an object as above that holds mask_codes for heed_classify only    */
@@ -70,10 +70,11 @@ typedef enum heed_emit {
 typedef struct heed_compile_request {
   const char *source; /* a program in the Heed language */
   size_t source_size;
-  const char *file_name;      /* for messages; imports are relative to it. NULL: "<source>" */
-  const char *variant;        /* NULL: the only one of the program */
-  const char *symbol;         /* C name of the kernel; NULL: VARIANT_DTYPE_dN */
-  const char *targets;        /* CPU levels of one architecture and GPUs, "x86-64-v3,sm_90a"; NULL: native */
+  const char *file_name; /* for messages; imports are relative to it. NULL: "<source>" */
+  const char *variant;   /* NULL: the only one of the program */
+  const char *symbol;    /* C name of the kernel; NULL: VARIANT_DTYPE_dN */
+  const char
+      *targets; /* CPU levels of one architecture and GPUs, "x86-64-v3,sm_90a"; NULL: native */
   const char *const *defines; /* "name=value" for scalars to compile in, then NULL; or NULL */
   heed_dtype dtype;           /* HEED_F16, HEED_BF16 or HEED_F32 */
   int32_t head_dim;           /* 1 to 576 */

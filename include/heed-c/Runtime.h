@@ -135,7 +135,7 @@ enum {
   HEED_ARG_KEY = 1,
   HEED_ARG_VALUE = 2,
   HEED_ARG_OUTPUT = 3,
-  HEED_ARG_LSE = 4, /* 0: not wanted */
+  HEED_ARG_LSE = 4,        /* 0: not wanted */
   HEED_ARG_MAX_SCORES = 5, /* 0: not wanted */
   HEED_ARG_PACKED =
       6, /* the workspace that prepare tasks fill, shared by all threads; 64-byte aligned */
@@ -152,11 +152,12 @@ enum {
   HEED_ARG_LSE_STRIDES = 24,
   HEED_ARG_MAX_SCORES_STRIDES = 27,
   HEED_ARG_SCALE = 30,
-  HEED_ARG_COUNTER = 31, /* GPU: two i32 that are zero before and after a launch: the next tile and the
-                            number of groups that found none */
-  HEED_ARG_LISTS = 32,   /* the block lists: on CPUs a heed_block_runs, on GPUs what the classify kernel fills */
-  HEED_ARG_SECTION = 33, /* GPU: query heads (of all batches) whose tiles run together, for the second-level
-                            cache: at least 1 */
+  HEED_ARG_COUNTER = 31, /* GPU: two i32 that are zero before and after a launch: the next tile and
+                            the number of groups that found none */
+  HEED_ARG_LISTS =
+      32, /* the block lists: on CPUs a heed_block_runs, on GPUs what the classify kernel fills */
+  HEED_ARG_SECTION = 33, /* GPU: query heads (of all batches) whose tiles run together, for the
+                            second-level cache: at least 1 */
   HEED_ARG_PARAMS =
       34 /* then the parameters in order: a scalar takes one word (f32 bits or a sign-extended
             integer); a tensor of rank r takes 1 + 2r words: pointer, r extents, r strides */
@@ -185,57 +186,61 @@ typedef struct heed_code {
   int64_t packed_bytes_per_block;
   heed_prepare_fn prepare; /* or NULL */
   heed_tile_fn tile;
-  heed_cost_fn cost; /* or NULL: all tiles cost the same */
+  heed_cost_fn cost;  /* or NULL: all tiles cost the same */
   int32_t uses_lists; /* 1: reads HEED_ARG_LISTS */
 } heed_code;
 
 /* A tensor that a GPU kernel copies in boxes by the bulk copy engine, through a tensor map over its
- * dimensions D, sequence, heads and batch (innermost first). A dimension whose stride is 0 has extent 1 in the
- * map, and the kernel asks for coordinate 0. Boxes are box_columns x box_rows x 1 x 1 elements, their rows
- * swizzled by their size (128, 64 or 32 bytes); elements outside read as zero and are not written. */
+ * dimensions D, sequence, heads and batch (innermost first). A dimension whose stride is 0 has
+ * extent 1 in the map, and the kernel asks for coordinate 0. Boxes are box_columns x box_rows x 1 x
+ * 1 elements, their rows swizzled by their size (128, 64 or 32 bytes); elements outside read as
+ * zero and are not written. */
 typedef struct heed_gpu_map {
   int32_t operand; /* HEED_ARG_QUERY, _KEY, _VALUE or _OUTPUT */
   int32_t box_rows;
   int32_t box_columns;
 } heed_gpu_map;
 
-/* The code for one GPU architecture. Its entry points take the tensor maps in order (128 bytes each, by value)
- * and then the argument block (by value). */
+/* The code for one GPU architecture. Its entry points take the tensor maps in order (128 bytes
+ * each, by value) and then the argument block (by value). */
 typedef struct heed_gpu_code {
-  const char *target;         /* "sm_90a", ... */
-  int32_t capability;         /* major * 10 + minor: what a device must have at least */
-  int32_t is_exact;           /* 1: and at most (sm_90a) */
-  const char *ptx;            /* zero-terminated text, or NULL with a cubin */
-  const void *cubin;          /* or NULL */
+  const char *target;             /* "sm_90a", ... */
+  int32_t capability;             /* major * 10 + minor: what a device must have at least */
+  int32_t is_exact;               /* 1: and at most (sm_90a) */
+  const char *ptx;                /* zero-terminated text, or NULL with a cubin */
+  const void *cubin;              /* or NULL */
   int64_t ptx_bytes, cubin_bytes; /* without the zero */
-  const char *entry;          /* the kernel's name in the code */
-  int32_t block_q;            /* queries of a thread block: there are B * Hq * ceil(Sq / block_q) tiles */
+  const char *entry;              /* the kernel's name in the code */
+  int32_t block_q; /* queries of a thread block: there are B * Hq * ceil(Sq / block_q) tiles */
   int32_t block_kv;
-  int32_t num_threads;        /* of a thread block */
-  int32_t shared_bytes;       /* dynamic shared memory of a thread block */
-  int32_t blocks_per_sm;      /* > 0: a persistent grid of at most that many; 0: a thread block a tile */
-  int32_t blocks_per_tile;    /* thread blocks that compute a tile together, a slice of the output's columns each; those
-                                 of a tile are neighbours in the grid. At least 1 */
-  int32_t needs_aligned;      /* 1: addresses and strides of query, key, value and output must be multiples of
-                                 16 bytes (their tensor maps ask for it), strides at least 0, and those of
-                                 sequences not 0; such code comes before code without */
+  int32_t num_threads;   /* of a thread block */
+  int32_t shared_bytes;  /* dynamic shared memory of a thread block */
+  int32_t blocks_per_sm; /* > 0: a persistent grid of at most that many; 0: a thread block a tile */
+  int32_t
+      blocks_per_tile;   /* thread blocks that compute a tile together, a slice of the output's
+                            columns each; those   of a tile are neighbours in the grid. At least 1 */
+  int32_t needs_aligned; /* 1: addresses and strides of query, key, value and output must be
+                            multiples of 16 bytes (their tensor maps ask for it), strides at least
+                            0, and those of sequences not 0; such code comes before code without */
   int32_t num_maps;
   const heed_gpu_map *maps;
-  const char *classify;       /* a kernel that fills HEED_ARG_LISTS before the launch, or NULL */
-  int32_t classify_threads;   /* of a thread block; one thread block a list */
-  int32_t lists_per_batch;    /* 1: each batch has lists of its own; 0: all share them */
-  int32_t lists_per_head;     /* likewise for query heads */
+  const char *classify;     /* a kernel that fills HEED_ARG_LISTS before the launch, or NULL */
+  int32_t classify_threads; /* of a thread block; one thread block a list */
+  int32_t lists_per_batch;  /* 1: each batch has lists of its own; 0: all share them */
+  int32_t lists_per_head;   /* likewise for query heads */
 } heed_gpu_code;
 /* There is a list for each tile of (batch, head): 1 + ceil(Skv / block_kv) words of 32 bits. */
 
-/* The class of the box of queries [first_q, end_q) and keys [first_kv, end_kv) of a batch and query head, neither
- * side empty: 0 no pair attends, 2 all do, 1 it was not found out. */
-typedef int32_t (*heed_box_class_fn)(const int64_t *args, int64_t batch, int64_t head, int64_t first_q, int64_t end_q,
-                                     int64_t first_kv, int64_t end_kv);
+/* The class of the box of queries [first_q, end_q) and keys [first_kv, end_kv) of a batch and query
+ * head, neither side empty: 0 no pair attends, 2 all do, 1 it was not found out. */
+typedef int32_t (*heed_box_class_fn)(const int64_t *args, int64_t batch, int64_t head,
+                                     int64_t first_q, int64_t end_q, int64_t first_kv,
+                                     int64_t end_kv);
 
 /* The number of pairs of a box that attend, by evaluating the mask for each. */
-typedef int64_t (*heed_box_count_fn)(const int64_t *args, int64_t batch, int64_t head, int64_t first_q, int64_t end_q,
-                                     int64_t first_kv, int64_t end_kv);
+typedef int64_t (*heed_box_count_fn)(const int64_t *args, int64_t batch, int64_t head,
+                                     int64_t first_q, int64_t end_q, int64_t first_kv,
+                                     int64_t end_kv);
 
 /* A variant's mask for one CPU level. */
 typedef struct heed_mask_code {
@@ -268,10 +273,10 @@ typedef struct heed_kernel {
 /* Everything a call passes. query (B, Hq, Sq, D), key (Bkv, Hkv, Skv, D), value (Bkv, Hkv, Skv,
  * Dv), output (B, Hq, Sq, Dv), and in f32 lse (B, Hq, Sq), the natural logarithm of the sum of
  * exponentials, and max_scores (B, Hq, Sq), each row's largest score; where their data is NULL,
- * these two are not computed. Bkv is B or 1 (broadcast), Hq a multiple of Hkv. The last stride of query, key, value and output is 1. scale
- * multiplies query x key before score_mod; NaN stands for 1/sqrt(D). params holds the kernel's
- * num_params values in order; NULL: every default. num_threads: 0 stands for
- * heed_get_num_threads(). */
+ * these two are not computed. Bkv is B or 1 (broadcast), Hq a multiple of Hkv. The last stride of
+ * query, key, value and output is 1. scale multiplies query x key before score_mod; NaN stands for
+ * 1/sqrt(D). params holds the kernel's num_params values in order; NULL: every default.
+ * num_threads: 0 stands for heed_get_num_threads(). */
 typedef struct heed_call {
   heed_tensor query, key, value, output, lse, max_scores;
   double scale;
@@ -286,8 +291,8 @@ HEED_EXPORT heed_status heed_run(const heed_kernel *kernel, const heed_call *cal
 
 /* The same for callers that write structs byte by byte, such as Python's, and keep those of earlier
  * calls: `data` holds the addresses of query, key, value, output, lse and max_scores, and the data
- * members of *call are ignored, as is call->params; params[i].i of a captured tensor is its index in
- * `tensors`. */
+ * members of *call are ignored, as is call->params; params[i].i of a captured tensor is its index
+ * in `tensors`. */
 HEED_EXPORT heed_status heed_run_packed(const heed_kernel *kernel, const heed_call *call,
                                         void *const *data, const heed_value *params,
                                         const heed_tensor *tensors);
@@ -300,8 +305,8 @@ typedef struct heed_mask_question {
   int32_t block_q, block_kv; /* at least 1 */
   const heed_value *params;
   int32_t num_threads;
-  int32_t hanging_is_partial; /* 1: full blocks that hang over the end of the queries or keys count as partial, as in
-                                 FlexAttention's lists */
+  int32_t hanging_is_partial; /* 1: full blocks that hang over the end of the queries or keys count
+                                 as partial, as in FlexAttention's lists */
 } heed_mask_question;
 
 /* Blocks [begin, end) of a row, all partial (1: some pairs attend) or full (2: all do). */
@@ -309,33 +314,34 @@ typedef struct heed_block_run {
   int32_t begin, end, kind;
 } heed_block_run;
 
-/* The blocks of every row that are not skipped, in ascending order: those of row r of batch b and head h are the runs
- * [offsets[i], offsets[i + 1]) with i = (b * num_heads + h) * num_rows + r. num_batches and num_heads are 1 where the
- * mask does not depend on them. */
+/* The blocks of every row that are not skipped, in ascending order: those of row r of batch b and
+ * head h are the runs [offsets[i], offsets[i + 1]) with i = (b * num_heads + h) * num_rows + r.
+ * num_batches and num_heads are 1 where the mask does not depend on them. */
 typedef struct heed_block_runs {
   int64_t num_batches, num_heads, num_rows, num_columns;
   const int64_t *offsets;
   const heed_block_run *runs;
 } heed_block_runs;
 
-/* Finds the class of every block, exactly, for a kernel with mask_codes (HEED_EMIT_CLASSIFIER). Where the mask has
- * structure, this takes time and memory in proportion to the rows, not the blocks. `tensors`: NULL, or params[i].i of a
- * captured tensor is its index there. The caller frees *result. */
+/* Finds the class of every block, exactly, for a kernel with mask_codes (HEED_EMIT_CLASSIFIER).
+ * Where the mask has structure, this takes time and memory in proportion to the rows, not the
+ * blocks. `tensors`: NULL, or params[i].i of a captured tensor is its index there. The caller frees
+ * *result. */
 HEED_EXPORT heed_status heed_classify(const heed_kernel *kernel, const heed_mask_question *question,
                                       const heed_tensor *tensors, heed_block_runs **result);
 HEED_EXPORT void heed_block_runs_free(heed_block_runs *runs); /* NULL: nothing */
 
 /*===-- GPUs --------------------------------------------------------------===*/
 
-/* Launches `kernel` on the NVIDIA GPU whose memory holds the query, on `stream` (a CUstream or cudaStream_t; NULL:
- * the legacy default stream), and returns at once. All data must be readable by that GPU. Results are as
- * those of heed_run, and bit-identical between runs. Works while a stream is captured into a CUDA graph. Checks
- * all that it can before it launches: an error leaves outputs and the context as they were. num_threads is
- * ignored. */
+/* Launches `kernel` on the NVIDIA GPU whose memory holds the query, on `stream` (a CUstream or
+ * cudaStream_t; NULL: the legacy default stream), and returns at once. All data must be readable by
+ * that GPU. Results are as those of heed_run, and bit-identical between runs. Works while a stream
+ * is captured into a CUDA graph. Checks all that it can before it launches: an error leaves outputs
+ * and the context as they were. num_threads is ignored. */
 HEED_EXPORT heed_status heed_launch(const heed_kernel *kernel, const heed_call *call, void *stream);
 
-/* As heed_run_packed. `device` is the device that holds all data, if the caller knows it, which saves asking the
- * driver about each address; -1: it is found out and checked. */
+/* As heed_run_packed. `device` is the device that holds all data, if the caller knows it, which
+ * saves asking the driver about each address; -1: it is found out and checked. */
 HEED_EXPORT heed_status heed_launch_packed(const heed_kernel *kernel, const heed_call *call,
                                            void *const *data, const heed_value *params,
                                            const heed_tensor *tensors, void *stream,
@@ -350,8 +356,8 @@ HEED_EXPORT int32_t heed_gpu_capability(int32_t device);
 /* The code that heed_launch would choose on a device for aligned arguments, or NULL. */
 HEED_EXPORT const heed_gpu_code *heed_select_gpu_code(const heed_kernel *kernel, int32_t device);
 
-/* Forgets what was loaded for `kernel` on all devices: to be called before its object is unloaded, when no launch of
- * it is running. */
+/* Forgets what was loaded for `kernel` on all devices: to be called before its object is unloaded,
+ * when no launch of it is running. */
 HEED_EXPORT void heed_gpu_unload(const heed_kernel *kernel);
 
 /*===-- The machine -------------------------------------------------------===*/

@@ -283,7 +283,8 @@ private:
   Boolean evaluateBoolean(Operation &op) {
     if (isa<arith::AndIOp>(op)) {
       Boolean both = conjunction(getBoolean(op.getOperand(0)), getBoolean(op.getOperand(1)));
-      bool isWhole = llvm::none_of(op.getUsers(), [](Operation *user) { return isa<arith::AndIOp>(user); });
+      bool isWhole =
+          llvm::none_of(op.getUsers(), [](Operation *user) { return isa<arith::AndIOp>(user); });
       return isWhole ? withEqualities(op, both) : both;
     }
     if (isa<arith::OrIOp>(op))

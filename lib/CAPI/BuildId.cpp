@@ -24,13 +24,13 @@ static int findBuildId(dl_phdr_info *info, size_t, void *result) {
   auto self = reinterpret_cast<uintptr_t>(&findBuildId);
   bool isSelf = false;
   ArrayRef<ElfW(Phdr)> headers(info->dlpi_phdr, info->dlpi_phnum);
-  for (const ElfW(Phdr) & header : headers) {
+  for (const ElfW(Phdr) &header : headers) {
     uintptr_t begin = info->dlpi_addr + header.p_vaddr;
     isSelf |= header.p_type == PT_LOAD && self >= begin && self < begin + header.p_memsz;
   }
   if (!isSelf)
     return 0;
-  for (const ElfW(Phdr) & header : headers) {
+  for (const ElfW(Phdr) &header : headers) {
     if (header.p_type != PT_NOTE)
       continue;
     auto *begin = reinterpret_cast<const uint8_t *>(info->dlpi_addr + header.p_vaddr);

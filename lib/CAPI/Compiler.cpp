@@ -207,12 +207,10 @@ static llvm::Error emitTo(Program &program, const heed_compile_request &request,
     os << explain(program.context(), **variant, *options);
     return llvm::Error::success();
   }
-  static const std::pair<heed_emit, EmitKind> kinds[] = {{HEED_EMIT_ATTN, EmitKind::Attn},
-                                                         {HEED_EMIT_TILE, EmitKind::Tile},
-                                                         {HEED_EMIT_LLVM, EmitKind::LLVM},
-                                                         {HEED_EMIT_ASM, EmitKind::Asm},
-                                                         {HEED_EMIT_OBJECT, EmitKind::Object},
-                                                         {HEED_EMIT_CLASSIFIER, EmitKind::Classifier}};
+  static const std::pair<heed_emit, EmitKind> kinds[] = {
+      {HEED_EMIT_ATTN, EmitKind::Attn},     {HEED_EMIT_TILE, EmitKind::Tile},
+      {HEED_EMIT_LLVM, EmitKind::LLVM},     {HEED_EMIT_ASM, EmitKind::Asm},
+      {HEED_EMIT_OBJECT, EmitKind::Object}, {HEED_EMIT_CLASSIFIER, EmitKind::Classifier}};
   for (auto [asked, kind] : kinds)
     if (asked == emit)
       return compile(program.context(), *variant, *options, kind, os);

@@ -105,8 +105,7 @@ heed_status heed_load_object(const void *object, size_t size, const char *symbol
   if (!loader)
     return giveError(messages, loader.takeError());
   orc::JITDylib *dylib = nullptr;
-  auto address =
-      loader->load(StringRef(static_cast<const char *>(object), size), symbol, dylib);
+  auto address = loader->load(StringRef(static_cast<const char *>(object), size), symbol, dylib);
   if (!address)
     return giveError(messages, address.takeError());
   auto *kernel = address->toPtr<const heed_kernel *>();

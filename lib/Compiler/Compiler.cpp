@@ -405,8 +405,7 @@ llvm::Error heed::compile(MLIRContext &context, ArrayRef<const lang::Variant *> 
   auto fileType = kind == EmitKind::Asm ? llvm::CodeGenFileType::AssemblyFile
                                         : llvm::CodeGenFileType::ObjectFile;
   if ((*machine)->addPassesToEmitFile(codegen, os, nullptr, fileType))
-    return llvm::createStringError("LLVM cannot write this kind of file for " +
-                                   host.triple);
+    return llvm::createStringError("LLVM cannot write this kind of file for " + host.triple);
   codegen.run(*linked);
   watch.phase("machine code");
   return llvm::Error::success();

@@ -28,8 +28,9 @@ struct GPUCode {
 /// Notes the time since the last call under a name.
 using NotePhase = llvm::function_ref<void(std::string)>;
 
-/// Compiles one variant for one architecture: the code to prefer first, then code for arguments that
-/// it cannot take. With EmitKind Tile or LLVM writes that IR to `os` instead and returns nothing.
+/// Compiles one variant for one architecture: the code to prefer first, then code for arguments
+/// that it cannot take. With EmitKind Tile or LLVM writes that IR to `os` instead and returns
+/// nothing.
 llvm::Expected<std::vector<GPUCode>> compileForGPU(mlir::MLIRContext &context,
                                                    const lang::Variant &variant,
                                                    const CompileOptions &options,

@@ -151,11 +151,10 @@ void KernelTable::emit(llvm::Module &module, const lang::Variant &variant, Strin
     auto function = [&](StringRef kind) {
       return b.function(name + kind + "." + code.target.name);
     };
-    entries.push_back(
-        b.structure({b.string(code.target.name), b.i64(code.target.cpuBits), b.i32(code.blockQ),
-                     b.i32(code.blockKv), b.i64(code.scratchBytes), b.i64(code.packedBytesPerBlock),
-                     function("_prepare"), function("_tile"), function("_cost"),
-                     b.i32(code.usesLists)}));
+    entries.push_back(b.structure(
+        {b.string(code.target.name), b.i64(code.target.cpuBits), b.i32(code.blockQ),
+         b.i32(code.blockKv), b.i64(code.scratchBytes), b.i64(code.packedBytesPerBlock),
+         function("_prepare"), function("_tile"), function("_cost"), b.i32(code.usesLists)}));
   }
   llvm::SmallVector<Constant *> gpuEntries;
   for (const GPUCode &code : gpuCodes) {
@@ -164,22 +163,36 @@ void KernelTable::emit(llvm::Module &module, const lang::Variant &variant, Strin
       maps.push_back(b.structure({b.i32(operand), b.i32(rows), b.i32(columns)}));
     Constant *cubin = code.cubin.empty() ? b.null() : b.string(code.cubin);
     Constant *classify = code.usesLists ? b.string(code.entry + "_classify") : b.null();
-    gpuEntries.push_back(b.structure(
-        {b.string(code.target.name), b.i32(code.target.capability), b.i32(code.target.isExact),
-         b.string(code.ptx), cubin, b.i64(code.ptx.size()), b.i64(code.cubin.size()),
-         b.string(code.entry), b.i32(code.blockQ), b.i32(code.blockKv), b.i32(code.numThreads),
-         b.i32(code.sharedBytes), b.i32(code.blocksPerSM), b.i32(code.blocksPerTile),
-         b.i32(code.needsAligned), b.i32(code.maps.size()), b.array(maps), classify, b.i32(32), b.i32(code.listsPerBatch),
-         b.i32(code.listsPerHead)}));
+    gpuEntries.push_back(b.structure({b.string(code.target.name),
+                                      b.i32(code.target.capability),
+                                      b.i32(code.target.isExact),
+                                      b.string(code.ptx),
+                                      cubin,
+                                      b.i64(code.ptx.size()),
+                                      b.i64(code.cubin.size()),
+                                      b.string(code.entry),
+                                      b.i32(code.blockQ),
+                                      b.i32(code.blockKv),
+                                      b.i32(code.numThreads),
+                                      b.i32(code.sharedBytes),
+                                      b.i32(code.blocksPerSM),
+                                      b.i32(code.blocksPerTile),
+                                      b.i32(code.needsAligned),
+                                      b.i32(code.maps.size()),
+                                      b.array(maps),
+                                      classify,
+                                      b.i32(32),
+                                      b.i32(code.listsPerBatch),
+                                      b.i32(code.listsPerHead)}));
   }
   llvm::SmallVector<Constant *> maskEntries;
   for (const MaskCode &code : maskCodes) {
     auto function = [&](StringRef kind) {
       return b.function(name + kind + "." + code.target.name);
     };
-    maskEntries.push_back(b.structure(
-        {b.string(code.target.name), b.i64(code.target.cpuBits), b.i32(code.usesBatch),
-         b.i32(code.usesHead), function("_classify"), function("_count")}));
+    maskEntries.push_back(
+        b.structure({b.string(code.target.name), b.i64(code.target.cpuBits), b.i32(code.usesBatch),
+                     b.i32(code.usesHead), function("_classify"), function("_count")}));
   }
   int64_t valueDim = options.valueHeadDim ? options.valueHeadDim : options.headDim;
   Constant *kernel = b.structure({b.i32(HEED_ABI_VERSION), b.i32(params.size()), b.string(name),

@@ -24,7 +24,8 @@ public:
   /// Notes the functions that tile-to-cpu made for kernel `name`, before they are lowered further.
   void addCode(mlir::ModuleOp module, llvm::StringRef name, const CPUTarget &target);
 
-  /// Notes the functions that attn-to-classifier and tile-to-cpu made for the mask of kernel `name`.
+  /// Notes the functions that attn-to-classifier and tile-to-cpu made for the mask of kernel
+  /// `name`.
   void addMaskCode(mlir::ModuleOp module, llvm::StringRef name, const CPUTarget &target);
 
   /// Notes code for a GPU architecture.

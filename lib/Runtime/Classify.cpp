@@ -7,9 +7,10 @@
 //===----------------------------------------------------------------------===//
 
 //
-// A box of any size can be classified, so that the plane is halved until every box is decided: where a mask has
-// structure (a diagonal, documents, a window), a row of blocks costs a few questions, whatever its length. A single
-// block that intervals do not decide is halved further, until pairs of both kinds were seen or all pairs were counted.
+// A box of any size can be classified, so that the plane is halved until every box is decided:
+// where a mask has structure (a diagonal, documents, a window), a row of blocks costs a few
+// questions, whatever its length. A single block that intervals do not decide is halved further,
+// until pairs of both kinds were seen or all pairs were counted.
 //
 //===----------------------------------------------------------------------===//
 
@@ -64,7 +65,8 @@ public:
       : plane(plane), batch(list / plane.numHeads), head(list % plane.numHeads),
         rows(plane.rows + list * plane.numRows) {}
 
-  /// Decides blocks [row, endRow) x [column, endColumn). Those of a row are appended in ascending order.
+  /// Decides blocks [row, endRow) x [column, endColumn). Those of a row are appended in ascending
+  /// order.
   void decide(int64_t row, int64_t endRow, int64_t column, int64_t endColumn) {
     Box box = {row * plane.blockQ, least(endRow * plane.blockQ, plane.queryLength),
                column * plane.blockKv, least(endColumn * plane.blockKv, plane.keyLength)};
@@ -196,7 +198,8 @@ void classifyTask(void *context, int64_t task, int32_t) {
 /// Numbers that malloc'ed memory holds, freed at the end.
 template <typename T>
 struct Buffer {
-  explicit Buffer(int64_t count) : data(static_cast<T *>(calloc(size_t(count > 0 ? count : 1), sizeof(T)))) {}
+  explicit Buffer(int64_t count)
+      : data(static_cast<T *>(calloc(size_t(count > 0 ? count : 1), sizeof(T)))) {}
   ~Buffer() { free(data); }
   Buffer(const Buffer &) = delete;
   Buffer &operator=(const Buffer &) = delete;
@@ -240,8 +243,9 @@ const heed_mask_code *heed::runtime::selectMaskCode(const heed_kernel &kernel) {
   return nullptr;
 }
 
-heed_status heed::runtime::classifyBlocks(const heed_kernel &kernel, const heed_mask_code &code, const Problem &problem,
-                                          const BlockShape &shape, int32_t threads, const int64_t *args,
+heed_status heed::runtime::classifyBlocks(const heed_kernel &kernel, const heed_mask_code &code,
+                                          const Problem &problem, const BlockShape &shape,
+                                          int32_t threads, const int64_t *args,
                                           heed_block_runs **result) {
   auto blocks = [](int64_t length, int64_t block) { return (length + block - 1) / block; };
   int64_t numRows = blocks(problem.queryLength, shape.blockQ);
@@ -261,8 +265,22 @@ heed_status heed::runtime::classifyBlocks(const heed_kernel &kernel, const heed_
   int64_t rowsPerTask = blocks(numRows, tasksPerList);
   rowsPerTask = rowsPerTask < 1 ? 1 : rowsPerTask;
   tasksPerList = blocks(numRows, rowsPerTask);
-  Plane plane = {code, args, problem.queryLength, problem.keyLength, shape.blockQ, shape.blockKv, numRows, numColumns,
-                 numLists, numBatches, numHeads, rowsPerTask, tasksPerList, shape.hangingIsPartial, rows.data, {false}};
+  Plane plane = {code,
+                 args,
+                 problem.queryLength,
+                 problem.keyLength,
+                 shape.blockQ,
+                 shape.blockKv,
+                 numRows,
+                 numColumns,
+                 numLists,
+                 numBatches,
+                 numHeads,
+                 rowsPerTask,
+                 tasksPerList,
+                 shape.hangingIsPartial,
+                 rows.data,
+                 {false}};
   int64_t numTasks = numColumns > 0 ? numLists * tasksPerList : 0;
   if (threads > 1 && numTasks > 1)
     currentParallelFor()(numTasks, threads, classifyTask, &plane);
@@ -280,23 +298,27 @@ extern "C" heed_status heed_classify(const heed_kernel *kernel, const heed_mask_
   if (heed_status status = checkKernel(kernel))
     return status;
   if (!question || !result)
-    return fail(HEED_INVALID_ARGUMENT, "argument '%s': expected an address, found NULL", question ? "result" : "question");
+    return fail(HEED_INVALID_ARGUMENT, "argument '%s': expected an address, found NULL",
+                question ? "result" : "question");
   *result = nullptr;
   const struct {
     const char *name;
     int64_t value, least;
-  } numbers[] = {{"batch", question->batch, 0},           {"query_heads", question->query_heads, 0},
-                 {"key_heads", question->key_heads, 0},   {"query_length", question->query_length, 0},
-                 {"key_length", question->key_length, 0}, {"block_q", question->block_q, 1},
-                 {"block_kv", question->block_kv, 1},     {"num_threads", question->num_threads, 0}};
+  } numbers[] = {
+      {"batch", question->batch, 0},           {"query_heads", question->query_heads, 0},
+      {"key_heads", question->key_heads, 0},   {"query_length", question->query_length, 0},
+      {"key_length", question->key_length, 0}, {"block_q", question->block_q, 1},
+      {"block_kv", question->block_kv, 1},     {"num_threads", question->num_threads, 0}};
   for (const auto &number : numbers)
     if (number.value < number.least || number.value > INT32_MAX)
-      return fail(HEED_INVALID_ARGUMENT, "argument '%s': expected a number from %lld to %lld, found %lld", number.name,
+      return fail(HEED_INVALID_ARGUMENT,
+                  "argument '%s': expected a number from %lld to %lld, found %lld", number.name,
                   static_cast<long long>(number.least), static_cast<long long>(INT32_MAX),
                   static_cast<long long>(number.value));
   const heed_mask_code *code = selectMaskCode(*kernel);
   if (!code)
-    return fail(HEED_UNSUPPORTED_CPU, "kernel '%s' has no code for this machine that classifies blocks",
+    return fail(HEED_UNSUPPORTED_CPU,
+                "kernel '%s' has no code for this machine that classifies blocks",
                 kernel->name ? kernel->name : "?");
 
   Buffer<heed_value> values(kernel->num_params);
@@ -312,8 +334,8 @@ extern "C" heed_status heed_classify(const heed_kernel *kernel, const heed_mask_
     }
     call.params = values.data;
   }
-  Problem problem = {question->batch, question->query_heads, question->key_heads, question->query_length,
-                     question->key_length};
+  Problem problem = {question->batch, question->query_heads, question->key_heads,
+                     question->query_length, question->key_length};
   if (heed_status status = checkParams(*kernel, call, problem))
     return status;
   Buffer<int64_t> args(countArgumentWords(*kernel));

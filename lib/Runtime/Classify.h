@@ -22,8 +22,9 @@ struct BlockShape {
 const heed_mask_code *selectMaskCode(const heed_kernel &kernel);
 
 /// heed_classify for checked arguments, of which `args` is the block.
-heed_status classifyBlocks(const heed_kernel &kernel, const heed_mask_code &code, const Problem &problem,
-                           const BlockShape &shape, int32_t threads, const int64_t *args, heed_block_runs **result);
+heed_status classifyBlocks(const heed_kernel &kernel, const heed_mask_code &code,
+                           const Problem &problem, const BlockShape &shape, int32_t threads,
+                           const int64_t *args, heed_block_runs **result);
 
 } // namespace heed::runtime
 

@@ -33,8 +33,9 @@ public:
   }
 
   /// The mode for kernels: weights too small for a normal number become 0. Products with denormal
-  /// numbers take a hundred times as long on many x86 cores, and steep biases make a lot of them; what
-  /// is lost is less than 1e-37 of a weight. Inputs count as they are. AArch64 has no slow path.
+  /// numbers take a hundred times as long on many x86 cores, and steep biases make a lot of them;
+  /// what is lost is less than 1e-37 of a weight. Inputs count as they are. AArch64 has no slow
+  /// path.
   FloatControl flushingResults() const {
     FloatControl result = *this;
 #if defined(__x86_64__)

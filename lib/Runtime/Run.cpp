@@ -194,8 +194,9 @@ static heed_status launch(const heed_code &code, const heed_kernel &kernel, cons
   return HEED_OK;
 }
 
-static heed_status makeLists(const heed_code &code, const heed_kernel &kernel, const heed_call &call,
-                             const Problem &problem, int64_t *args, heed_block_runs **lists) {
+static heed_status makeLists(const heed_code &code, const heed_kernel &kernel,
+                             const heed_call &call, const Problem &problem, int64_t *args,
+                             heed_block_runs **lists) {
   const heed_mask_code *mask = selectMaskCode(kernel);
   if (!mask)
     return unsupportedCpu(kernel);

@@ -29,7 +29,8 @@ static cl::opt<std::string> requestPath(cl::Positional, cl::Required, cl::desc("
 static cl::opt<std::string> variantName("variant",
                                         cl::desc("The variant (default: the file's only one)"),
                                         cl::value_desc("name"), cl::cat(category));
-static cl::list<std::string> defines("D", cl::Prefix, cl::cat(category), cl::value_desc("name=value"),
+static cl::list<std::string> defines("D", cl::Prefix, cl::cat(category),
+                                     cl::value_desc("name=value"),
                                      cl::desc("Compile a scalar parameter in with this value"));
 
 static std::unique_ptr<llvm::MemoryBuffer> read(llvm::StringRef path) {

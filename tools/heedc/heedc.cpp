@@ -36,11 +36,11 @@ enum class Action { Attn, Tile, LLVM, Asm, PTX, Cubin, Object, Shared };
 cl::OptionCategory category("heedc options");
 
 cl::opt<std::string> inputPath(cl::Positional, cl::desc("FILE.heed"), cl::cat(category));
-cl::list<std::string> targetNames("target", cl::CommaSeparated, cl::cat(category),
-                                  cl::value_desc("name,..."),
-                                  cl::desc("CPU levels and GPUs to compile for (default: native, this "
-                                           "CPU's level); several share one object, which chooses "
-                                           "when it runs"));
+cl::list<std::string>
+    targetNames("target", cl::CommaSeparated, cl::cat(category), cl::value_desc("name,..."),
+                cl::desc("CPU levels and GPUs to compile for (default: native, this "
+                         "CPU's level); several share one object, which chooses "
+                         "when it runs"));
 cl::opt<std::string> tune("tune", cl::cat(category), cl::value_desc("options"),
                           cl::desc("Schedule of GPU kernels: block_kv=N,groups=N,stages=N,"
                                    "blocks_per_sm=N,tf32,strict_math"));
@@ -74,7 +74,8 @@ cl::list<std::string> defines("D", cl::Prefix, cl::cat(category), cl::value_desc
 cl::opt<bool> format("format", cl::cat(category),
                      cl::desc("Write the file in canonical layout and stop"));
 cl::opt<bool> checkOnly("check", cl::cat(category), cl::desc("Report errors and stop"));
-cl::opt<bool> listTargets("list-targets", cl::cat(category), cl::desc("List CPU levels and GPUs, and stop"));
+cl::opt<bool> listTargets("list-targets", cl::cat(category),
+                          cl::desc("List CPU levels and GPUs, and stop"));
 cl::opt<bool> verbose("v", cl::cat(category), cl::desc("Report the time of each phase"));
 
 int fail(const llvm::Twine &message) {
@@ -250,9 +251,8 @@ int compileFile() {
       return compile(*context, variants, options, kind, os, &times);
     };
   };
-  EmitKind kinds[] = {EmitKind::Attn, EmitKind::Tile,   EmitKind::LLVM,
-                      EmitKind::Asm,  EmitKind::PTX,    EmitKind::Cubin,
-                      EmitKind::Object, EmitKind::Object};
+  EmitKind kinds[] = {EmitKind::Attn, EmitKind::Tile,  EmitKind::LLVM,   EmitKind::Asm,
+                      EmitKind::PTX,  EmitKind::Cubin, EmitKind::Object, EmitKind::Object};
   auto emit = emitTo(kinds[static_cast<int>(action.getValue())]);
 
   // The output and its header appear together or not at all.

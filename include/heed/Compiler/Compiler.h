@@ -39,10 +39,10 @@ struct CompileOptions {
   std::vector<CPUTarget> targets;    // of one architecture, weakest first
   std::vector<GPUTarget> gpuTargets; // at least one target in all
   GPUScheduleOverrides gpuSchedule;
-  heed_dtype dtype = HEED_F32;    // f16, bf16 or f32
-  int64_t headDim = 0;            // 1 to 576
-  int64_t valueHeadDim = 0;       // 0: as headDim
-  std::string symbol;             // of the kernel, empty: defaultSymbol(); with one variant only
+  heed_dtype dtype = HEED_F32; // f16, bf16 or f32
+  int64_t headDim = 0;         // 1 to 576
+  int64_t valueHeadDim = 0;    // 0: as headDim
+  std::string symbol;          // of the kernel, empty: defaultSymbol(); with one variant only
 };
 
 /// What the compiler can stop at.
@@ -51,8 +51,8 @@ enum class EmitKind { Attn, Tile, LLVM, Asm, PTX, Cubin, Object, Classifier };
 /// Seconds that each phase took, in order.
 using PhaseTimes = std::vector<std::pair<std::string, double>>;
 
-/// Fills the targets of `options` from names of CPU levels and GPU architectures, each once. An error
-/// names the known ones.
+/// Fills the targets of `options` from names of CPU levels and GPU architectures, each once. An
+/// error names the known ones.
 llvm::Error lookupTargets(llvm::ArrayRef<llvm::StringRef> names, CompileOptions &options);
 
 /// "bf16" and so on; nullopt for a word that names no type of query, key and value.

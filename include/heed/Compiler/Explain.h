@@ -29,8 +29,9 @@
 // Nodes are those of the checked program (heed/Language/Program.h), operands before users; every
 // node says where it was written. "value" is a constant's ("inf", "-inf" and "nan" as text), "name"
 // a coordinate's, size's or parameter's. "depends" is what decides how often a node is computed
-// (heed/Analysis/Dependence.h). "walk" is how kernels for CPUs find the blocks of keys that a tile needs: "all" of
-// them, within "bounds" in closed form, or by "lists" made beforehand. Schedules come in the order of the targets.
+// (heed/Analysis/Dependence.h). "walk" is how kernels for CPUs find the blocks of keys that a tile
+// needs: "all" of them, within "bounds" in closed form, or by "lists" made beforehand. Schedules
+// come in the order of the targets.
 //
 //===----------------------------------------------------------------------===//
 

@@ -16,9 +16,9 @@ namespace heed {
 /// Emits the functions NAME_classify and NAME_count that attn-to-classifier describes.
 void emitClassifier(mlir::OpBuilder &builder, attn::ForwardOp forward, llvm::StringRef name);
 
-/// Whether a loop over keys should walk lists made beforehand: where the mask reads tensors along queries or
-/// keys, for the reads of a block are then shared by many, and where it takes remainders, for lists leave out
-/// blocks that intervals do not.
+/// Whether a loop over keys should walk lists made beforehand: where the mask reads tensors along
+/// queries or keys, for the reads of a block are then shared by many, and where it takes
+/// remainders, for lists leave out blocks that intervals do not.
 bool profitsFromLists(attn::MaskOp mask);
 
 } // namespace heed

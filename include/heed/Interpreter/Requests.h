@@ -23,8 +23,8 @@
 // Arrays are dense and row-major; "offset" says how many bytes come before the first element. scale
 // is 1/sqrt(D) if left out, a parameter its default. Each of "rows" to "pairs" may be left out.
 // Rows are written as float64, rows x Dv and rows; classes as int8, blocks of queries x blocks of
-// keys: 0 skipped, 1 partial, 2 full; bounds as int64, blocks of queries x 2: the keys [lower, upper)
-// that the closed form leaves; pairs as int64, for each query how many keys it attends to.
+// keys: 0 skipped, 1 partial, 2 full; bounds as int64, blocks of queries x 2: the keys [lower,
+// upper) that the closed form leaves; pairs as int64, for each query how many keys it attends to.
 // Where no rows are wanted, "extents": {"B": 1, "Hq": 8, ...} may stand for query, key and value.
 //
 //===----------------------------------------------------------------------===//

@@ -137,10 +137,10 @@ bool heed::profitsFromLists(attn::MaskOp mask) {
   Dependence moving = Dependence::q() | Dependence::kv();
   return mask
       ->walk([&](Operation *op) {
-        bool isSeenLate = isa<attn::LoadOp, attn::ModOp>(op) &&
-                          llvm::any_of(op->getOperands(), [&](Value v) {
-                            return dependences.lookup(v).intersects(moving);
-                          });
+        bool isSeenLate =
+            isa<attn::LoadOp, attn::ModOp>(op) && llvm::any_of(op->getOperands(), [&](Value v) {
+              return dependences.lookup(v).intersects(moving);
+            });
         return isSeenLate ? WalkResult::interrupt() : WalkResult::advance();
       })
       .wasInterrupted();

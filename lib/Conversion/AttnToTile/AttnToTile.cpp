@@ -70,9 +70,8 @@ public:
     tile::TileType keyTile = tileType(options.blockKv, forward.getHeadDim(), element);
     tile::TileType valueTile = tileType(options.blockKv, forward.getValueHeadDim(), element);
     tile::TileType scoreTile = tileType(options.blockQ, options.blockKv, b.getF32Type());
-    tile::TileType weightTile =
-        tileType(options.blockQ, options.blockKv,
-                 options.narrowWeights ? element : Type(b.getF32Type()));
+    tile::TileType weightTile = tileType(options.blockQ, options.blockKv,
+                                         options.narrowWeights ? element : Type(b.getF32Type()));
     tile::TileType accTile = tileType(options.blockQ, forward.getValueHeadDim(), b.getF32Type());
     tile::TileType stats = tile::TileType::get(b.getContext(), {options.blockQ}, b.getF32Type());
 
@@ -85,8 +84,8 @@ public:
       q = tile::ScaleOp::create(b, loc, queryTile, q, sign);
       // Not 0, which would make NaN of masked scores and of addends.
       float least = score ? 1e-20f : std::numeric_limits<float>::min();
-      Value magnitude = arith::MaximumFOp::create(
-          b, loc, math::AbsFOp::create(b, loc, scale), f32(least));
+      Value magnitude =
+          arith::MaximumFOp::create(b, loc, math::AbsFOp::create(b, loc, scale), f32(least));
       factor = arith::MulFOp::create(b, loc, magnitude, f32(kLog2E));
       if (score)
         inverseScale = arith::DivFOp::create(b, loc, f32(1.0f), magnitude);
@@ -144,7 +143,8 @@ private:
                                forward.getValue().getType(), forward.getOutput().getType(),
                                forward.getLse().getType(),   forward.getMaxScores().getType(),
                                forward.getScale().getType()};
-    SmallVector<std::string> names = {"query", "key", "value", "output", "lse", "max_scores", "scale"};
+    SmallVector<std::string> names = {"query", "key",        "value", "output",
+                                      "lse",   "max_scores", "scale"};
     for (BlockArgument capture : variant.getCaptures()) {
       types.push_back(capture.getType());
       names.push_back(variant.getCaptureName(capture.getArgNumber()));
@@ -318,8 +318,8 @@ private:
         continue;
       }
       unsigned side = inner.getOperand(0) == partOfSum ? 1 : 0;
-      Value addend = arith::MulFOp::create(
-          b, loc, mapping.lookupOrDefault(inner.getOperand(side)), inverseScale);
+      Value addend = arith::MulFOp::create(b, loc, mapping.lookupOrDefault(inner.getOperand(side)),
+                                           inverseScale);
       if (isa<arith::AddFOp>(inner))
         sum = arith::AddFOp::create(b, loc, sum, addend);
       else

@@ -472,9 +472,8 @@ static heed_status launchOn(const heed_kernel *kernel, const heed_call *call, vo
     return HEED_OK;
 
   CurrentContext context;
-  if ((status = start()) ||
-      (status = ordinal < 0 ? enterDeviceOf(*kernel, *call, context)
-                            : context.enter(ordinal, /*anyDevice=*/false)))
+  if ((status = start()) || (status = ordinal < 0 ? enterDeviceOf(*kernel, *call, context)
+                                                  : context.enter(ordinal, /*anyDevice=*/false)))
     return status;
   const Device &device = *context->device;
 

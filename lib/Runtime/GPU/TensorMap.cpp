@@ -115,7 +115,8 @@ static Result encode(const heed_tensor &tensor, const heed_gpu_map &map, void *e
         strides[i] = uint64_t(tensor.strides[2 - i] * size);
     }
   }
-  // A thread that calls a kernel again often has the same tensors: encoding costs more than finding out.
+  // A thread that calls a kernel again often has the same tensors: encoding costs more than finding
+  // out.
   MapKey key = {uint64_t(reinterpret_cast<uintptr_t>(address)),
                 {extents[0], extents[1], extents[2], extents[3]},
                 {strides[0], strides[1], strides[2]},

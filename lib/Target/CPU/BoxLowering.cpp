@@ -26,11 +26,13 @@ LogicalResult BoxLowering::check(func::FuncOp function) {
   auto box = function->getAttrOfType<DictionaryAttr>(kBoxAttr);
   auto isNumber = [&](StringRef key) { return isa_and_present<IntegerAttr>(box.get(key)); };
   if (!box || !isNumber("head_dim") || !isNumber("value_head_dim"))
-    return function.emitError("expects the integers head_dim and value_head_dim in '") << kBoxAttr << "'";
+    return function.emitError("expects the integers head_dim and value_head_dim in '")
+           << kBoxAttr << "'";
   auto coordinates = function.getArgumentTypes().take_back(kNumCoordinates);
   if (!llvm::hasSingleElement(function.getBody()) || coordinates.size() != kNumCoordinates ||
       !llvm::all_of(coordinates, [](Type type) { return type.isIndex(); }))
-    return function.emitError("expects one block whose last six arguments are a batch, a head and a box");
+    return function.emitError(
+        "expects one block whose last six arguments are a batch, a head and a box");
   return success();
 }
 
@@ -47,9 +49,8 @@ BoxLowering::BoxLowering(func::FuncOp function, const CPUTarget &target)
 void BoxLowering::run() {
   SmallVector<Type> types(kNumCoordinates, e->i64());
   types.insert(types.begin(), e->ptr());
-  auto lowered =
-      func::FuncOp::create(builder, e->loc, function.getName(),
-                           builder.getFunctionType(types, function.getResultTypes()));
+  auto lowered = func::FuncOp::create(builder, e->loc, function.getName(),
+                                      builder.getFunctionType(types, function.getResultTypes()));
   lowered->setAttr(kBoxAttr, function->getAttr(kBoxAttr));
   Block *entry = lowered.addEntryBlock();
   builder.setInsertionPointToStart(entry);
@@ -58,8 +59,8 @@ void BoxLowering::run() {
   bindCaptures(arguments.drop_back(kNumCoordinates));
   for (auto [from, to] : llvm::zip(arguments.take_back(kNumCoordinates),
                                    entry->getArguments().take_back(kNumCoordinates)))
-    scalars.map(from, arith::IndexCastOp::create(builder, e->loc, builder.getIndexType(), to)
-                          .getResult());
+    scalars.map(
+        from, arith::IndexCastOp::create(builder, e->loc, builder.getIndexType(), to).getResult());
   for (Operation &op : function.front())
     cloneScalar(op, scalars);
   function.erase();

@@ -23,9 +23,9 @@ static constexpr int64_t kZeroBytes = 2304; // 576 elements of f32: the largest 
 
 KernelLowering::KernelLowering(tile::KernelOp kernel, const CPUTarget &target,
                                tile::CPUScheduleAttr schedule)
-    : ScalarLowering(kernel, target, schedule,
-                     {tensorTypeOf(kernel, 0).getExtents()[3],
-                      tensorTypeOf(kernel, 2).getExtents()[3]}),
+    : ScalarLowering(
+          kernel, target, schedule,
+          {tensorTypeOf(kernel, 0).getExtents()[3], tensorTypeOf(kernel, 2).getExtents()[3]}),
       kernel(kernel), target(target), schedule(schedule), lanes(schedule.getLanes()),
       groupLanes(lanes * schedule.getVectors()), blockQ(schedule.getBlockQ()),
       blockKv(schedule.getBlockKv()) {}
@@ -331,8 +331,8 @@ void KernelLowering::walkLists(tile::ForKVOp op, llvm::function_ref<void(Value)>
   e->loop(numbers.first, numbers.second, 1, [&, runs = runs](Value number) {
     Run run = loadRun(runs, number);
     Value isPartial = e->eq(run.kind, e->cstI32(static_cast<int64_t>(tile::BlockClass::Partial)));
-    e->loop(e->mul(run.begin, op.getStep()), e->min(e->mul(run.end, op.getStep()), skv), op.getStep(),
-            [&](Value kv) {
+    e->loop(e->mul(run.begin, op.getStep()), e->min(e->mul(run.end, op.getStep()), skv),
+            op.getStep(), [&](Value kv) {
               beginBlock(op, kv, skv);
               lowerBody(isPartial);
             });

@@ -16,11 +16,10 @@ using namespace heed;
 using namespace heed::cpu;
 
 ScalarLowering::ScalarLowering(Operation *op, const CPUTarget &target,
-                               tile::CPUScheduleAttr schedule,
-                               std::pair<int64_t, int64_t> headDims)
-    : builder(op), e(std::make_unique<Emitter>(builder, op->getLoc(), schedule, target.hasAVX512,
-                                               target.hasFMA, target.hasF16Conversion,
-                                               target.hasDotBF16 || target.hasAMX)),
+                               tile::CPUScheduleAttr schedule, std::pair<int64_t, int64_t> headDims)
+    : builder(op),
+      e(std::make_unique<Emitter>(builder, op->getLoc(), schedule, target.hasAVX512, target.hasFMA,
+                                  target.hasF16Conversion, target.hasDotBF16 || target.hasAMX)),
       headDims(headDims) {}
 
 Value ScalarLowering::argWord(int64_t word) {
@@ -38,8 +37,7 @@ Value ScalarLowering::scalarArgument(Type type, int64_t word) {
   if (type.isInteger(1))
     return arith::TruncIOp::create(builder, e->loc, type, bits);
   Value low = arith::TruncIOp::create(builder, e->loc, e->i32(), bits);
-  return type.isF32() ? arith::BitcastOp::create(builder, e->loc, type, low).getResult()
-                      : low;
+  return type.isF32() ? arith::BitcastOp::create(builder, e->loc, type, low).getResult() : low;
 }
 
 // The layout of the argument block: see heed-c/Runtime.h.
@@ -88,7 +86,7 @@ void ScalarLowering::cloneScalar(Operation &op, IRMapping &mapping) {
   if (isa<attn::FloorDivOp, attn::ModOp>(op)) {
     Value x = lookup(op.getOperand(0)), y = lookup(op.getOperand(1));
     mapping.map(op.getResult(0), isa<attn::ModOp>(op) ? attn::emitMod(builder, loc, x, y)
-                                                        : attn::emitFloorDiv(builder, loc, x, y));
+                                                      : attn::emitFloorDiv(builder, loc, x, y));
     return;
   }
   if (op.getNumRegions() == 0) {

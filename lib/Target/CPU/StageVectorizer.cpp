@@ -118,7 +118,8 @@ void StageVectorizer::emitScalar(Operation &op, IRMapping &mapping) {
   if (isa<attn::FloorDivOp, attn::ModOp>(op)) {
     Value x = mapping.lookupOrDefault(op.getOperand(0)),
           y = mapping.lookupOrDefault(op.getOperand(1));
-    mapping.map(op.getResult(0), isa<attn::ModOp>(op) ? attn::emitMod(e.b, e.loc, x, y) : attn::emitFloorDiv(e.b, e.loc, x, y));
+    mapping.map(op.getResult(0), isa<attn::ModOp>(op) ? attn::emitMod(e.b, e.loc, x, y)
+                                                      : attn::emitFloorDiv(e.b, e.loc, x, y));
     return;
   }
   e.b.clone(op, mapping);

@@ -196,8 +196,8 @@ BlockWalk::Position BlockWalk::evaluateBlocks(const Walk &walk, Value block) {
 BlockWalk::Position BlockWalk::readList(const Walk &walk, Value place) {
   Value own = e.add(place, e.laneId()), exists = e.lt(own, walk.end);
   Value address = e.at(walk.list, e.add(e.shl(own, 2), 4));
-  Value word = e.ptx("{ mov.b32 $0, 0; @$2 ld.global.b32 $0, [$1]; }", "=&r,l,b",
-                     {address, exists}, e.i32())[0];
+  Value word = e.ptx("{ mov.b32 $0, 0; @$2 ld.global.b32 $0, [$1]; }", "=&r,l,b", {address, exists},
+                     e.i32())[0];
   return {word, e.ballot(exists), e.add(place, 32)};
 }
 
@@ -206,8 +206,7 @@ Value BlockWalk::next(const Walk &walk, Position &position) {
     return hasLists ? e.lt(place, walk.end) : e.ge(place, walk.end);
   };
   position = Position::of(e.loopWhile(
-      position.values(),
-      [&](ValueRange v) { return e.band(e.eq(v[1], 0), hasMore(v[2])); },
+      position.values(), [&](ValueRange v) { return e.band(e.eq(v[1], 0), hasMore(v[2])); },
       [&](ValueRange v) {
         return (hasLists ? readList(walk, v[2]) : evaluateBlocks(walk, v[2])).values();
       }));
@@ -218,7 +217,8 @@ Value BlockWalk::next(const Walk &walk, Position &position) {
 }
 
 void BlockWalk::emitClassify() {
-  // List l belongs to tile l % tiles of head l / tiles (of the batches and heads that lists depend on).
+  // List l belongs to tile l % tiles of head l / tiles (of the batches and heads that lists depend
+  // on).
   Value list = e.blockId(), lane = e.laneId(), perHead = tilesPerHead();
   Value index = e.div(list, perHead);
   Value number = e.sub(list, e.mul(index, perHead));

@@ -43,8 +43,8 @@ public:
     Value batch, head, first, number; // first instance; number along the queries
   };
   Value numTiles();
-  /// Tiles of a section of heads run together, so that their keys and values stay in the second-level
-  /// cache; where there is a mask, the last queries first.
+  /// Tiles of a section of heads run together, so that their keys and values stay in the
+  /// second-level cache; where there is a mask, the last queries first.
   Tile decodeTile(Value number);
   /// The kernel's scalars with the coordinates of an instance of a tile.
   mlir::IRMapping instanceScalars(const Tile &tile, Value instance);

@@ -82,8 +82,8 @@ static Value callIntrinsic(Emitter &e, StringRef name, Type result, ValueRange o
 }
 
 Value Emitter::shuffleXor(Value x, int64_t mask) {
-  StringRef name = x.getType().isF32() ? "llvm.nvvm.shfl.sync.bfly.f32"
-                                       : "llvm.nvvm.shfl.sync.bfly.i32";
+  StringRef name =
+      x.getType().isF32() ? "llvm.nvvm.shfl.sync.bfly.f32" : "llvm.nvvm.shfl.sync.bfly.i32";
   return callIntrinsic(*this, name, x.getType(), {cst(-1), x, cst(mask), cst(31)});
 }
 
@@ -101,9 +101,7 @@ Value Emitter::ballot(Value p) {
 
 Value Emitter::popcount(Value x) { return math::CtPopOp::create(b, loc, x); }
 
-Value Emitter::trailingZeros(Value x) {
-  return math::CountTrailingZerosOp::create(b, loc, x);
-}
+Value Emitter::trailingZeros(Value x) { return math::CountTrailingZerosOp::create(b, loc, x); }
 
 Value Emitter::lanesBelow() {
   return callIntrinsic(*this, "llvm.nvvm.read.ptx.sreg.lanemask.lt", i32(), {});
@@ -147,8 +145,7 @@ SmallVector<Value> Emitter::ptx(const Twine &text, StringRef constraints, ValueR
   return values;
 }
 
-Value Emitter::purePtx(const Twine &text, StringRef constraints, ValueRange operands,
-                       Type result) {
+Value Emitter::purePtx(const Twine &text, StringRef constraints, ValueRange operands, Type result) {
   return createPtx(text, constraints, operands, result, /*hasSideEffects=*/false)->getResult(0);
 }
 

@@ -19,16 +19,16 @@ using namespace mlir;
 using namespace heed;
 using namespace heed::nvidia;
 
-/// The reference of a row that has met no key yet: finite, so that no exponent is -inf - -inf, and below all
-/// scores.
+/// The reference of a row that has met no key yet: finite, so that no exponent is -inf - -inf, and
+/// below all scores.
 static constexpr float kLowestReference = -std::numeric_limits<float>::max();
 static constexpr float kLn2 = 0.69314718055994530942f;
 
 FragmentLowering::FragmentLowering(tile::KernelOp kernel, tile::GPUScheduleAttr schedule)
     : kernel(kernel), schedule(schedule), builder(kernel), e(builder, kernel.getLoc()) {}
 
-LLVM::LLVMFuncOp FragmentLowering::createKernel(StringRef name, int64_t numMaps,
-                                                int64_t numThreads, int64_t minBlocksPerSM) {
+LLVM::LLVMFuncOp FragmentLowering::createKernel(StringRef name, int64_t numMaps, int64_t numThreads,
+                                                int64_t minBlocksPerSM) {
   OpBuilder b(kernel);
   MLIRContext *context = b.getContext();
   Type pointer = e.ptr();
@@ -83,16 +83,16 @@ void FragmentLowering::describe(const Launch &launch) {
   };
   function->setAttr(
       "heed.gpu_code",
-      builder.getDictionaryAttr(
-          {number("block_q", tileRows()), number("block_kv", blockKv()),
-           number("num_threads", launch.numThreads), number("shared_bytes", launch.sharedBytes),
-           number("blocks_per_sm", schedule.getBlocksPerSm()),
-           number("blocks_per_tile", schedule.getValueSlices()),
-           number("needs_aligned", launch.needsAligned),
-           builder.getNamedAttr("maps", builder.getArrayAttr(launch.maps)),
-           number("uses_lists", walker->usesLists()),
-           number("lists_per_batch", walker->dependsOnBatch()),
-           number("lists_per_head", walker->dependsOnHead())}));
+      builder.getDictionaryAttr({number("block_q", tileRows()), number("block_kv", blockKv()),
+                                 number("num_threads", launch.numThreads),
+                                 number("shared_bytes", launch.sharedBytes),
+                                 number("blocks_per_sm", schedule.getBlocksPerSm()),
+                                 number("blocks_per_tile", schedule.getValueSlices()),
+                                 number("needs_aligned", launch.needsAligned),
+                                 builder.getNamedAttr("maps", builder.getArrayAttr(launch.maps)),
+                                 number("uses_lists", walker->usesLists()),
+                                 number("lists_per_batch", walker->dependsOnBatch()),
+                                 number("lists_per_head", walker->dependsOnHead())}));
 }
 
 int64_t FragmentLowering::strideWord(unsigned argument) {
@@ -164,8 +164,8 @@ void FragmentLowering::hoistStages(tile::ForKVOp loop) {
     Block &block = op.getRegion(0).front();
     bool isMap = isa<tile::MapOp>(op);
     auto stage = std::make_unique<FragmentStage>(
-        e, *uniform, block, isMap ? block.getArgument(0) : Value(), block.getArgument(isMap ? 1 : 0),
-        block.getArgument(isMap ? 2 : 1));
+        e, *uniform, block, isMap ? block.getArgument(0) : Value(),
+        block.getArgument(isMap ? 1 : 0), block.getArgument(isMap ? 2 : 1));
     // Scalars that the region uses from outside.
     SmallVector<Value> used;
     for (Operation &inner : block)
@@ -186,8 +186,7 @@ LogicalResult FragmentLowering::lowerMap(tile::MapOp op) {
   // Only a softmax, behind a mask or not, knows of addends by rows.
   auto isKnown = [](Operation *user) { return isa<tile::OnlineSoftmaxOp>(user); };
   auto known = llvm::all_of(op->getUsers(), [&](Operation *user) {
-    return isKnown(user) ||
-           (isa<tile::MaskOp>(user) && llvm::all_of(user->getUsers(), isKnown));
+    return isKnown(user) || (isa<tile::MaskOp>(user) && llvm::all_of(user->getUsers(), isKnown));
   });
   auto addends = known ? stage.rowAddends(result.size()) : std::nullopt;
   if (addends)
@@ -200,8 +199,8 @@ LogicalResult FragmentLowering::lowerMap(tile::MapOp op) {
   return success();
 }
 
-/// Masked elements become -inf, in partial blocks only. A block that reaches beyond the limit counts as
-/// partial: producers of block classes see to that.
+/// Masked elements become -inf, in partial blocks only. A block that reaches beyond the limit
+/// counts as partial: producers of block classes see to that.
 LogicalResult FragmentLowering::lowerMask(tile::MaskOp op) {
   ready(op.getTile());
   Registers scores = registers(op.getTile());
@@ -319,8 +318,8 @@ LogicalResult FragmentLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
       Value bound = e.cstF32(schedule.getLazyRescale());
       Value exceeds[2];
       for (int64_t row : {0, 1})
-        exceeds[row] = e.fcmp(arith::CmpFPredicate::OGT,
-                              e.fma(rowMax[row], factor, e.fneg(old[row])), bound);
+        exceeds[row] =
+            e.fcmp(arith::CmpFPredicate::OGT, e.fma(rowMax[row], factor, e.fneg(old[row])), bound);
       isNeeded = e.voteAny(e.bor(exceeds[0], exceeds[1]));
       Value one = e.cstF32(1.0f);
       Registers merged = e.ifElse(isNeeded, SmallVector<Type>(4, e.f32()), update,
@@ -390,8 +389,8 @@ LogicalResult FragmentLowering::lowerNormalize(tile::NormalizeOp op) {
     Value logarithm = e.fmul(e.fadd(reference[row], e.log2(total)), e.cstF32(kLn2));
     lse.push_back(e.select(isEmpty, e.negativeInfinity(), logarithm));
     Value most = reduceQuad(reference[2 + row], [&](Value x, Value y) { return e.fmax(x, y); });
-    largest.push_back(e.select(isEmpty, e.negativeInfinity(),
-                               e.fmul(e.fmul(most, factor), e.cstF32(kLn2))));
+    largest.push_back(
+        e.select(isEmpty, e.negativeInfinity(), e.fmul(e.fmul(most, factor), e.cstF32(kLn2))));
   }
   for (auto [i, x] : llvm::enumerate(output))
     x = e.fmul(x, inverse[rowOf(i)]);

@@ -77,7 +77,8 @@ protected:
 
   //===-- Around them -----------------------------------------------------===//
 
-  /// Emits the scalars that tile ops use, those of the walk excepted. `scalars` has the coordinates.
+  /// Emits the scalars that tile ops use, those of the walk excepted. `scalars` has the
+  /// coordinates.
   void emitUsedScalars();
   /// How many registers of a thread hold a tile; of value columns, those of a slice.
   int64_t countRegisters(tile::TileType type);

@@ -104,9 +104,8 @@ Value FragmentStage::evaluateBesides(Element element, Value score) {
 
 Value FragmentStage::isBelow(Element element, Value limit) {
   Value distance = combine("limit", limit, blockKv, [&] { return e.sub(limit, blockKv); });
-  return combine("below" + std::to_string(element.column), distance, Value(), [&] {
-    return e.cmp(arith::CmpIPredicate::sgt, distance, e.cst(element.column));
-  });
+  return combine("below" + std::to_string(element.column), distance, Value(),
+                 [&] { return e.cmp(arith::CmpIPredicate::sgt, distance, e.cst(element.column)); });
 }
 
 FragmentStage::Form FragmentStage::form(Value v, Element element) {
@@ -163,8 +162,7 @@ Value FragmentStage::materialize(const Form &form, Type type) {
     return arith::ConstantIntOp::create(e.b, e.loc, type, form.offset);
   if (form.offset == 0)
     return form.base;
-  return combine("i+" + offset, form.base, Value(),
-                 [&] { return e.add(form.base, form.offset); });
+  return combine("i+" + offset, form.base, Value(), [&] { return e.add(form.base, form.offset); });
 }
 
 std::optional<FragmentStage::Form> FragmentStage::addForms(const Form &x, const Form &y,
@@ -244,7 +242,8 @@ FragmentStage::Form FragmentStage::evaluateOp(Operation &op, Element element) {
               0, Value(), -1};
     }
   }
-  if (auto convert = dyn_cast<arith::SIToFPOp>(op); convert && convert.getIn().getType().isInteger(32)) {
+  if (auto convert = dyn_cast<arith::SIToFPOp>(op);
+      convert && convert.getIn().getType().isInteger(32)) {
     Form x = operand(0);
     if (x.bound >= 0 && x.bound <= INT32_MAX && isShared) {
       Form result;
@@ -275,8 +274,8 @@ FragmentStage::Form FragmentStage::evaluateOp(Operation &op, Element element) {
       Value factor = value(op.getOperand(other), element);
       Form result;
       result.offset = x.offset;
-      result.unit = x.unit ? combine("fmul", x.unit, factor, [&] { return e.fmul(x.unit, factor); })
-                           : factor;
+      result.unit =
+          x.unit ? combine("fmul", x.unit, factor, [&] { return e.fmul(x.unit, factor); }) : factor;
       if (x.base)
         result.base = combine("fmul", x.base, factor, [&] { return e.fmul(x.base, factor); });
       return result;

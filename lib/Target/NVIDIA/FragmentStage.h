@@ -49,8 +49,8 @@ public:
   /// The region's result for an element, of the block begun last and at the builder's insertion
   /// point, which must not have left the region where that block began.
   Value evaluate(Element element, Value score);
-  /// Where the result is the score plus a + c u, with one a for all elements of a row and constants c: a for
-  /// the two rows. Then evaluateBesides gives the result less a.
+  /// Where the result is the score plus a + c u, with one a for all elements of a row and constants
+  /// c: a for the two rows. Then evaluateBesides gives the result less a.
   std::optional<std::pair<Value, Value>> rowAddends(int64_t numElements);
   Value evaluateBesides(Element element, Value score);
   /// Whether kv + column < limit.
@@ -59,7 +59,8 @@ public:
 private:
   enum : unsigned { OnScore = 1, OnQ = 2, OnKv = 4 };
 
-  /// base + offset (integers), or base + offset * unit (floats; a null unit is 1). A null base is 0.
+  /// base + offset (integers), or base + offset * unit (floats; a null unit is 1). A null base is
+  /// 0.
   struct Form {
     Value base;
     int64_t offset = 0;

@@ -49,8 +49,9 @@ llvm::Expected<GPUScheduleOverrides> GPUScheduleOverrides::parse(StringRef text)
     auto needsNumber = [&, name = name](int64_t least) -> llvm::Error {
       if (hasNumber && number >= least)
         return llvm::Error::success();
-      return llvm::createStringError("schedule option '" + name.str() + "' expects a number of at least " +
-                                     std::to_string(least) + ", found '" + word.str() + "'");
+      return llvm::createStringError("schedule option '" + name.str() +
+                                     "' expects a number of at least " + std::to_string(least) +
+                                     ", found '" + word.str() + "'");
     };
     llvm::Error problem = llvm::Error::success();
     if (name == "tf32")
@@ -68,9 +69,9 @@ llvm::Expected<GPUScheduleOverrides> GPUScheduleOverrides::parse(StringRef text)
     else if (name == "blocks_per_sm" && !(problem = needsNumber(0)))
       overrides.blocksPerSM = number;
     else if (!problem)
-      problem = llvm::createStringError(
-          "unknown schedule option '" + word.str() +
-          "' (known: block_kv=N, groups=N, stages=N, blocks_per_sm=N, tf32, strict_math, no_wgmma)");
+      problem = llvm::createStringError("unknown schedule option '" + word.str() +
+                                        "' (known: block_kv=N, groups=N, stages=N, "
+                                        "blocks_per_sm=N, tf32, strict_math, no_wgmma)");
     if (problem)
       return std::move(problem);
   }
@@ -123,7 +124,8 @@ int64_t heed::sharedBytesOf(tile::GPUScheduleAttr schedule, Type elementType, in
 void GPUProblem::addStage(Block &block, bool isScore, Value query, Value key) {
   (isScore ? hasScore : hasMask) = true;
   if (!isScore)
-    numMaskOps += std::distance(block.without_terminator().begin(), block.without_terminator().end());
+    numMaskOps +=
+        std::distance(block.without_terminator().begin(), block.without_terminator().end());
   enum { OnQuery = 1, OnKey = 2 };
   llvm::DenseMap<Value, unsigned> dependence = {{query, OnQuery}, {key, OnKey}};
   for (Operation &op : block.without_terminator()) {
@@ -150,14 +152,13 @@ void GPUProblem::addStage(Block &block, bool isScore, Value query, Value key) {
       stageRegisters += 2;
 }
 
-/// What stages may reserve at most: beyond it they are better off with fewer values in flight than with
-/// smaller tiles.
+/// What stages may reserve at most: beyond it they are better off with fewer values in flight than
+/// with smaller tiles.
 static constexpr int64_t kMostStageRegisters = 64;
 
 /// Registers of a consumer thread beside fragments: addresses, statistics, what stages hoist.
 static int64_t otherRegisters(const GPUProblem &problem) {
-  return 26 + (problem.hasScore ? 2 : 0) +
-         std::min(problem.stageRegisters, kMostStageRegisters);
+  return 26 + (problem.hasScore ? 2 : 0) + std::min(problem.stageRegisters, kMostStageRegisters);
 }
 
 /// Scores, packed weights and the accumulator of one thread.
@@ -165,9 +166,9 @@ static int64_t fragmentRegisters(int64_t blockKv, int64_t valueColumns) {
   return blockKv / 2 + blockKv / 4 + llvm::alignTo(valueColumns, 8) / 2;
 }
 
-/// What setmaxnreg gives to a consumer thread, by the number of consumer warpgroups. All threads together
-/// must not get more than the block has at its start; a walk that evaluates classes needs 56 of them in the
-/// producer.
+/// What setmaxnreg gives to a consumer thread, by the number of consumer warpgroups. All threads
+/// together must not get more than the block has at its start; a walk that evaluates classes needs
+/// 56 of them in the producer.
 static constexpr int64_t kConsumerRegisters[] = {0, 240, 224, 152, 112};
 
 namespace {
@@ -182,10 +183,10 @@ static bool isLong(const GPUProblem &problem) {
   return problem.numMaskOps >= 8 || problem.hasMaskGather || problem.hasDivision;
 }
 
-/// Measured on an H100 (gpu_evidence): three warpgroups and short blocks of keys hide latencies best
-/// where registers suffice; at head dim 64 a fourth pays, for its tiles end sooner. What a stage keeps
-/// in flight is up to ptxas, which takes more the more a thread has; that masks of divisions and other
-/// long ones fit shorter blocks only is what it said (test_ptx.py).
+/// Measured on an H100 (gpu_evidence): three warpgroups and short blocks of keys hide latencies
+/// best where registers suffice; at head dim 64 a fourth pays, for its tiles end sooner. What a
+/// stage keeps in flight is up to ptxas, which takes more the more a thread has; that masks of
+/// divisions and other long ones fit shorter blocks only is what it said (test_ptx.py).
 static SmallVector<Shape> hopperShapes(const GPUProblem &problem) {
   int64_t columns = std::max(problem.headDim, problem.valueHeadDim);
   bool isSimple = problem.numTranscendentals <= 2;
@@ -241,8 +242,9 @@ static llvm::Expected<tile::GPUScheduleAttr> selectHopper(MLIRContext *context,
       return llvm::createStringError("groups expects 1 to 4 for sm_90a, found " +
                                      std::to_string(shape.groups));
     if (shape.blockKv % 16 != 0 || shape.blockKv > 256)
-      return llvm::createStringError("block_kv expects a multiple of 16 up to 256 for sm_90a, found " +
-                                     std::to_string(shape.blockKv));
+      return llvm::createStringError(
+          "block_kv expects a multiple of 16 up to 256 for sm_90a, found " +
+          std::to_string(shape.blockKv));
     int64_t registers =
         fragmentRegisters(shape.blockKv, problem.valueHeadDim) + otherRegisters(problem);
     if (registers > kConsumerRegisters[shape.groups]) {
@@ -256,16 +258,16 @@ static llvm::Expected<tile::GPUScheduleAttr> selectHopper(MLIRContext *context,
       return llvm::createStringError("stages expects a power of two for sm_90a, found " +
                                      std::to_string(overrides.stages));
     int64_t most = overrides.stages ? overrides.stages : 4, least = overrides.stages ? most : 2;
-    // A buffer of its own for the output, so that the next tile's queries come early, is worth more than
-    // stages.
+    // A buffer of its own for the output, so that the next tile's queries come early, is worth more
+    // than stages.
     for (bool ownOutput : {true, false})
       for (int64_t stages = most; stages >= least; stages /= 2) {
         auto schedule = tile::GPUScheduleAttr::get(
             context, target.name, GPUDotKind::WGMMA, shape.groups, shape.blockKv, stages,
             blocksPerSM, ownOutput && blocksPerSM > 0, /*lazy_rescale=*/8, /*value_slices=*/1,
             /*warp_instances=*/1, tile::QueryPlace::Shared);
-        int64_t bytes = sharedBytesOf(schedule, problem.elementType, problem.headDim,
-                                      problem.valueHeadDim);
+        int64_t bytes =
+            sharedBytesOf(schedule, problem.elementType, problem.headDim, problem.valueHeadDim);
         if (bytes <= target.sharedBytes)
           return schedule;
         why = "a thread block needs " + std::to_string(bytes) + " bytes of shared memory and has " +
@@ -281,12 +283,18 @@ static llvm::Expected<tile::GPUScheduleAttr> selectHopper(MLIRContext *context,
 /// What registers of the portable path hold beside scores, accumulators and queries: addresses, the
 /// walk, operands on their way.
 static int64_t otherPortableRegisters(const GPUProblem &problem) {
-  return 46 + (problem.numTranscendentals > 2 ? 24 : problem.hasScore ? 8 : 0) +
-         (problem.hasDivision ? 56 : isLong(problem) ? 16 : 0);
+  return 46 +
+         (problem.numTranscendentals > 2 ? 24
+          : problem.hasScore             ? 8
+                                         : 0) +
+         (problem.hasDivision ? 56
+          : isLong(problem)   ? 16
+                              : 0);
 }
 
 /// The first two share what they read of keys and values between two instances, which is what such
-/// kernels are short of; more warps hide latencies better where memory has room for one thread block.
+/// kernels are short of; more warps hide latencies better where memory has room for one thread
+/// block.
 static SmallVector<Shape> portableShapes(const GPUProblem &problem) {
   if (problem.elementType.isF32())
     return {{1, 32}, {2, 32}, {1, 16}};
@@ -302,9 +310,10 @@ static SmallVector<Shape> portableShapes(const GPUProblem &problem) {
   return shapes;
 }
 
-static llvm::Expected<tile::GPUScheduleAttr>
-selectPortable(MLIRContext *context, const GPUTarget &target, const GPUProblem &problem,
-               const GPUScheduleOverrides &overrides) {
+static llvm::Expected<tile::GPUScheduleAttr> selectPortable(MLIRContext *context,
+                                                            const GPUTarget &target,
+                                                            const GPUProblem &problem,
+                                                            const GPUScheduleOverrides &overrides) {
   if (overrides.groups > 4)
     return llvm::createStringError("groups expects 1 to 4 for the portable GPU path, found " +
                                    std::to_string(overrides.groups));
@@ -324,8 +333,8 @@ selectPortable(MLIRContext *context, const GPUTarget &target, const GPUProblem &
                                      : GPUDotKind::TF32x3;
   std::string why;
   /// A schedule, if it fits and leaves room for `threads` on a multiprocessor.
-  auto trySchedule = [&](Shape shape, int64_t stages, int64_t slices,
-                         int64_t threads, bool mayBeGlobal) -> tile::GPUScheduleAttr {
+  auto trySchedule = [&](Shape shape, int64_t stages, int64_t slices, int64_t threads,
+                         bool mayBeGlobal) -> tile::GPUScheduleAttr {
     int64_t numThreads = 128 * shape.groups / shape.warpInstances;
     int64_t limit = std::min<int64_t>(255, 65536 / numThreads / 8 * 8);
     auto with = [&](tile::QueryPlace queries) {
@@ -338,8 +347,8 @@ selectPortable(MLIRContext *context, const GPUTarget &target, const GPUProblem &
     int64_t scores = shape.blockKv / 2 * (dot == GPUDotKind::TF32x3 ? 2 : 1);
     // Two instances take turns, so that the packed weights of one are there beside scores.
     int64_t waiting = shape.warpInstances > 1 ? shape.blockKv / 4 : 0;
-    int64_t registers = shape.warpInstances * (columns / 2 + scores) + waiting +
-                        otherPortableRegisters(problem);
+    int64_t registers =
+        shape.warpInstances * (columns / 2 + scores) + waiting + otherPortableRegisters(problem);
     if (registers > limit) {
       if (why.empty())
         why = "a thread needs about " + std::to_string(registers) + " registers and has " +
@@ -349,8 +358,8 @@ selectPortable(MLIRContext *context, const GPUTarget &target, const GPUProblem &
     int64_t queryRegisters =
         shape.warpInstances * 4 * llvm::divideCeil(problem.headDim * elementBytes, 32);
     auto fits = [&](tile::GPUScheduleAttr schedule) {
-      int64_t bytes = sharedBytesOf(schedule, problem.elementType, problem.headDim,
-                                    problem.valueHeadDim);
+      int64_t bytes =
+          sharedBytesOf(schedule, problem.elementType, problem.headDim, problem.valueHeadDim);
       if (bytes > target.sharedBytes && why.empty())
         why = "a thread block needs " + std::to_string(bytes) + " bytes of shared memory and has " +
               std::to_string(target.sharedBytes);
@@ -391,10 +400,9 @@ selectPortable(MLIRContext *context, const GPUTarget &target, const GPUProblem &
                                  " on the portable GPU path: " + why);
 }
 
-llvm::Expected<tile::GPUScheduleAttr> heed::selectGPUSchedule(MLIRContext *context,
-                                                              const GPUTarget &target,
-                                                              const GPUProblem &problem,
-                                                              const GPUScheduleOverrides &overrides) {
+llvm::Expected<tile::GPUScheduleAttr>
+heed::selectGPUSchedule(MLIRContext *context, const GPUTarget &target, const GPUProblem &problem,
+                        const GPUScheduleOverrides &overrides) {
   bool is16Bit = problem.elementType.getIntOrFloatBitWidth() == 16;
   if (target.hasWGMMA && !overrides.noWGMMA && is16Bit && problem.headDim % 8 == 0 &&
       problem.valueHeadDim % 8 == 0 && problem.valueHeadDim <= 256) {

@@ -52,8 +52,8 @@ static bool hasLowering(Operation &op, bool isInLoop) {
                         tile::StoreOp>(op);
 }
 
-/// Refuses what cannot be lowered. Emission must not fail: it could not go on without registers of the
-/// op that failed.
+/// Refuses what cannot be lowered. Emission must not fail: it could not go on without registers of
+/// the op that failed.
 LogicalResult HopperLowering::collect() {
   Value queries;
   for (Operation &op : kernel.getBodyBlock()->without_terminator()) {
@@ -143,9 +143,13 @@ LogicalResult HopperLowering::collectLoop(Value queries) {
   Value sum = resultOf(softmax.getSum(), softmax.getNewSum());
   Value acc = resultOf(scaled.getTile(), accumulation);
   if (!reference || !sum || !acc || loop.getNumResults() != 3)
-    return loop.emitError("expects to carry the softmax's reference and sum and the accumulator for "
-                          "sm_90a, found ")
-           << (!reference ? "no reference" : !sum ? "no sum" : !acc ? "no accumulator" : "more");
+    return loop.emitError(
+               "expects to carry the softmax's reference and sum and the accumulator for "
+               "sm_90a, found ")
+           << (!reference ? "no reference"
+               : !sum     ? "no sum"
+               : !acc     ? "no accumulator"
+                          : "more");
   for (auto normalize : kernel.getBodyBlock()->getOps<tile::NormalizeOp>())
     if (normalize.getAcc() != acc || normalize.getReference() != reference ||
         normalize.getSum() != sum)
@@ -191,7 +195,8 @@ Value HopperLowering::barrier(int64_t first, Value stage) {
 }
 
 void HopperLowering::wait(Value barrier, Value parity) {
-  e.ptx("{ .reg .pred done; again: mbarrier.try_wait.parity.shared::cta.b64 done, [$0], $1, 0x989680; "
+  e.ptx("{ .reg .pred done; again: mbarrier.try_wait.parity.shared::cta.b64 done, [$0], $1, "
+        "0x989680; "
         "@done bra.uni passed; bra.uni again; passed: }",
         "r,r", {barrier, parity});
 }
@@ -200,15 +205,14 @@ void HopperLowering::arrive(Value barrier, Value predicate) {
   e.ptx("@$1 mbarrier.arrive.shared::cta.b64 _, [$0];", "r,b", {barrier, predicate});
 }
 
-/// A matrix descriptor of a 128-byte swizzled tile: start address, and the distances in bytes of what
-/// lies beside each other along the leading and along the other dimension.
+/// A matrix descriptor of a 128-byte swizzled tile: start address, and the distances in bytes of
+/// what lies beside each other along the leading and along the other dimension.
 Value HopperLowering::descriptor(int64_t offset, Value dynamicOffset, int64_t leading,
                                  int64_t stride) {
   Value address = sharedAddress(offset);
   if (dynamicOffset)
     address = e.add(address, dynamicOffset);
-  Value start = arith::ExtUIOp::create(builder, e.loc, e.i64(),
-                                       e.shr(e.band(address, 0x3FFFF), 4));
+  Value start = arith::ExtUIOp::create(builder, e.loc, e.i64(), e.shr(e.band(address, 0x3FFFF), 4));
   int64_t constant = (int64_t(1) << 62) | ((leading >> 4) << 16) | ((stride >> 4) << 32);
   return e.bor(start, e.cst64(constant));
 }
@@ -255,9 +259,9 @@ Registers HopperLowering::wgmma(ArrayRef<Value> acc, ValueRange a, Value b, int6
 //===----------------------------------------------------------------------===//
 
 LogicalResult HopperLowering::emitKernel() {
-  // Registers of a thread, of producers and consumers: what setmaxnreg hands out must not exceed what
-  // the block has at its start.
-  // A producer that evaluates classes needs more of them than one that reads a list or loads everything.
+  // Registers of a thread, of producers and consumers: what setmaxnreg hands out must not exceed
+  // what the block has at its start. A producer that evaluates classes needs more of them than one
+  // that reads a list or loads everything.
   static constexpr int64_t producerRegisters[2][5] = {{0, 56, 40, 32, 32}, {0, 56, 56, 56, 32}};
   static constexpr int64_t consumerRegisters[2][5] = {{0, 240, 232, 160, 112},
                                                       {0, 240, 224, 152, 112}};
@@ -297,10 +301,12 @@ LogicalResult HopperLowering::emitKernel() {
   {
     OpBuilder::InsertionGuard guard(builder);
     builder.setInsertionPoint(roles.thenBlock()->getTerminator());
-    e.ptx("setmaxnreg.dec.sync.aligned.u32 " + Twine(producerRegisters[evaluates][groups()]) + ";", "", {});
+    e.ptx("setmaxnreg.dec.sync.aligned.u32 " + Twine(producerRegisters[evaluates][groups()]) + ";",
+          "", {});
     emitProducer();
     builder.setInsertionPoint(roles.elseBlock()->getTerminator());
-    e.ptx("setmaxnreg.inc.sync.aligned.u32 " + Twine(consumerRegisters[evaluates][groups()]) + ";", "", {});
+    e.ptx("setmaxnreg.inc.sync.aligned.u32 " + Twine(consumerRegisters[evaluates][groups()]) + ";",
+          "", {});
     result = emitConsumers();
   }
   LLVM::ReturnOp::create(builder, e.loc, ValueRange());
@@ -309,8 +315,8 @@ LogicalResult HopperLowering::emitKernel() {
 
   SmallVector<Attribute> maps;
   auto addMap = [&](Value tensor, int64_t rows) {
-    maps.push_back(builder.getDenseI32ArrayAttr({int32_t(argumentIndex(tensor)), int32_t(rows),
-                                                 int32_t(kBoxColumns)}));
+    maps.push_back(builder.getDenseI32ArrayAttr(
+        {int32_t(argumentIndex(tensor)), int32_t(rows), int32_t(kBoxColumns)}));
   };
   addMap(queryTile->load.getTensor(), tileRows());
   for (Ring &ring : rings)
@@ -365,8 +371,8 @@ void HopperLowering::fill(const Ring &ring, Cursor cursor, const IRMapping &mapp
 
 void HopperLowering::emitProducer() {
   e.ifThen(e.eq(warp, 0), [&] {
-    Value elected = e.ptx("{ .reg .pred p; elect.sync _|p, -1; selp.b32 $0, 1, 0, p; }", "=r", {},
-                          e.i32())[0];
+    Value elected =
+        e.ptx("{ .reg .pred p; elect.sync _|p, -1; selp.b32 $0, 1, 0, p; }", "=r", {}, e.i32())[0];
     isElected = e.ne(elected, 0);
     Value zero = e.cst(0);
     auto produce = [&](ValueRange carried) {
@@ -458,9 +464,8 @@ void HopperLowering::emitProducer() {
     e.ifThen(isElected, [&] {
       Value done = e.ptx("atom.acq_rel.gpu.global.add.u32 $0, [$1], 1;", "=r,l",
                          e.at(counter, e.cst(4)), e.i32())[0];
-      e.ifThen(e.eq(done, e.sub(e.numBlocks(), 1)), [&] {
-        e.ptx("st.global.v2.b32 [$0], {$1, $1};", "l,r", {counter, zero});
-      });
+      e.ifThen(e.eq(done, e.sub(e.numBlocks(), 1)),
+               [&] { e.ptx("st.global.v2.b32 [$0], {$1, $1};", "l,r", {counter, zero}); });
     });
   });
 }
@@ -478,8 +483,8 @@ LogicalResult HopperLowering::emitConsumers() {
   Value slab = e.mul(group, kInstanceRows * kSwizzleBytes);
   queryDescriptor = descriptor(queryTile->offset, slab, 16, 8 * kSwizzleBytes);
   frontDescriptor = descriptor(rings[0].offset, Value(), 16, 8 * kSwizzleBytes);
-  backDescriptor = descriptor(rings[1].offset, Value(), rings[1].rows * kSwizzleBytes,
-                              8 * kSwizzleBytes);
+  backDescriptor =
+      descriptor(rings[1].offset, Value(), rings[1].rows * kSwizzleBytes, 8 * kSwizzleBytes);
 
   LogicalResult result = success();
   auto consume = [&](ValueRange carried) {
@@ -607,8 +612,8 @@ void HopperLowering::ready(Value tile) {
   // Their blocks are read.
   for (Value t : tiles) {
     if (t == accumulator) {
-      // As soon as the last weights are used up, before the accumulator is rescaled: ptxas mixes it with the
-      // exponentials.
+      // As soon as the last weights are used up, before the accumulator is rescaled: ptxas mixes it
+      // with the exponentials.
       if (fragments.contains(weights))
         pendingWeights = pack(registers(weights), element);
       arrive(barrier(rings[1].empty, slotOf(rings[1], back)), isLeadLane);
@@ -658,8 +663,8 @@ void HopperLowering::issueAccumulation(Value tile) {
   Registers acc = registers(tile);
   for (int64_t step = 0; step < blockKv() / 16; ++step)
     acc = wgmma(acc, ArrayRef<Value>(pendingWeights).slice(4 * step, 4),
-                e.add(values, step * 16 * kSwizzleBytes >> 4),
-                llvm::alignTo(rings[1].columns, 8), /*transposeB=*/true);
+                e.add(values, step * 16 * kSwizzleBytes >> 4), llvm::alignTo(rings[1].columns, 8),
+                /*transposeB=*/true);
   e.ptx("wgmma.commit_group.sync.aligned;", "", {});
   fragments[tile] = acc;
   inFlight.push_back(tile);
@@ -798,8 +803,8 @@ LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
   return status;
 }
 
-/// Registers -> 16-bit -> swizzled shared memory -> bulk copy, which leaves out rows and columns that
-/// do not exist.
+/// Registers -> 16-bit -> swizzled shared memory -> bulk copy, which leaves out rows and columns
+/// that do not exist.
 void HopperLowering::storeTile(tile::StoreOp op) {
   ArrayRef<Value> output = registers(op.getTile());
   bool hasOwnBuffer = schedule.getOwnOutput();
@@ -834,7 +839,8 @@ void HopperLowering::storeTile(tile::StoreOp op) {
   e.barrier(named, kInstanceThreads);
   e.ifThen(isLead, [&] {
     for (int64_t box = 0; box < numBoxes(columns); ++box)
-      e.ptx("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [$0, {$1, $2, $3, $4}], [$5];",
+      e.ptx("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [$0, {$1, $2, $3, $4}], "
+            "[$5];",
             "l,r,r,r,r,r",
             {function.getArgument(outputMap), e.cst(box * kBoxColumns), scalar(op.getRow()),
              scalar(op.getHead()), scalar(op.getBatch()),

@@ -39,7 +39,8 @@ class HopperLowering : public FragmentLowering {
 public:
   HopperLowering(tile::KernelOp kernel, tile::GPUScheduleAttr schedule);
 
-  /// Emits the kernel before its tile.kernel. Fails with a diagnostic on a form that it cannot lower.
+  /// Emits the kernel before its tile.kernel. Fails with a diagnostic on a form that it cannot
+  /// lower.
   mlir::LogicalResult run();
 
 private:
@@ -48,13 +49,13 @@ private:
     tile::LoadOp load;
     int64_t rows = 0, columns = 0; // of a stage; columns are those that exist
     int64_t stages = 1;
-    int64_t offset = 0;            // in shared memory, bytes
-    int64_t full = 0, empty = 0;   // barrier numbers of stage 0
-    int64_t map = 0;               // index of its tensor map
+    int64_t offset = 0;          // in shared memory, bytes
+    int64_t full = 0, empty = 0; // barrier numbers of stage 0
+    int64_t map = 0;             // index of its tensor map
     int64_t stageBytes() const { return rows * ((columns + 63) / 64) * 128; }
   };
-  /// Where a role is in a ring: the number of blocks before, i32. One register for slot and parity: the
-  /// number of stages is a power of two.
+  /// Where a role is in a ring: the number of blocks before, i32. One register for slot and parity:
+  /// the number of stages is a power of two.
   using Cursor = Value;
   mlir::LogicalResult collect();
   /// Checks the loop and finds its rings; `queries` are those that its products are to read.
@@ -97,7 +98,8 @@ private:
   }
   Value descriptor(int64_t offset, Value dynamicOffset, int64_t leading, int64_t stride);
   Value stageDescriptor(const Ring &ring, Value base, Value stage);
-  /// One wgmma of 64 x `columns` x 16. `a` is a descriptor or four registers; `acc` may be empty: zero.
+  /// One wgmma of 64 x `columns` x 16. `a` is a descriptor or four registers; `acc` may be empty:
+  /// zero.
   Registers wgmma(ArrayRef<Value> acc, ValueRange a, Value b, int64_t columns, bool transposeB);
   Value sharedAddress(int64_t offset) { return e.add(sharedBase, offset); }
 
@@ -119,10 +121,10 @@ private:
   // Of the block that is being lowered:
   Cursor front, back;
   Value nextWord;
-  Value accumulator;            // the loop-carried tile that the delayed product adds to
-  Value weights;                // its left operand,
-  Registers pendingWeights;     // and that as registers
-  SmallVector<Value> inFlight;  // tiles that products are writing, in the order of issue
+  Value accumulator;           // the loop-carried tile that the delayed product adds to
+  Value weights;               // its left operand,
+  Registers pendingWeights;    // and that as registers
+  SmallVector<Value> inFlight; // tiles that products are writing, in the order of issue
 };
 
 } // namespace heed::nvidia

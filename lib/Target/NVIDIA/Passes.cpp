@@ -66,8 +66,7 @@ struct TileSelectGPUSchedule : heed::impl::TileSelectGPUSchedulePassBase<TileSel
       auto mask = dyn_cast<tile::MaskOp>(op);
       if (mask && mask.getBodyBlock())
         problem.addStage(*mask.getBodyBlock(), /*isScore=*/false,
-                         mask.getBodyBlock()->getArgument(0),
-                         mask.getBodyBlock()->getArgument(1));
+                         mask.getBodyBlock()->getArgument(0), mask.getBodyBlock()->getArgument(1));
     });
     auto schedule = selectGPUSchedule(&getContext(), *target, problem, *given);
     if (!schedule)
@@ -116,8 +115,8 @@ StringRef instructionFor(Operation *op) {
       .Default([](Operation *) { return ""; });
 }
 
-/// x - 2 pi n with n such that the result is in [-pi, pi], where the instructions are accurate; 2 pi in two
-/// parts (Cody and Waite), for |x| up to some 10^5.
+/// x - 2 pi n with n such that the result is in [-pi, pi], where the instructions are accurate; 2
+/// pi in two parts (Cody and Waite), for |x| up to some 10^5.
 Value emitReducedAngle(nvidia::Emitter &e, Value x) {
   Value n = math::RoundEvenOp::create(e.b, e.loc, e.fmul(x, e.cstF32(0.159154943f)));
   Value high = e.fma(n, e.cstF32(-6.28318548f), x);

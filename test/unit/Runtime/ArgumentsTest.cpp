@@ -42,8 +42,8 @@ TEST(Arguments, TensorsAndExtents) {
   EXPECT_EQ(args[HEED_ARG_SKV], 7);
   std::vector<int64_t> strides(args.begin() + HEED_ARG_QUERY_STRIDES,
                                args.begin() + HEED_ARG_SCALE);
-  EXPECT_EQ(strides,
-            (std::vector<int64_t>{160, 40, 8, 112, 56, 8, 56, 28, 4, 80, 20, 4, 20, 5, 1, 20, 5, 1}));
+  EXPECT_EQ(strides, (std::vector<int64_t>{160, 40, 8, 112, 56, 8, 56, 28, 4, 80, 20, 4, 20, 5, 1,
+                                           20, 5, 1}));
 }
 
 TEST(Arguments, UnwantedLse) {

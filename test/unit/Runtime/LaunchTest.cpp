@@ -284,8 +284,8 @@ TEST_F(Gpu, AMapIsEncodedAnewWhereAnythingDiffers) {
 
 TEST_F(Gpu, ACallerThatKnowsTheDeviceSavesQuestions) {
   Launch c;
-  void *const data[] = {c.call.query.data, c.call.key.data, c.call.value.data,
-                        c.call.output.data, nullptr, nullptr};
+  void *const data[] = {c.call.query.data,  c.call.key.data, c.call.value.data,
+                        c.call.output.data, nullptr,         nullptr};
   for (int32_t device : {-1, 0}) {
     cuda().clearRecords();
     ASSERT_EQ(heed_launch_packed(&c.kernel, &c.call, data, nullptr, nullptr, nullptr, device),
@@ -296,8 +296,9 @@ TEST_F(Gpu, ACallerThatKnowsTheDeviceSavesQuestions) {
   }
   EXPECT_EQ(heed_launch_packed(&c.kernel, &c.call, data, nullptr, nullptr, nullptr, 9),
             HEED_INVALID_ARGUMENT);
-  EXPECT_STREQ(heed_last_error(), "argument 'query': expected memory of a CUDA device, found memory "
-                                  "of the unknown device 9");
+  EXPECT_STREQ(heed_last_error(),
+               "argument 'query': expected memory of a CUDA device, found memory "
+               "of the unknown device 9");
 }
 
 //===----------------------------------------------------------------------===//

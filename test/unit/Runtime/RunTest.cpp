@@ -288,7 +288,7 @@ TEST(Run, WorkersFollowTheCallersFloatMode) {
     std::this_thread::sleep_for(std::chrono::microseconds(10)); // let both threads have some
   };
   for (unsigned mode : {before | 0x8040u, before}) { // flush to zero, denormals are zero
-    wanted = (mode | 0x8000u) & ~0x3fu; // results are flushed in any case
+    wanted = (mode | 0x8000u) & ~0x3fu;              // results are flushed in any case
     _mm_setcsr(mode);
     EXPECT_EQ(c.run(), HEED_OK);
   }

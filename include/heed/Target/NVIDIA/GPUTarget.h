@@ -54,7 +54,7 @@ struct GPUProblem {
   mlir::Type elementType;
   int64_t headDim = 0, valueHeadDim = 0;
   bool hasMask = false, hasScore = false;
-  bool hasDivision = false; // integer ones, in either
+  bool hasDivision = false;    // integer ones, in either
   bool hasMaskGather = false;  // at indices that depend on keys
   bool hasScoreGather = false; // at indices that depend on queries and keys
   int64_t numMaskOps = 0;
@@ -67,8 +67,8 @@ struct GPUProblem {
   void addStage(mlir::Block &block, bool isScore, mlir::Value query, mlir::Value key);
 };
 
-/// The schedule for a kernel: every head dim from 1 to 576 has one. An error gives the numbers where an
-/// override does not fit.
+/// The schedule for a kernel: every head dim from 1 to 576 has one. An error gives the numbers
+/// where an override does not fit.
 llvm::Expected<tile::GPUScheduleAttr> selectGPUSchedule(mlir::MLIRContext *context,
                                                         const GPUTarget &target,
                                                         const GPUProblem &problem,

@@ -88,7 +88,8 @@ LogicalResult KernelOp::verify() {
     if (!block.getArgument(numArguments + i).getType().isIndex())
       return emitOpError("expects grid coordinates of type index");
   if (numArguments < std::size(kLeadingArguments))
-    return emitOpError("expects the arguments query, key, value, output, lse, max_scores and scale first");
+    return emitOpError(
+        "expects the arguments query, key, value, output, lse, max_scores and scale first");
   for (auto [index, name] : llvm::enumerate(kLeadingArguments)) {
     if (cast<StringAttr>(getArgNames()[index]).getValue() != name)
       return emitOpError("expects argument ") << index << " to be '" << name << "'";
@@ -204,8 +205,8 @@ void ForKVOp::print(OpAsmPrinter &printer) {
     });
     printer << ") : (" << getInits().getTypes() << ")";
   }
-  printer.printOptionalAttrDictWithKeyword((*this)->getAttrs(),
-                                           {getStepAttrName(), getOrderedAttrName(), getListsAttrName()});
+  printer.printOptionalAttrDictWithKeyword(
+      (*this)->getAttrs(), {getStepAttrName(), getOrderedAttrName(), getListsAttrName()});
   printer << ' ';
   printer.printRegion(getBody(), /*printEntryBlockArgs=*/false);
 }
