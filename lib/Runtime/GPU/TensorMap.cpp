@@ -84,16 +84,34 @@ struct MapKey {
 struct CachedMap {
   MapKey key; // of address 0: none
   TensorMap map;
+  uint64_t lastUse;
+};
+
+/// The maps that a thread encoded last. A set holds those of one call, should they all fall into it.
+struct MapCache {
+  static constexpr unsigned numSets = 8, numWays = 4;
+  CachedMap sets[numSets][numWays];
+  uint64_t numUses;
+
+  /// The entry that holds `key`, or the one to put it into.
+  CachedMap &find(const MapKey &key) {
+    uint64_t mixed = (key.address >> 8) * 0x9e3779b97f4a7c15u ^ key.box * 0xc2b2ae3d27d4eb4fu;
+    CachedMap *set = sets[(mixed >> 32) % numSets], *oldest = set;
+    for (unsigned way = 0; way < numWays; ++way) {
+      if (memcmp(&set[way].key, &key, sizeof(key)) == 0) {
+        oldest = &set[way];
+        break;
+      }
+      if (set[way].lastUse < oldest->lastUse)
+        oldest = &set[way];
+    }
+    oldest->lastUse = ++numUses;
+    return *oldest;
+  }
 };
 } // namespace
 
-static constexpr unsigned numMapsOfThread = 32;
-static thread_local CachedMap mapsOfThread[numMapsOfThread];
-
-static unsigned hash(const MapKey &key) {
-  uint64_t mixed = (key.address >> 8) * 0x9e3779b97f4a7c15u ^ key.box * 0xc2b2ae3d27d4eb4fu;
-  return unsigned(mixed >> 32);
-}
+static thread_local MapCache mapsOfThread;
 
 static Result encode(const heed_tensor &tensor, const heed_gpu_map &map, void *elsewhere,
                      TensorMap &encoded) {
@@ -122,7 +140,7 @@ static Result encode(const heed_tensor &tensor, const heed_gpu_map &map, void *e
                 {strides[0], strides[1], strides[2]},
                 uint64_t(map.box_columns) << 32 | uint64_t(map.box_rows),
                 uint64_t(tensor.dtype)};
-  CachedMap &cached = mapsOfThread[hash(key) % numMapsOfThread];
+  CachedMap &cached = mapsOfThread.find(key);
   if (memcmp(&cached.key, &key, sizeof(key)) == 0) {
     encoded = cached.map;
     return success;
