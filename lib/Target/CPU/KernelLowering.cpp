@@ -115,10 +115,10 @@ LogicalResult KernelLowering::emitCostFunction() {
   for (Operation &op : kernel.getBodyBlock()->without_terminator()) {
     auto loop = dyn_cast<tile::ForKVOp>(op);
     if (loop && loop.getLists()) {
-      auto [numbers, runs] = runsOfTile();
-      cost = e->loop(numbers.first, numbers.second, 1, ValueRange(cost),
-                     [&, runs = runs](Value number, ValueRange carried) -> SmallVector<Value> {
-                       Run run = loadRun(runs, number);
+      RunsOfTile runs = runsOfTile();
+      cost = e->loop(runs.first, runs.end, 1, ValueRange(cost),
+                     [&](Value number, ValueRange carried) -> SmallVector<Value> {
+                       Run run = loadRun(runs.base, number);
                        return {e->add(carried[0], e->sub(run.end, run.begin))};
                      })[0];
     } else if (loop) {
@@ -301,7 +301,7 @@ void KernelLowering::walkBounds(tile::ForKVOp op, llvm::function_ref<void(Value)
 }
 
 // The layout of heed_block_runs: see heed-c/Runtime.h.
-std::pair<std::pair<Value, Value>, Value> KernelLowering::runsOfTile() {
+KernelLowering::RunsOfTile KernelLowering::runsOfTile() {
   Value lists = argPointer(HEED_ARG_LISTS);
   auto word = [&](int64_t number, Type type) {
     return e->load(type, e->at(lists, e->cst(number), e->i64()), 8);
@@ -316,7 +316,7 @@ std::pair<std::pair<Value, Value>, Value> KernelLowering::runsOfTile() {
   Value offset = e->at(word(4, e->ptr()), row, e->i64());
   Value first = e->load(e->i64(), offset);
   Value end = e->load(e->i64(), e->at(offset, e->cst(1), e->i64()));
-  return {{first, end}, word(5, e->ptr())};
+  return {first, end, word(5, e->ptr())};
 }
 
 KernelLowering::Run KernelLowering::loadRun(Value runs, Value number) {
@@ -327,9 +327,9 @@ KernelLowering::Run KernelLowering::loadRun(Value runs, Value number) {
 
 void KernelLowering::walkLists(tile::ForKVOp op, llvm::function_ref<void(Value)> lowerBody) {
   Value skv = argWord(HEED_ARG_SKV);
-  auto [numbers, runs] = runsOfTile();
-  e->loop(numbers.first, numbers.second, 1, [&, runs = runs](Value number) {
-    Run run = loadRun(runs, number);
+  RunsOfTile runs = runsOfTile();
+  e->loop(runs.first, runs.end, 1, [&](Value number) {
+    Run run = loadRun(runs.base, number);
     Value isPartial = e->eq(run.kind, e->cstI32(static_cast<int64_t>(tile::BlockClass::Partial)));
     e->loop(e->mul(run.begin, op.getStep()), e->min(e->mul(run.end, op.getStep()), skv),
             op.getStep(), [&](Value kv) {

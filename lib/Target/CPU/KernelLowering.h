@@ -78,8 +78,12 @@ private:
   void walkBounds(tile::ForKVOp op, llvm::function_ref<void(Value isPartial)> lowerBody);
   void walkLists(tile::ForKVOp op, llvm::function_ref<void(Value isPartial)> lowerBody);
   void beginBlock(tile::ForKVOp op, Value kv, Value end);
-  /// First and end of the numbers of the tile's runs, and the address of all runs.
-  std::pair<std::pair<Value, Value>, Value> runsOfTile();
+  /// The runs of the tile's row in the lists of the launch.
+  struct RunsOfTile {
+    Value first, end; // i64, their numbers
+    Value base;       // of all runs
+  };
+  RunsOfTile runsOfTile();
   struct Run {
     Value begin, end; // i64, blocks
     Value kind;       // i32
