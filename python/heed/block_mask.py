@@ -898,11 +898,12 @@ def create_block_mask(mask_mod: MaskMod, B: int | None, H: int | None, Q_LEN: in
                       BLOCK_SIZE: int | tuple[int, int] = DEFAULT_BLOCK_SIZE, _compile: bool = False) -> BlockMask:
     """The BlockMask of `mask_mod`; None for B or H is 1, for a mask that does not depend on it.
 
-    This takes microseconds; the lists are computed when they are first read, and errors of mask_mod come then.
+    This takes microseconds; the lists are computed when they are first read, exactly and by generated code, and errors
+    of mask_mod come then.
     `_compile` has no effect: masks are always compiled.
 
     Raises AssertionError if `mask_mod` is no mask_mod, TypeError if it is not callable or an extent is no integer,
-    ValueError if an extent is negative or a block empty.
+    ValueError if an extent is negative or a block empty, or if B or H is None and mask_mod depends on it.
     """
     if tracing.mod_kind(mask_mod) != "mask_mod":
         raise AssertionError(f"create-block_mask requires a mask_mod function! Got {mask_mod}")

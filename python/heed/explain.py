@@ -261,7 +261,8 @@ def to_text(found: dict[str, Any]) -> str:
     def share(name: str) -> str:
         return f"{blocks[name]:10.6g}  {blocks[name] / blocks['total']:6.1%}"
 
-    origin = ("the BlockMask's lists" if found["given_lists"] else "the mask's code" if mask else "there is no mask")
+    origin = ("the BlockMask's lists" if found["given_lists"] else "there is no mask" if not mask else
+              "the mask's code by intervals; lists skip at least these" if found["walk"] == "lists" else "the mask's code")
     lines += ["", f"Blocks of {done['block_q']} x {done['block_kv']}, for each batch and head: {blocks['total']}, from {origin}",
               f"  outside of the loop's bounds  {share('beyond_bounds')}", f"  skipped by the class test     {share('skipped')}",
               f"  partial, mask evaluated       {share('partial')}", f"  full, mask not evaluated      {share('full')}"]
