@@ -122,7 +122,7 @@ def test_classes_agree_with_create_block_mask(masks: str) -> None:
 
 def test_coarser_analysis_is_said() -> None:
     """Whether a pair's parity is known is beyond intervals; no pair attends."""
-    made = subject.of_object(lambda b, h, q, kv: (q % 2 == 0) & (q % 2 == 1), {}, subject.Sizes({"Sq": 256}))
+    made = subject.of_object(lambda b, h, q, kv: (q % 2 == 0) & ((q + 1) % 2 == 0), {}, subject.Sizes({"Sq": 256}))
     picture = viz.picture(made)
     assert (picture.classes == PARTIAL).all() and picture.exact is not None and (picture.exact == SKIPPED).all()
     assert any("coarser" in note and "4 partial blocks" in note for note in picture.notes)
