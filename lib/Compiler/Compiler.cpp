@@ -322,8 +322,10 @@ llvm::Error heed::compile(MLIRContext &context, ArrayRef<const lang::Variant *> 
   std::unique_ptr<llvm::Module> linked;
   std::vector<KernelTable> tables(variants.size());
   bool isClassifier = kind == EmitKind::Classifier;
-  ArrayRef<GPUTarget> gpuTargets = options.gpuTargets;
-  for (const GPUTarget &target : llvm::reverse(isClassifier ? ArrayRef<GPUTarget>() : gpuTargets))
+  ArrayRef<GPUTarget> gpuTargets;
+  if (!isClassifier)
+    gpuTargets = options.gpuTargets;
+  for (const GPUTarget &target : llvm::reverse(gpuTargets))
     for (auto [variant, table] : llvm::zip(variants, tables)) {
       auto codes = compileForGPU(context, *variant, options, target, kind, os,
                                  [&](std::string phase) { watch.phase(phase); });

@@ -32,16 +32,16 @@ void KernelTable::addCode(mlir::ModuleOp module, StringRef name, const CPUTarget
 }
 
 void KernelTable::addMaskCode(mlir::ModuleOp module, StringRef name, const CPUTarget &target) {
-  for (StringRef suffix : {"_classify", "_count"}) {
-    auto function = module.lookupSymbol<mlir::func::FuncOp>((name + suffix).str());
-    auto box = function->getAttrOfType<mlir::DictionaryAttr>(kBoxAttr);
-    auto flag = [&](StringRef key) {
-      return mlir::cast<mlir::IntegerAttr>(box.get(key)).getInt() != 0;
-    };
-    if (suffix == "_classify")
-      maskCodes.push_back({target, flag("uses_batch"), flag("uses_head")});
-    function->removeAttr(kBoxAttr);
-  }
+  auto function = [&](StringRef suffix) {
+    return module.lookupSymbol<mlir::func::FuncOp>((name + suffix).str());
+  };
+  auto box = function("_classify")->getAttrOfType<mlir::DictionaryAttr>(kBoxAttr);
+  auto flag = [&](StringRef key) {
+    return mlir::cast<mlir::IntegerAttr>(box.get(key)).getInt() != 0;
+  };
+  maskCodes.push_back({target, flag("uses_batch"), flag("uses_head")});
+  for (StringRef suffix : {"_classify", "_count"})
+    function(suffix)->removeAttr(kBoxAttr);
 }
 
 void KernelTable::addGPUCode(std::vector<GPUCode> added) {

@@ -18,6 +18,7 @@
 //===----------------------------------------------------------------------===//
 
 #include "heed/Analysis/BlockClasses.h"
+#include "heed/Analysis/Dependence.h"
 #include "heed/Conversion/AttnToClassifier.h"
 #include "heed/Conversion/Passes.h"
 #include "heed/Dialect/Tile/IR/Tile.h"
@@ -78,7 +79,8 @@ public:
     Value q = tile::LoadOp::create(b, loc, queryTile, query, batch, head, firstQ);
     Value factor = f32(kLog2E);
     auto score = variant.getStage<attn::ScoreOp>();
-    addends = score ? collectAddends(score) : SmallVector<Operation *>();
+    if (score)
+      addends = collectAddends(score, DependenceAnalysis(score));
     if (!score || !addends.empty()) {
       Value sign = math::CopySignOp::create(b, loc, f32(1.0f), scale);
       q = tile::ScaleOp::create(b, loc, queryTile, q, sign);
@@ -247,30 +249,17 @@ private:
   }
 
   /// Where a score stage is the score plus and minus other things, the ops that add them, in order.
-  static SmallVector<Operation *> collectAddends(attn::ScoreOp score) {
+  static SmallVector<Operation *> collectAddends(attn::ScoreOp score,
+                                                 const DependenceAnalysis &dependences) {
     SmallVector<Operation *> chain;
     Value sum = score.getResultValue();
     while (sum != score.getScore()) {
       Operation *op = sum.getDefiningOp();
-      auto dependsOnScore = [&](Value v) {
-        SetVector<Operation *> slice;
-        if (v == score.getScore())
-          return true;
-        if (Operation *definition = v.getDefiningOp())
-          definition->walk([&](Operation *inner) { slice.insert(inner); });
-        for (size_t i = 0; i < slice.size(); ++i)
-          for (Value operand : slice[i]->getOperands()) {
-            if (operand == score.getScore())
-              return true;
-            if (Operation *definition = operand.getDefiningOp())
-              slice.insert(definition);
-          }
-        return false;
-      };
       if (!op || !isa<arith::AddFOp, arith::SubFOp>(op))
         return {};
-      unsigned side = dependsOnScore(op->getOperand(0)) ? 0 : 1;
-      if (dependsOnScore(op->getOperand(1 - side)) || (side == 1 && isa<arith::SubFOp>(op)))
+      unsigned side = dependsOnScore(dependences, op->getOperand(0)) ? 0 : 1;
+      if (dependsOnScore(dependences, op->getOperand(1 - side)) ||
+          (side == 1 && isa<arith::SubFOp>(op)))
         return {};
       chain.insert(chain.begin(), op);
       sum = op->getOperand(side);
@@ -278,16 +267,8 @@ private:
     return chain;
   }
 
-  /// Whether an op of a stage needs a value of the stage that `mapping` lacks.
-  static bool usesUnmapped(Operation &op, const IRMapping &mapping) {
-    return op
-        .walk([&](Operation *inner) {
-          bool isUnmapped = llvm::any_of(inner->getOperands(), [&](Value operand) {
-            return operand.getParentBlock() == op.getBlock() && !mapping.contains(operand);
-          });
-          return isUnmapped ? WalkResult::interrupt() : WalkResult::advance();
-        })
-        .wasInterrupted();
+  static bool dependsOnScore(const DependenceAnalysis &dependences, Value v) {
+    return dependences.lookup(v).intersects(Dependence::score());
   }
 
   Value emitScore(Value s, Value firstQ, Value firstKv, Value scale) {
@@ -309,11 +290,12 @@ private:
       tile::YieldOp::create(b, loc, cloneStage(*score.getBodyBlock(), mapping));
       return op.getResult();
     }
+    DependenceAnalysis dependences(score);
     Value sum = block.getArgument(0), partOfSum = score.getScore();
     for (Operation &inner : score.getBodyBlock()->without_terminator()) {
       if (!llvm::is_contained(addends, &inner)) {
         // What uses the score beside its sum does not matter: the sum would depend on it.
-        if (!usesUnmapped(inner, mapping))
+        if (!dependsOnScore(dependences, inner.getResult(0)))
           b.clone(inner, mapping);
         continue;
       }

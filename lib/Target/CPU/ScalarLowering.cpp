@@ -31,34 +31,13 @@ Value ScalarLowering::argPointer(int64_t word) {
 }
 
 Value ScalarLowering::scalarArgument(Type type, int64_t word) {
-  Value bits = argWord(word);
-  if (type.isInteger(64))
-    return bits;
-  if (type.isInteger(1))
-    return arith::TruncIOp::create(builder, e->loc, type, bits);
-  Value low = arith::TruncIOp::create(builder, e->loc, e->i32(), bits);
-  return type.isF32() ? arith::BitcastOp::create(builder, e->loc, type, low).getResult() : low;
+  return emitScalarArgument(builder, e->loc, type, argWord(word));
 }
 
-// The layout of the argument block: see heed-c/Runtime.h.
 void ScalarLowering::bindCaptures(ValueRange captures) {
-  int64_t word = HEED_ARG_PARAMS;
-  for (Value argument : captures) {
-    auto tensor = dyn_cast<attn::TensorType>(argument.getType());
-    if (!tensor) {
-      scalars.map(argument, scalarArgument(argument.getType(), word++));
-      continue;
-    }
-    CapturedTensor c;
-    c.element = tensor.getElementType();
-    c.data = argPointer(word++);
-    for (int64_t i = 0; i < tensor.getRank(); ++i)
-      c.extents.push_back(argWord(word + i));
-    for (int64_t i = 0; i < tensor.getRank(); ++i)
-      c.strides.push_back(argWord(word + tensor.getRank() + i));
-    word += 2 * tensor.getRank();
-    captured[argument] = c;
-  }
+  bindParameters(
+      builder, e->loc, captures, [&](int64_t word) { return argWord(word); },
+      [&](int64_t word) { return argPointer(word); }, scalars, captured);
 }
 
 void ScalarLowering::cloneScalar(Operation &op, IRMapping &mapping) {

@@ -20,18 +20,12 @@
 #ifndef HEED_LIB_TARGET_CPU_STAGEVECTORIZER_H
 #define HEED_LIB_TARGET_CPU_STAGEVECTORIZER_H
 
+#include "../Captures.h"
 #include "Emitter.h"
 
 #include "mlir/IR/IRMapping.h"
 
 namespace heed::cpu {
-
-/// A captured tensor as the argument block describes it.
-struct CapturedTensor {
-  Value data;                          // !llvm.ptr
-  SmallVector<Value> extents, strides; // i64; strides in elements
-  Type element;
-};
 
 /// Finds captured tensors, by the values of the kernel that stand for them.
 using TensorLookup = llvm::function_ref<const CapturedTensor &(Value)>;

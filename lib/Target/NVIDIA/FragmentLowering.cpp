@@ -231,8 +231,10 @@ LogicalResult FragmentLowering::lowerMask(tile::MaskOp op) {
     return result;
   };
   fragments[op] = e.ifElse(isPartial, types, masked, [&] { return Emitter::Values(scores); });
-  if (auto it = rowAddends.find(op.getTile()); it != rowAddends.end())
-    rowAddends[op] = std::make_pair(it->second.first, it->second.second);
+  if (auto it = rowAddends.find(op.getTile()); it != rowAddends.end()) {
+    auto addends = it->second; // not a reference into the map, which grows
+    rowAddends[op] = addends;
+  }
   return success();
 }
 

@@ -8,6 +8,8 @@
 
 #include "heed/Target/NVIDIA/GPUTarget.h"
 
+#include "heed/Analysis/Dependence.h"
+
 #include "mlir/Dialect/Math/IR/Math.h"
 #include "llvm/ADT/StringExtras.h"
 
@@ -126,30 +128,31 @@ void GPUProblem::addStage(Block &block, bool isScore, Value query, Value key) {
   if (!isScore)
     numMaskOps +=
         std::distance(block.without_terminator().begin(), block.without_terminator().end());
-  enum { OnQuery = 1, OnKey = 2 };
-  llvm::DenseMap<Value, unsigned> dependence = {{query, OnQuery}, {key, OnKey}};
+  SmallVector<Dependence> arguments;
+  for (BlockArgument argument : block.getArguments())
+    arguments.push_back(argument == query ? Dependence::q()
+                        : argument == key ? Dependence::kv()
+                                          : Dependence::none());
+  DependenceAnalysis dependences(*block.getParent(), arguments);
   for (Operation &op : block.without_terminator()) {
-    unsigned all = 0;
-    for (Value operand : op.getOperands())
-      all |= dependence.lookup(operand);
-    dependence[op.getResult(0)] = all;
+    Dependence all = dependences.lookup(op.getResult(0));
     hasDivision |= isa<attn::FloorDivOp, attn::ModOp>(op);
     numTranscendentals += op.getDialect()->getNamespace() == "math" &&
                           !isa<math::AbsFOp, math::FloorOp, math::CeilOp, math::FmaOp>(op);
     // A pointer and a stride; and, read for each element, addresses and values on their way.
-    if (isa<attn::LoadOp>(op) && (all & OnKey)) {
-      stageRegisters += all == OnKey ? 20 : 36;
+    if (isa<attn::LoadOp>(op) && all.intersects(Dependence::kv())) {
+      bool isForElements = all != Dependence::kv();
+      stageRegisters += isForElements ? 36 : 20;
       hasMaskGather |= !isScore;
-      hasScoreGather |= isScore && all != OnKey;
+      hasScoreGather |= isScore && isForElements;
     }
-  }
-  // Values of two queries a thread, where something that varies by key uses them.
-  for (Operation &op : block.without_terminator())
-    if (dependence.lookup(op.getResult(0)) == OnQuery &&
-        llvm::any_of(op.getUsers(), [&](Operation *user) {
-          return user->getNumResults() == 0 || dependence.lookup(user->getResult(0)) != OnQuery;
+    // Values of two queries a thread, where something that varies by key uses them.
+    if (all == Dependence::q() && llvm::any_of(op.getUsers(), [&](Operation *user) {
+          return user->getNumResults() == 0 ||
+                 dependences.lookup(user->getResult(0)) != Dependence::q();
         }))
       stageRegisters += 2;
+  }
 }
 
 /// What stages may reserve at most: beyond it they are better off with fewer values in flight than
@@ -166,10 +169,11 @@ static int64_t fragmentRegisters(int64_t blockKv, int64_t valueColumns) {
   return blockKv / 2 + blockKv / 4 + llvm::alignTo(valueColumns, 8) / 2;
 }
 
-/// What setmaxnreg gives to a consumer thread, by the number of consumer warpgroups. All threads
-/// together must not get more than the block has at its start; a walk that evaluates classes needs
-/// 56 of them in the producer.
-static constexpr int64_t kConsumerRegisters[] = {0, 240, 224, 152, 112};
+HopperRegisters heed::hopperRegisters(int64_t groups, bool evaluatesClasses) {
+  static constexpr HopperRegisters simple[] = {{}, {56, 240}, {40, 232}, {32, 160}, {32, 112}};
+  static constexpr HopperRegisters evaluating[] = {{}, {56, 240}, {56, 224}, {56, 152}, {32, 112}};
+  return (evaluatesClasses ? evaluating : simple)[groups];
+}
 
 namespace {
 struct Shape {
@@ -247,10 +251,11 @@ static llvm::Expected<tile::GPUScheduleAttr> selectHopper(MLIRContext *context,
           std::to_string(shape.blockKv));
     int64_t registers =
         fragmentRegisters(shape.blockKv, problem.valueHeadDim) + otherRegisters(problem);
-    if (registers > kConsumerRegisters[shape.groups]) {
+    int64_t available = hopperRegisters(shape.groups, /*evaluatesClasses=*/true).consumer;
+    if (registers > available) {
       if (why.empty())
         why = "a thread needs about " + std::to_string(registers) + " registers and has " +
-              std::to_string(kConsumerRegisters[shape.groups]);
+              std::to_string(available);
       continue;
     }
     int64_t blocksPerSM = overrides.blocksPerSM.value_or(1);
@@ -283,13 +288,9 @@ static llvm::Expected<tile::GPUScheduleAttr> selectHopper(MLIRContext *context,
 /// What registers of the portable path hold beside scores, accumulators and queries: addresses, the
 /// walk, operands on their way.
 static int64_t otherPortableRegisters(const GPUProblem &problem) {
-  return 46 +
-         (problem.numTranscendentals > 2 ? 24
-          : problem.hasScore             ? 8
-                                         : 0) +
-         (problem.hasDivision ? 56
-          : isLong(problem)   ? 16
-                              : 0);
+  int64_t ofScore = problem.numTranscendentals > 2 ? 24 : problem.hasScore ? 8 : 0;
+  int64_t ofMask = problem.hasDivision ? 56 : isLong(problem) ? 16 : 0;
+  return 46 + ofScore + ofMask;
 }
 
 /// The first two share what they read of keys and values between two instances, which is what such

@@ -9,6 +9,7 @@
 #include "HopperLowering.h"
 
 #include "heed-c/Runtime.h"
+#include "heed/Target/NVIDIA/GPUTarget.h"
 
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/TypeSwitch.h"
@@ -259,12 +260,6 @@ Registers HopperLowering::wgmma(ArrayRef<Value> acc, ValueRange a, Value b, int6
 //===----------------------------------------------------------------------===//
 
 LogicalResult HopperLowering::emitKernel() {
-  // Registers of a thread, of producers and consumers: what setmaxnreg hands out must not exceed
-  // what the block has at its start. A producer that evaluates classes needs more of them than one
-  // that reads a list or loads everything.
-  static constexpr int64_t producerRegisters[2][5] = {{0, 56, 40, 32, 32}, {0, 56, 56, 56, 32}};
-  static constexpr int64_t consumerRegisters[2][5] = {{0, 240, 232, 160, 112},
-                                                      {0, 240, 224, 152, 112}};
   int64_t numThreads = kInstanceThreads * (groups() + 1);
   createKernel(kernel.getSymName(), outputMap + 1, numThreads, /*minBlocksPerSM=*/1);
   sharedBase = createSharedMemory(kHeaderBytes);
@@ -295,18 +290,17 @@ LogicalResult HopperLowering::emitKernel() {
   e.barrierAll();
 
   bool evaluates = !loop.getClassify().empty() && !walker->usesLists();
+  HopperRegisters perThread = hopperRegisters(groups(), evaluates);
   LogicalResult result = success();
   Value isProducer = e.lt(warp, e.cst(4));
   auto roles = scf::IfOp::create(builder, e.loc, isProducer, /*withElseRegion=*/true);
   {
     OpBuilder::InsertionGuard guard(builder);
     builder.setInsertionPoint(roles.thenBlock()->getTerminator());
-    e.ptx("setmaxnreg.dec.sync.aligned.u32 " + Twine(producerRegisters[evaluates][groups()]) + ";",
-          "", {});
+    e.ptx("setmaxnreg.dec.sync.aligned.u32 " + Twine(perThread.producer) + ";", "", {});
     emitProducer();
     builder.setInsertionPoint(roles.elseBlock()->getTerminator());
-    e.ptx("setmaxnreg.inc.sync.aligned.u32 " + Twine(consumerRegisters[evaluates][groups()]) + ";",
-          "", {});
+    e.ptx("setmaxnreg.inc.sync.aligned.u32 " + Twine(perThread.consumer) + ";", "", {});
     result = emitConsumers();
   }
   LLVM::ReturnOp::create(builder, e.loc, ValueRange());

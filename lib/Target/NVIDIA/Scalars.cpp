@@ -23,42 +23,15 @@ using namespace heed::nvidia;
 
 Scalars::Scalars(Emitter &e, tile::KernelOp kernel, Value args) : e(e), kernel(kernel), args(args) {
   auto arguments = kernel.getKernelArguments();
-  auto loadScalar = [&](Type type, int64_t index) -> Value {
-    Value bits = word(index);
-    if (type.isInteger(64))
-      return bits;
-    if (type.isInteger(1))
-      return arith::TruncIOp::create(e.b, e.loc, type, bits);
-    Value low = e.toI32(bits);
-    return type.isF32() ? e.bitcast(type, low) : low;
-  };
-  mapping.map(arguments[6], loadScalar(arguments[6].getType(), HEED_ARG_SCALE));
-  int64_t index = HEED_ARG_PARAMS;
-  for (BlockArgument argument : arguments.drop_front(7)) {
-    auto tensor = dyn_cast<attn::TensorType>(argument.getType());
-    if (!tensor) {
-      mapping.map(argument, loadScalar(argument.getType(), index++));
-      continue;
-    }
-    CapturedTensor c;
-    c.element = tensor.getElementType();
-    c.data = pointer(index++);
-    for (int64_t i = 0; i < tensor.getRank(); ++i)
-      c.extents.push_back(word(index + i));
-    for (int64_t i = 0; i < tensor.getRank(); ++i)
-      c.strides.push_back(word(index + tensor.getRank() + i));
-    index += 2 * tensor.getRank();
-    captured[argument] = c;
-  }
+  mapping.map(arguments[6],
+              emitScalarArgument(e.b, e.loc, arguments[6].getType(), word(HEED_ARG_SCALE)));
+  bindParameters(
+      e.b, e.loc, arguments.drop_front(7), [&](int64_t index) { return word(index); },
+      [&](int64_t index) { return pointer(index); }, mapping, captured);
 }
 
 int64_t Scalars::countWords(tile::KernelOp kernel) {
-  int64_t words = HEED_ARG_PARAMS;
-  for (BlockArgument argument : kernel.getKernelArguments().drop_front(7)) {
-    auto tensor = dyn_cast<attn::TensorType>(argument.getType());
-    words += tensor ? 1 + 2 * tensor.getRank() : 1;
-  }
-  return words;
+  return countArgumentWords(kernel.getKernelArguments().drop_front(7));
 }
 
 Value Scalars::word(int64_t index) { return e.load(e.i64(), e.at(args, e.cst(8 * index)), 8); }

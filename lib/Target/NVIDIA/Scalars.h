@@ -15,6 +15,7 @@
 #ifndef HEED_LIB_TARGET_NVIDIA_SCALARS_H
 #define HEED_LIB_TARGET_NVIDIA_SCALARS_H
 
+#include "../Captures.h"
 #include "Emitter.h"
 
 #include "heed/Dialect/Tile/IR/Tile.h"
@@ -25,13 +26,6 @@ namespace heed::nvidia {
 
 /// Extents are at most this, so that differences of coordinates never wrap around.
 constexpr int64_t kMaxCoordinate = (int64_t(1) << 30) - 1;
-
-/// A captured tensor as the argument block describes it.
-struct CapturedTensor {
-  Value data;                          // !llvm.ptr<1>
-  SmallVector<Value> extents, strides; // i64; strides in elements
-  Type element;
-};
 
 class Scalars {
 public:

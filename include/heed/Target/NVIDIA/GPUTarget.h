@@ -67,6 +67,16 @@ struct GPUProblem {
   void addStage(mlir::Block &block, bool isScore, mlir::Value query, mlir::Value key);
 };
 
+/// What setmaxnreg gives to a thread of each role.
+struct HopperRegisters {
+  int64_t producer = 0, consumer = 0;
+};
+
+/// By the number of consumer warpgroups, 1 to 4: all threads together must not get more than the
+/// block has at its start. A producer that evaluates classes of blocks needs more than one that
+/// reads a list or loads everything.
+HopperRegisters hopperRegisters(int64_t groups, bool evaluatesClasses);
+
 /// The schedule for a kernel: every head dim from 1 to 576 has one. An error gives the numbers
 /// where an override does not fit.
 llvm::Expected<tile::GPUScheduleAttr> selectGPUSchedule(mlir::MLIRContext *context,
