@@ -18,6 +18,7 @@
 #include "Arguments.h"
 #include "Cpu.h"
 #include "Error.h"
+#include "Packed.h"
 #include "ThreadPool.h"
 
 #include <atomic>
@@ -236,13 +237,6 @@ static heed_block_runs *gather(const Plane &plane) {
   return result;
 }
 
-const heed_mask_code *heed::runtime::selectMaskCode(const heed_kernel &kernel) {
-  for (int32_t i = 0; i < kernel.num_mask_codes; ++i)
-    if ((kernel.mask_codes[i].cpu & ~heed_cpu_features()) == 0)
-      return &kernel.mask_codes[i];
-  return nullptr;
-}
-
 heed_status heed::runtime::classifyBlocks(const heed_kernel &kernel, const heed_mask_code &code,
                                           const Problem &problem, const BlockShape &shape,
                                           int32_t threads, const int64_t *args,
@@ -315,7 +309,7 @@ extern "C" heed_status heed_classify(const heed_kernel *kernel, const heed_mask_
                   "argument '%s': expected a number from %lld to %lld, found %lld", number.name,
                   static_cast<long long>(number.least), static_cast<long long>(INT32_MAX),
                   static_cast<long long>(number.value));
-  const heed_mask_code *code = selectMaskCode(*kernel);
+  const heed_mask_code *code = selectCode(kernel->mask_codes, kernel->num_mask_codes);
   if (!code)
     return fail(HEED_UNSUPPORTED_CPU,
                 "kernel '%s' has no code for this machine that classifies blocks",
@@ -327,11 +321,7 @@ extern "C" heed_status heed_classify(const heed_kernel *kernel, const heed_mask_
   heed_call call = {};
   call.params = question->params;
   if (tensors && question->params) {
-    for (int32_t i = 0; i < kernel->num_params; ++i) {
-      values.data[i] = question->params[i];
-      if (kernel->params[i].rank >= 0)
-        values.data[i].tensor = tensors + question->params[i].i;
-    }
+    unpackParams(*kernel, question->params, tensors, values.data);
     call.params = values.data;
   }
   Problem problem = {question->batch, question->query_heads, question->key_heads,

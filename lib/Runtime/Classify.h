@@ -18,9 +18,6 @@ struct BlockShape {
   bool hangingIsPartial;
 };
 
-/// The code that this machine runs, or null.
-const heed_mask_code *selectMaskCode(const heed_kernel &kernel);
-
 /// heed_classify for checked arguments, of which `args` is the block.
 heed_status classifyBlocks(const heed_kernel &kernel, const heed_mask_code &code,
                            const Problem &problem, const BlockShape &shape, int32_t threads,

@@ -188,9 +188,5 @@ extern "C" uint64_t heed_cpu_features(void) {
 extern "C" const heed_code *heed_select_code(const heed_kernel *kernel) {
   if (!kernel || kernel->abi_version != HEED_ABI_VERSION || !kernel->codes)
     return nullptr;
-  uint64_t available = heed_cpu_features();
-  for (int32_t i = 0; i < kernel->num_codes; ++i)
-    if ((kernel->codes[i].cpu & ~available) == 0)
-      return &kernel->codes[i];
-  return nullptr;
+  return selectCode(kernel->codes, kernel->num_codes);
 }

@@ -14,6 +14,17 @@
 
 namespace heed::runtime {
 
+/// The values of a kernel's parameters, of which those of captured tensors are indices in
+/// `tensors`.
+inline void unpackParams(const heed_kernel &kernel, const heed_value *params,
+                         const heed_tensor *tensors, heed_value *values) {
+  for (int32_t i = 0; i < kernel.num_params; ++i) {
+    values[i] = params[i];
+    if (kernel.params[i].rank >= 0)
+      values[i].tensor = tensors + params[i].i;
+  }
+}
+
 /// Puts together what heed_run_packed and heed_launch_packed are given, and calls body(whole).
 template <typename Body>
 heed_status unpack(const heed_kernel *kernel, const heed_call *call, void *const *data,
@@ -27,11 +38,7 @@ heed_status unpack(const heed_kernel *kernel, const heed_call *call, void *const
     return fail(HEED_INVALID_ARGUMENT, "kernel '%s': expected at most %d parameters, found %d",
                 kernel->name ? kernel->name : "?", int(most), int(kernel->num_params));
   heed_value values[most];
-  for (int32_t i = 0; i < kernel->num_params; ++i) {
-    values[i] = params[i];
-    if (kernel->params[i].rank >= 0)
-      values[i].tensor = tensors + params[i].i;
-  }
+  unpackParams(*kernel, params, tensors, values);
   heed_call whole = *call;
   heed_tensor *operands[] = {&whole.query,  &whole.key, &whole.value,
                              &whole.output, &whole.lse, &whole.max_scores};

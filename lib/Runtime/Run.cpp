@@ -194,13 +194,17 @@ static heed_status launch(const heed_code &code, const heed_kernel &kernel, cons
   return HEED_OK;
 }
 
+/// Lists are made by as many threads as the call would get without a mask.
 static heed_status makeLists(const heed_code &code, const heed_kernel &kernel,
                              const heed_call &call, const Problem &problem, int64_t *args,
                              heed_block_runs **lists) {
-  const heed_mask_code *mask = selectMaskCode(kernel);
+  const heed_mask_code *mask = selectCode(kernel.mask_codes, kernel.num_mask_codes);
   if (!mask)
     return unsupportedCpu(kernel);
-  int32_t threads = call.num_threads ? call.num_threads : heed_get_num_threads();
+  double flops = 2.0 * double(problem.batch) * double(problem.queryHeads) *
+                 double(problem.queryLength) * double(problem.keyLength) *
+                 double(kernel.head_dim + kernel.value_head_dim);
+  int32_t threads = chooseThreads(call, maxThreads, flops);
   heed_status status = classifyBlocks(kernel, *mask, problem, {code.block_q, code.block_kv, false},
                                       threads, args, lists);
   args[HEED_ARG_LISTS] = int64_t(reinterpret_cast<uintptr_t>(*lists));

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,19 +17,18 @@ SKIPPED, PARTIAL, FULL = 0, 1, 2  # tile::BlockClass
 _CHUNK_ENTRIES = 1 << 21
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class BlockRuns:
     """Runs [begins[i], ends[i]) of blocks of one kind. Those of row r of batch b and head h are numbers offsets[n] to
     offsets[n + 1], with n = (b * heads + h) * rows + r; in a row they ascend and do not touch if they are of a kind.
 
     `shape` is (batches, heads, rows, columns), with 1 for batches or heads that are all alike."""
 
-    def __init__(self, shape: tuple[int, int, int, int], offsets: np.ndarray, begins: np.ndarray, ends: np.ndarray,
-                 kinds: np.ndarray) -> None:
-        self.shape = shape
-        self.offsets = offsets
-        self.begins = begins
-        self.ends = ends
-        self.kinds = kinds
+    shape: tuple[int, int, int, int]
+    offsets: np.ndarray
+    begins: np.ndarray
+    ends: np.ndarray
+    kinds: np.ndarray
 
     @classmethod
     def take(cls, result: ctypes._Pointer[_runtime.BlockRuns]) -> "BlockRuns":

@@ -35,8 +35,6 @@ def test_lengths(dim: int, mask: str) -> None:
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("dtype, dims", KINDS)
 def test_head_dims(dtype: str, dims: tuple[int, int], mask: str) -> None:
-    if DEVICE.type == "cpu" and dims[0] > 512:
-        pytest.skip("CPU kernels go up to 512")
     for n in fitting((1, 129, 1000) if QUICK else LENGTHS):
         check_shape(Shape(1, 2, 1, n, n), dims, dtype, mask, n)
     for sq, skv in fitting(UNEQUAL[3:6]):

@@ -87,26 +87,26 @@ struct CachedMap {
   uint64_t lastUse;
 };
 
-/// The maps that a thread encoded last. A set holds those of one call, should they all fall into it.
+/// The maps that a thread encoded last. A set holds those of one call, should they all fall into
+/// it.
 struct MapCache {
   static constexpr unsigned numSets = 8, numWays = 4;
   CachedMap sets[numSets][numWays];
   uint64_t numUses;
 
-  /// The entry that holds `key`, or the one to put it into.
-  CachedMap &find(const MapKey &key) {
+  /// Whether the cache holds `key`; `entry` does, or is the one to put it into.
+  bool find(const MapKey &key, CachedMap *&entry) {
     uint64_t mixed = (key.address >> 8) * 0x9e3779b97f4a7c15u ^ key.box * 0xc2b2ae3d27d4eb4fu;
-    CachedMap *set = sets[(mixed >> 32) % numSets], *oldest = set;
-    for (unsigned way = 0; way < numWays; ++way) {
-      if (memcmp(&set[way].key, &key, sizeof(key)) == 0) {
-        oldest = &set[way];
-        break;
-      }
-      if (set[way].lastUse < oldest->lastUse)
-        oldest = &set[way];
+    CachedMap *set = sets[(mixed >> 32) % numSets];
+    entry = set;
+    bool isFound = false;
+    for (unsigned way = 0; way < numWays && !isFound; ++way) {
+      isFound = memcmp(&set[way].key, &key, sizeof(key)) == 0;
+      if (isFound || set[way].lastUse < entry->lastUse)
+        entry = &set[way];
     }
-    oldest->lastUse = ++numUses;
-    return *oldest;
+    entry->lastUse = ++numUses;
+    return isFound;
   }
 };
 } // namespace
@@ -140,9 +140,9 @@ static Result encode(const heed_tensor &tensor, const heed_gpu_map &map, void *e
                 {strides[0], strides[1], strides[2]},
                 uint64_t(map.box_columns) << 32 | uint64_t(map.box_rows),
                 uint64_t(tensor.dtype)};
-  CachedMap &cached = mapsOfThread.find(key);
-  if (memcmp(&cached.key, &key, sizeof(key)) == 0) {
-    encoded = cached.map;
+  CachedMap *cached;
+  if (mapsOfThread.find(key, cached)) {
+    encoded = cached->map;
     return success;
   }
   uint32_t box[4] = {uint32_t(map.box_columns), uint32_t(map.box_rows), 1, 1};
@@ -151,8 +151,8 @@ static Result encode(const heed_tensor &tensor, const heed_gpu_map &map, void *e
       &encoded, mapType(tensor.dtype), 4, address, extents, strides, box, elementStrides,
       interleaveNone, swizzleOf(map.box_columns * size), l2Promotion256B, fillZeros);
   if (result == success) {
-    cached.key = key;
-    cached.map = encoded;
+    cached->key = key;
+    cached->map = encoded;
   }
   return result;
 }
