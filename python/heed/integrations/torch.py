@@ -13,10 +13,12 @@ the operator, and as fresh at each call as any other tensor: nothing is baked in
 treat: it guards on their values, and turns those that change into inputs. When it is called, the operator makes
 functions of the text again, and calls heed.flex_attention, which knows them from the call before.
 
-The text is all that the operator needs, so graphs may outlive the process in torch's caches.
+The text is all that the operator needs, so graphs may outlive the process in torch's caches. It is quoted as in a URL:
+inductor copies it as it is into comments above Triton kernels, where it must be one line, and, for its C++ wrapper, into
+literals, where it must have no quotes and backslashes either.
 
 This builds upon internals of Dynamo, which has no public way to lift what a function captures. They are all in
-`_Variable`; tested with torch 2.13.
+`_Variable`; tested with torch 2.11 and 2.13.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import linecache
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
+from urllib.parse import quote, unquote
 
 import torch
 from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
@@ -56,8 +59,8 @@ def flex_attention_op(query: torch.Tensor, key: torch.Tensor, value: torch.Tenso
                       tensors: Sequence[torch.Tensor], integers: Sequence[int], floats: Sequence[float],
                       scale: float | None, enable_gqa: bool, with_lse: bool, with_max: bool,
                       options: str = "") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """heed.flex_attention of the mods in `program`, which capture `tensors`, `integers` and `floats`. `options` are what
-    attention.options_of makes of kernel_options.
+    """heed.flex_attention of the mods in `program`, a _Program's text, which capture `tensors`, `integers` and `floats`.
+    `options` are what attention.options_of makes of kernel_options.
 
     query (B, Hq, L, E), key (Bkv, Hkv, S, E), value (Bkv, Hkv, S, Ev) as in heed.flex_attention. Returns output
     (B, Hq, L, Ev), LSE and largest scores (B, Hq, L) in f32, each empty if not asked for. Raises as heed.flex_attention.
@@ -85,6 +88,7 @@ def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, program: str,
 @functools.lru_cache(maxsize=1024)
 def _maker(program: str) -> Callable[..., tuple[Mod | None, Mod | None]]:
     """`make` of a program. The same function each time: by the code of the mods Heed finds its trace."""
+    program = unquote(program)
     name = f"<heed program {_maker.cache_info().misses}>"
     linecache.cache[name] = (len(program), None, program.splitlines(True), name)  # for messages about the mods
     namespace: dict[str, Any] = {}
@@ -148,11 +152,15 @@ class _Program:
         self._imports.append(f"from {module} import {qualname} as {name}\n")
 
     def text(self) -> str:
-        """The program: a function `make` of the captured values, which returns (score_mod or None, mask_mod or None)."""
+        """The program: a function `make` of the captured values, which returns (score_mod or None, mask_mod or None).
+
+        Quoted, but no more than it has to be: people read graphs.
+        """
         mods = ", ".join(kind if kind in self._mods else "None" for kind in ("score_mod", "mask_mod"))
-        return "".join(["import torch\n", *sorted(set(self._imports)), *(f"\n\n{graph}\n" for graph in self._graphs),
+        text = "".join(["import torch\n", *sorted(set(self._imports)), *(f"\n\n{graph}\n" for graph in self._graphs),
                         "\n\ndef make(tensors, integers, floats):\n", *self._bindings, *self._mods.values(),
                         f"    return {mods}\n"])
+        return quote(text, safe=" !#$&()*+,-./:;<=>@[]^_{|}~")
 
 
 def _refuse(what: str, hint: str) -> NoReturn:

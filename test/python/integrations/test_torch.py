@@ -105,6 +105,23 @@ def test_explain() -> None:
     assert sum(node.target is torch.ops.heed.flex_attention.default for node in nodes) == 1
 
 
+def test_program_in_generated_code() -> None:
+    """Inductor copies the program as it is into comments above Triton kernels, and into literals of C++."""
+    def function(q: Any, k: Any, v: Any) -> Any:
+        def score_mod(score: Any, b: Any, h: Any, i: Any, j: Any) -> Any:
+            return torch.where(i % 3 == 0, torch.full_like(score, 0.5, device="cpu"), score)
+
+        return heed.flex_attention(q, k, v, score_mod, mask_mod=causal)
+
+    explained = torch._dynamo.explain(function)(*inputs())
+    (node,) = [node for graph in explained.graphs for node in graph.graph.nodes
+               if node.target is torch.ops.heed.flex_attention.default]
+    program = node.args[3]
+    assert "mod_graph(" in program
+    assert program.isascii() and program.isprintable() and not set(program) & set("\"'\\")
+    check(function, *inputs())
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_computed_numbers(backend: str) -> None:
     """Integers and floats that a graph computes from lengths."""
