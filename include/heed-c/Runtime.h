@@ -191,12 +191,13 @@ typedef struct heed_code {
 } heed_code;
 
 /* A tensor that a GPU kernel copies in boxes by the bulk copy engine, through a tensor map over its
- * dimensions D, sequence, heads and batch (innermost first). A dimension whose stride is 0 has
+ * dimensions, innermost first (D, sequence, heads and batch). A dimension whose stride is 0 has
  * extent 1 in the map, and the kernel asks for coordinate 0. Boxes are box_columns x box_rows x 1 x
- * 1 elements, their rows swizzled by their size (128, 64 or 32 bytes); elements outside read as
+ * ... elements, their rows swizzled by their size (128, 64 or 32 bytes); elements outside read as
  * zero and are not written. */
 typedef struct heed_gpu_map {
-  int32_t operand; /* HEED_ARG_QUERY, _KEY, _VALUE or _OUTPUT */
+  int32_t operand; /* HEED_ARG_QUERY, _KEY, _VALUE or _OUTPUT, or HEED_ARG_PARAMS + i for the tensor
+                      that parameter i is, of 2 to 5 dimensions */
   int32_t box_rows;
   int32_t box_columns;
 } heed_gpu_map;
@@ -219,9 +220,9 @@ typedef struct heed_gpu_code {
   int32_t
       blocks_per_tile;   /* thread blocks that compute a tile together, a slice of the output's
                             columns each; those   of a tile are neighbours in the grid. At least 1 */
-  int32_t needs_aligned; /* 1: addresses and strides of query, key, value and output must be
-                            multiples of 16 bytes (their tensor maps ask for it), strides at least
-                            0, and those of sequences not 0; such code comes before code without */
+  int32_t needs_aligned; /* 1: addresses and strides of query, key, value, output and captured
+                            tensors in maps must be multiples of 16 bytes, strides at least 0, and
+                            those of rows not 0; such code comes before code without */
   int32_t num_maps;
   const heed_gpu_map *maps;
   const char *classify;     /* a kernel that fills HEED_ARG_LISTS before the launch, or NULL */

@@ -94,7 +94,7 @@ static GPUCode readAttributes(LLVM::LLVMFuncOp function, const GPUTarget &target
   code.blocksPerSM = number("blocks_per_sm");
   code.blocksPerTile = number("blocks_per_tile");
   code.needsAligned = number("needs_aligned");
-  code.usesLists = number("uses_lists");
+  code.classifyThreads = number("classify_threads");
   code.listsPerBatch = number("lists_per_batch");
   code.listsPerHead = number("lists_per_head");
   for (Attribute map : cast<ArrayAttr>(attributes.get("maps"))) {
@@ -147,10 +147,10 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
   problem.valueHeadDim = options.valueHeadDim ? options.valueHeadDim : options.headDim;
   attnModule->walk([&](Operation *op) {
     if (auto score = dyn_cast<attn::ScoreOp>(op))
-      problem.addStage(*score.getBodyBlock(), /*isScore=*/true, score.getCoordinates()[2],
+      problem.addStage(*score.getBodyBlock(), score.getScore(), score.getCoordinates()[2],
                        score.getCoordinates()[3]);
     if (auto mask = dyn_cast<attn::MaskOp>(op))
-      problem.addStage(*mask.getBodyBlock(), /*isScore=*/false, mask.getCoordinates()[2],
+      problem.addStage(*mask.getBodyBlock(), /*score=*/Value(), mask.getCoordinates()[2],
                        mask.getCoordinates()[3]);
   });
 
@@ -179,6 +179,11 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
       return std::move(error);
     for (auto kernel : module->getOps<tile::KernelOp>())
       kernel->setAttr(tile::TileDialect::kScheduleAttr, *schedule);
+    if (schedule->getDot() == tile::GPUDotKind::WGMMA)
+      if (llvm::Error error = runPasses(*module, [](OpPassManager &pm) {
+            pm.addNestedPass<tile::KernelOp>(createTileHoistElementsPass());
+          }))
+        return std::move(error);
     note("tile " + target.name);
     if (kind == EmitKind::Tile) {
       module->print(os);

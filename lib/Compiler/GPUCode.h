@@ -21,7 +21,8 @@ struct GPUCode {
   std::string entry, ptx, cubin; // no cubin where ptxas was not found
   int64_t blockQ = 0, blockKv = 0, numThreads = 0, sharedBytes = 0, blocksPerSM = 0,
           blocksPerTile = 1;
-  bool needsAligned = false, usesLists = false, listsPerBatch = false, listsPerHead = false;
+  bool needsAligned = false, listsPerBatch = false, listsPerHead = false;
+  int64_t classifyThreads = 0; // of the kernel that fills lists; 0: there is none
   std::vector<std::array<int32_t, 3>> maps;
 };
 

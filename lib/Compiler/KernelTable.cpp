@@ -162,7 +162,7 @@ void KernelTable::emit(llvm::Module &module, const lang::Variant &variant, Strin
     for (auto [operand, rows, columns] : code.maps)
       maps.push_back(b.structure({b.i32(operand), b.i32(rows), b.i32(columns)}));
     Constant *cubin = code.cubin.empty() ? b.null() : b.string(code.cubin);
-    Constant *classify = code.usesLists ? b.string(code.entry + "_classify") : b.null();
+    Constant *classify = code.classifyThreads ? b.string(code.entry + "_classify") : b.null();
     gpuEntries.push_back(b.structure({b.string(code.target.name),
                                       b.i32(code.target.capability),
                                       b.i32(code.target.isExact),
@@ -181,7 +181,7 @@ void KernelTable::emit(llvm::Module &module, const lang::Variant &variant, Strin
                                       b.i32(code.maps.size()),
                                       b.array(maps),
                                       classify,
-                                      b.i32(32),
+                                      b.i32(code.classifyThreads),
                                       b.i32(code.listsPerBatch),
                                       b.i32(code.listsPerHead)}));
   }

@@ -58,6 +58,8 @@ def calls(device: Any) -> dict[str, tuple[support.Shape, tuple[int, int], str, A
         "ALiBi D128": (shape, (128, 128), "bf16", support.alibi(slopes), causal),
         "soft cap D64": (shape, (64, 64), "bf16", lambda s, b, h, i, j: 20 * torch.tanh(s / 20), None),
         "bias D64": (shape, (64, 64), "bf16", lambda s, b, h, i, j: s + bias[i, j], None),
+        "bias D256": (shape, (256, 256), "bf16", lambda s, b, h, i, j: s + bias[i, j], causal),
+        "documents D256": (shape, (256, 256), "bf16", None, documents),
         "unaligned D64": (shape, (64, 64), "bf16", None, causal),
     }
 

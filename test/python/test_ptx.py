@@ -43,7 +43,6 @@ def assemble(directory: pathlib.Path, name: str, dtype: str, dims: tuple[int, in
 KNOWN_SPILLS: dict[tuple[str, int, str, str], int] = {
     ("dense", 128, "sm_90a", "no_wgmma"): 4,
     ("sliding_window", 128, "sm_90a", "no_wgmma"): 12,
-    ("packed_documents", 256, "sm_90a", ""): 8,
     ("sandwich", 192, "sm_90a", ""): 64,
     ("sandwich", 256, "sm_90a", ""): 128,
     ("t5_relative_bias", 192, "sm_90a", ""): 128,

@@ -233,7 +233,7 @@ private:
   Value emitMask(Value s, Value firstQ, Value firstKv, Value skv, Value isPartial) {
     auto mask = variant.getStage<attn::MaskOp>();
     auto op = tile::MaskOp::create(b, loc, s.getType(), s, firstQ, firstKv, skv,
-                                   mask ? isPartial : Value());
+                                   mask ? isPartial : Value(), ValueRange());
     if (!mask)
       return op.getResult();
     OpBuilder::InsertionGuard guard(b);
@@ -275,7 +275,7 @@ private:
     auto score = variant.getStage<attn::ScoreOp>();
     if (!score)
       return s;
-    auto op = tile::MapOp::create(b, loc, s.getType(), s, firstQ, firstKv);
+    auto op = tile::MapOp::create(b, loc, s.getType(), s, firstQ, firstKv, ValueRange());
     OpBuilder::InsertionGuard guard(b);
     Block &block = op.getBody().emplaceBlock();
     block.addArguments({b.getF32Type(), b.getI32Type(), b.getI32Type()}, {loc, loc, loc});

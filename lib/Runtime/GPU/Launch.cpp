@@ -156,20 +156,35 @@ static bool needsAligned(const heed_gpu_code &code) {
 }
 
 namespace {
-/// Which operand does not fit tensor maps, and why.
+/// Which tensor does not fit the maps of a code, and why.
 struct CallMisfit {
   const char *name;
   Misfit misfit;
+  int size; ///< of an element
 };
 } // namespace
 
-static CallMisfit findMisfit(const heed_call &call, int size) {
+static CallMisfit findMisfit(const heed_kernel &kernel, const heed_gpu_code &code,
+                             const heed_call &call) {
   const heed_tensor *tensors[] = {&call.query, &call.key, &call.value, &call.output};
   const char *names[] = {"query", "key", "value", "output"};
   for (int i = 0; i < 4; ++i) {
-    Misfit misfit = findMisfit(*tensors[i], size);
+    Misfit misfit = findMisfit(*tensors[i]);
     if (misfit.expected)
-      return {names[i], misfit};
+      return {names[i], misfit, describe(kernel.dtype).size};
+  }
+  for (int32_t i = 0; code.maps && i < code.num_maps; ++i) {
+    const heed_gpu_map &map = code.maps[i];
+    const heed_tensor *tensor = operandOf(map, kernel, call);
+    if (capturedIndexOf(map) < 0 || !tensor)
+      continue;
+    Misfit misfit = findMisfit(*tensor);
+    // A gather has zeros to read where there are no elements; a map has none.
+    for (int32_t dim = 0; dim < tensor->rank; ++dim)
+      if (tensor->shape[dim] == 0)
+        misfit = {"elements", 0, dim};
+    if (misfit.expected)
+      return {kernel.params[capturedIndexOf(map)].name, misfit, describe(tensor->dtype).size};
   }
   return {};
 }
@@ -211,7 +226,6 @@ static heed_status noCode(const heed_kernel &kernel, const Device &device) {
 /// The first code that runs this call on `device`.
 static heed_status selectCode(const heed_kernel &kernel, const heed_call &call,
                               const Device &device, const heed_gpu_code *&selected) {
-  int size = describe(kernel.dtype).size;
   CallMisfit found = {};
   const heed_gpu_code *refused = nullptr;
   for (int32_t i = 0; i < kernel.num_gpu_codes; ++i) {
@@ -219,9 +233,10 @@ static heed_status selectCode(const heed_kernel &kernel, const heed_call &call,
     if (!fits(code, device))
       continue;
     if (needsAligned(code)) {
-      if (!refused)
-        found = findMisfit(call, size);
-      if (found.name) {
+      CallMisfit misfit = findMisfit(kernel, code, call);
+      if (misfit.name) {
+        if (!refused)
+          found = misfit;
         refused = &code;
         continue;
       }
@@ -244,7 +259,7 @@ static heed_status selectCode(const heed_kernel &kernel, const heed_call &call,
               "argument '%s': expected %s in dimension %d, which the code of kernel '%s' for %s "
               "needs, found %lld elements of %d bytes",
               found.name, misfit.expected, int(misfit.dim), nameOf(kernel), target,
-              ll(misfit.found), size);
+              ll(misfit.found), found.size);
 }
 
 /// Checks the code's own description.
@@ -263,11 +278,11 @@ static heed_status checkCode(const heed_kernel &kernel, const heed_gpu_code &cod
     return damaged("no threads that classify blocks");
   if (code.num_maps < 0 || code.num_maps > maxMaps || (code.num_maps > 0 && !code.maps))
     return damaged("no list of tensor maps, or too many of them");
-  int size = describe(kernel.dtype).size;
   for (int32_t i = 0; i < code.num_maps; ++i) {
     const heed_gpu_map &map = code.maps[i];
-    int64_t rowBytes = int64_t(map.box_columns) * size;
-    if (!operandOf(map, call) || map.box_rows < 1 || map.box_rows > 256 ||
+    const heed_tensor *tensor = operandOf(map, kernel, call);
+    int64_t rowBytes = tensor ? int64_t(map.box_columns) * describe(tensor->dtype).size : 0;
+    if (!tensor || map.box_rows < 1 || map.box_rows > 256 ||
         (rowBytes != 128 && rowBytes != 64 && rowBytes != 32))
       return damaged("a tensor map without an operand, or whose boxes have no legal size");
   }

@@ -19,7 +19,7 @@ static constexpr int64_t alignment = 16;
 static constexpr int64_t maxStrideBytes = (int64_t(1) << 40) - 1;
 
 static bool hasElements(const heed_tensor &tensor) {
-  for (int32_t i = 0; i < 4; ++i)
+  for (int32_t i = 0; i < tensor.rank; ++i)
     if (tensor.shape[i] == 0)
       return false;
   return true;
@@ -31,20 +31,24 @@ static int64_t mappedExtent(const heed_tensor &tensor, int32_t dim) {
 }
 
 // Extents were checked to be below 2^31, which is less than what maps can hold.
-Misfit cuda::findMisfit(const heed_tensor &tensor, int size) {
+Misfit cuda::findMisfit(const heed_tensor &tensor) {
   if (!hasElements(tensor))
     return {};
+  int64_t size = describe(tensor.dtype).size;
   if (reinterpret_cast<uintptr_t>(tensor.data) % alignment != 0)
     return {"an address that is a multiple of 16",
             int64_t(reinterpret_cast<uintptr_t>(tensor.data) % alignment), -1};
-  for (int32_t i = 0; i < 3; ++i) {
+  int32_t last = tensor.rank - 1;
+  if (tensor.shape[last] != 1 && tensor.strides[last] != 1)
+    return {"a stride of 1", tensor.strides[last], last};
+  for (int32_t i = 0; i < last; ++i) {
     if (tensor.shape[i] == 1)
       continue;
     int64_t stride = tensor.strides[i];
     if (stride < 0)
       return {"a stride of at least 0", stride, i};
     // A box has several rows, which cannot all be row 0.
-    if (stride == 0 && i == 2)
+    if (stride == 0 && i == last - 1)
       return {"a stride other than 0", stride, i};
     if (stride > maxStrideBytes / size)
       return {"a stride below 2^40 bytes", stride, i};
@@ -54,7 +58,8 @@ Misfit cuda::findMisfit(const heed_tensor &tensor, int size) {
   return {};
 }
 
-const heed_tensor *cuda::operandOf(const heed_gpu_map &map, const heed_call &call) {
+const heed_tensor *cuda::operandOf(const heed_gpu_map &map, const heed_kernel &kernel,
+                                   const heed_call &call) {
   switch (map.operand) {
   case HEED_ARG_QUERY:
     return &call.query;
@@ -65,11 +70,32 @@ const heed_tensor *cuda::operandOf(const heed_gpu_map &map, const heed_call &cal
   case HEED_ARG_OUTPUT:
     return &call.output;
   }
-  return nullptr;
+  int32_t param = capturedIndexOf(map);
+  if (param < 0 || param >= kernel.num_params || kernel.params[param].rank < 2 ||
+      kernel.params[param].rank > maxMapRank || !call.params)
+    return nullptr;
+  return call.params[param].tensor;
 }
 
 /// CU_TENSOR_MAP_DATA_TYPE_*
-static int mapType(heed_dtype dtype) { return dtype == HEED_BF16 ? 9 : dtype == HEED_F16 ? 6 : 7; }
+static int mapType(heed_dtype dtype) {
+  switch (dtype) {
+  case HEED_BOOL:
+  case HEED_I8:
+    return 0;
+  case HEED_I32:
+    return 3;
+  case HEED_I64:
+    return 5;
+  case HEED_F16:
+    return 6;
+  case HEED_F32:
+    return 7;
+  case HEED_BF16:
+    return 9;
+  }
+  return 7;
+}
 
 /// CU_TENSOR_MAP_SWIZZLE_* for rows of so many bytes.
 static int swizzleOf(int64_t rowBytes) {
@@ -79,7 +105,7 @@ static int swizzleOf(int64_t rowBytes) {
 namespace {
 /// All that a map is made of, without padding.
 struct MapKey {
-  uint64_t address, extents[4], strides[3], box, dtype;
+  uint64_t address, extents[maxMapRank], strides[maxMapRank - 1], box, dtype;
 };
 struct CachedMap {
   MapKey key; // of address 0: none
@@ -117,39 +143,43 @@ static Result encode(const heed_tensor &tensor, const heed_gpu_map &map, void *e
                      TensorMap &encoded) {
   constexpr int interleaveNone = 0, l2Promotion256B = 3, fillZeros = 0;
   int64_t size = describe(tensor.dtype).size;
+  int32_t rank = tensor.rank, last = rank - 1;
   // Any legal stride for dimensions that have none.
-  int64_t rowBytes = (tensor.shape[3] * size + alignment - 1) / alignment * alignment;
-  uint64_t extents[4] = {uint64_t(tensor.shape[3]), 1, 1, 1};
-  uint64_t strides[3] = {uint64_t(rowBytes), uint64_t(rowBytes), uint64_t(rowBytes)};
+  int64_t rowBytes = (tensor.shape[last] * size + alignment - 1) / alignment * alignment;
+  // A thread that calls a kernel again often has the same tensors: encoding costs more than finding
+  // out.
+  MapKey key = {};
+  key.extents[0] = uint64_t(tensor.shape[last]);
+  for (int32_t i = 0; i < last; ++i) {
+    key.extents[1 + i] = 1;
+    key.strides[i] = uint64_t(rowBytes);
+  }
   void *address = tensor.data;
   if (!hasElements(tensor)) {
     // No keys: there are no empty maps, and nothing is read through this one.
     address = elsewhere;
   } else {
-    for (int32_t i = 0; i < 3; ++i) {
-      int64_t extent = mappedExtent(tensor, 2 - i);
-      extents[1 + i] = uint64_t(extent);
+    for (int32_t i = 0; i < last; ++i) {
+      int64_t extent = mappedExtent(tensor, last - 1 - i);
+      key.extents[1 + i] = uint64_t(extent);
       if (extent != 1)
-        strides[i] = uint64_t(tensor.strides[2 - i] * size);
+        key.strides[i] = uint64_t(tensor.strides[last - 1 - i] * size);
     }
   }
-  // A thread that calls a kernel again often has the same tensors: encoding costs more than finding
-  // out.
-  MapKey key = {uint64_t(reinterpret_cast<uintptr_t>(address)),
-                {extents[0], extents[1], extents[2], extents[3]},
-                {strides[0], strides[1], strides[2]},
-                uint64_t(map.box_columns) << 32 | uint64_t(map.box_rows),
-                uint64_t(tensor.dtype)};
+  key.address = uint64_t(reinterpret_cast<uintptr_t>(address));
+  key.box = uint64_t(map.box_columns) << 32 | uint64_t(map.box_rows);
+  key.dtype = uint64_t(tensor.dtype) << 8 | uint64_t(rank);
   CachedMap *cached;
   if (mapsOfThread.find(key, cached)) {
     encoded = cached->map;
     return success;
   }
-  uint32_t box[4] = {uint32_t(map.box_columns), uint32_t(map.box_rows), 1, 1};
-  uint32_t elementStrides[4] = {1, 1, 1, 1};
-  Result result = driver.tensorMapEncodeTiled(
-      &encoded, mapType(tensor.dtype), 4, address, extents, strides, box, elementStrides,
-      interleaveNone, swizzleOf(map.box_columns * size), l2Promotion256B, fillZeros);
+  uint32_t box[maxMapRank] = {uint32_t(map.box_columns), uint32_t(map.box_rows), 1, 1, 1};
+  uint32_t elementStrides[maxMapRank] = {1, 1, 1, 1, 1};
+  Result result =
+      driver.tensorMapEncodeTiled(&encoded, mapType(tensor.dtype), unsigned(rank), address,
+                                  key.extents, key.strides, box, elementStrides, interleaveNone,
+                                  swizzleOf(map.box_columns * size), l2Promotion256B, fillZeros);
   if (result == success) {
     cached->key = key;
     cached->map = encoded;
@@ -168,7 +198,7 @@ heed_status cuda::encodeMaps(const heed_kernel &kernel, const heed_gpu_code &cod
         name, driverVersion().text);
   for (int32_t i = 0; i < code.num_maps; ++i) {
     const heed_gpu_map &map = code.maps[i];
-    if (Result result = encode(*operandOf(map, call), map, call.query.data, maps[i]))
+    if (Result result = encode(*operandOf(map, kernel, call), map, call.query.data, maps[i]))
       return failCall(result, "kernel '%s': cannot encode tensor map %d of boxes of %d x %d", name,
                       int(i), int(map.box_rows), int(map.box_columns));
   }

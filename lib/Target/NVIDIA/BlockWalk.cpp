@@ -16,35 +16,46 @@ using namespace mlir;
 using namespace heed;
 using namespace heed::nvidia;
 
-/// A classification of more ops than this would not fit the registers of a producer.
-static constexpr int64_t kMostInlineOps = 36;
+/// A classification of more ops than this would not fit the registers of a producer, of which one
+/// beside four warpgroups has fewer.
+static int64_t mostInlineOps(int64_t groups) { return groups < 4 ? 36 : 14; }
 
 BlockWalk::BlockWalk(Emitter &e, Scalars &uniform, tile::KernelOp kernel, tile::ForKVOp loop,
                      int64_t groups, int64_t instanceRows)
     : e(e), uniform(uniform), kernel(kernel), loop(loop), groups(groups),
       instanceRows(instanceRows) {
-  // What the walk is computed from.
-  llvm::SetVector<Operation *> needed;
-  SmallVector<Value> pending = walkRoots();
+  ofLists = dependencesOf(walkRoots());
+  int64_t numOps = 0;
+  loop.getClassify().walk([&](Operation *op) {
+    ofLists.hasLoops |= isa<scf::ForOp, scf::WhileOp>(op);
+    ++numOps;
+  });
+  hasLists = ofLists.hasLoops || numOps > mostInlineOps(groups);
+  SmallVector<Value> indices;
+  for (auto load : loop.getBodyBlock()->getOps<tile::LoadElementsOp>()) {
+    hasMatrices = true;
+    llvm::append_range(indices, load.getIndices());
+  }
+  ofMatrices = dependencesOf(indices);
+}
+
+BlockWalk::Dependences BlockWalk::dependencesOf(ValueRange roots) {
+  Dependences found;
+  SmallVector<Value> pending(roots);
   llvm::DenseSet<Value> seen;
   while (!pending.empty()) {
     Value v = pending.pop_back_val();
     if (!seen.insert(v).second)
       continue;
-    hasBatch |= v == kernel.getBatch();
-    hasHead |= v == kernel.getHead();
+    found.onBatch |= v == kernel.getBatch();
+    found.onHead |= v == kernel.getHead();
     if (Operation *op = v.getDefiningOp())
       op->walk([&](Operation *inner) {
-        hasLists |= isa<scf::ForOp, scf::WhileOp>(inner);
+        found.hasLoops |= isa<scf::ForOp, scf::WhileOp>(inner);
         llvm::append_range(pending, inner->getOperands());
       });
   }
-  int64_t numOps = 0;
-  loop.getClassify().walk([&](Operation *op) {
-    hasLists |= isa<scf::ForOp, scf::WhileOp>(op);
-    ++numOps;
-  });
-  hasLists |= numOps > kMostInlineOps;
+  return found;
 }
 
 /// What the bounds and the classes of blocks are computed from.
@@ -74,19 +85,27 @@ Value BlockWalk::numTiles() {
 
 BlockWalk::Tile BlockWalk::decodeTile(Value number) {
   Value perHead = tilesPerHead(), heads = uniform.word32(HEED_ARG_HQ);
-  // Without a mask tiles take equally long, and those of one head run beside each other.
+  Value batches = uniform.word32(HEED_ARG_B);
   bool hasMask = !loop.getClassify().empty();
-  Value section = hasMask ? uniform.word32(HEED_ARG_SECTION) : e.cst(1);
+  // What lies beside scores is larger than keys and values: heads, or batches, that read the same
+  // run beside each other. Otherwise, without a mask tiles take equally long, and those of one head
+  // do.
+  bool isByHead = hasMatrices && ofMatrices.onHead && !ofMatrices.onBatch;
+  Value section = isByHead                            ? batches
+                  : hasMatrices && !ofMatrices.onHead ? heads
+                  : hasMask                           ? uniform.word32(HEED_ARG_SECTION)
+                                                      : e.cst(1);
   Value perSection = e.mul(perHead, section);
   Value index = e.div(number, perSection), within = e.sub(number, e.mul(index, perSection));
   Value firstHead = e.mul(index, section);
-  Value numHeads = e.min(section, e.sub(e.mul(uniform.word32(HEED_ARG_B), heads), firstHead));
+  Value numHeads = e.min(section, e.sub(e.mul(batches, heads), firstHead));
   Value tile = e.div(within, numHeads);
   Value flat = e.add(firstHead, e.sub(within, e.mul(tile, numHeads)));
   if (hasMask)
     tile = e.sub(e.sub(perHead, tile), 1);
-  Value batch = e.div(flat, heads);
-  return {batch, e.sub(flat, e.mul(batch, heads)), e.mul(tile, groups), tile};
+  Value outer = e.div(flat, isByHead ? batches : heads);
+  Value inner = e.sub(flat, e.mul(outer, isByHead ? batches : heads));
+  return {isByHead ? inner : outer, isByHead ? outer : inner, e.mul(tile, groups), tile};
 }
 
 IRMapping BlockWalk::instanceScalars(const Tile &tile, Value instance) {
@@ -123,8 +142,7 @@ BlockWalk::Bounds BlockWalk::emitBounds(const Tile &tile) {
   return bounds;
 }
 
-BlockWalk::Walk BlockWalk::beginBounds(const Tile &tile) {
-  Bounds bounds = emitBounds(tile);
+BlockWalk::Walk BlockWalk::beginBounds(const Tile &tile, const Bounds &bounds) {
   Value start = reduceInstances(bounds.upper, [&](Value x, Value y) { return e.max(x, y); });
   Value end = reduceInstances(bounds.lower, [&](Value x, Value y) { return e.min(x, y); });
   return {tile, e.sub(start, 1), end, Value()};
@@ -132,11 +150,11 @@ BlockWalk::Walk BlockWalk::beginBounds(const Tile &tile) {
 
 BlockWalk::Walk BlockWalk::begin(const Tile &tile) {
   if (!hasLists)
-    return beginBounds(tile);
+    return beginBounds(tile, emitBounds(tile));
   Value index = e.cst(0);
-  if (hasBatch)
+  if (ofLists.onBatch)
     index = tile.batch;
-  if (hasHead)
+  if (ofLists.onHead)
     index = e.add(e.mul(index, uniform.word32(HEED_ARG_HQ)), tile.head);
   Walk walk{tile, Value(), Value(), Value()};
   walk.list = listAddress(e.add(e.mul(index, tilesPerHead()), tile.number));
@@ -177,11 +195,11 @@ BlockWalk::Position BlockWalk::startOf(const Walk &walk) {
   return {e.cst(0), e.cst(0), walk.start};
 }
 
-BlockWalk::Position BlockWalk::evaluateBlocks(const Walk &walk, Value block) {
+BlockWalk::Position BlockWalk::evaluateBlocks(const Walk &walk, const Bounds &bounds, Value block) {
   int64_t perBlock = lanesPerBlock();
   Value lane = e.freshLaneId(), instance = e.band(lane, perBlock - 1);
   Value own = e.sub(block, e.div(lane, perBlock));
-  Value cls = classOf(emitBounds(walk.tile), own);
+  Value cls = classOf(bounds, own);
   Value concerns = e.band(e.ne(cls, 0), e.ne(cls, kDone));
   Value bits = arith::ShLIOp::create(e.b, e.loc, cls, e.shl(instance, 1));
   // A bit beyond the classes says whether any instance needs the block.
@@ -208,7 +226,9 @@ Value BlockWalk::next(const Walk &walk, Position &position) {
   position = Position::of(e.loopWhile(
       position.values(), [&](ValueRange v) { return e.band(e.eq(v[1], 0), hasMore(v[2])); },
       [&](ValueRange v) {
-        return (hasLists ? readList(walk, v[2]) : evaluateBlocks(walk, v[2])).values();
+        // Bounds are computed again for each step: a producer has few registers.
+        return (hasLists ? readList(walk, v[2]) : evaluateBlocks(walk, emitBounds(walk.tile), v[2]))
+            .values();
       }));
   Value isFound = e.ne(position.remaining, 0);
   Value word = e.shuffleIndex(position.words, e.trailingZeros(position.remaining));
@@ -216,34 +236,55 @@ Value BlockWalk::next(const Walk &walk, Position &position) {
   return e.select(isFound, word, e.cst(-1));
 }
 
-void BlockWalk::emitClassify() {
+void BlockWalk::emitClassify(Value counts) {
   // List l belongs to tile l % tiles of head l / tiles (of the batches and heads that lists depend
   // on).
   Value list = e.blockId(), lane = e.laneId(), perHead = tilesPerHead();
+  Value warp = e.shuffleIndex(e.shr(e.threadId(), 5), e.cst(0));
   Value index = e.div(list, perHead);
   Value number = e.sub(list, e.mul(index, perHead));
   Tile tile{e.cst(0), e.cst(0), e.mul(number, groups), number};
-  if (hasHead) {
+  if (ofLists.onHead) {
     Value heads = uniform.word32(HEED_ARG_HQ), batch = e.div(index, heads);
     tile.head = e.sub(index, e.mul(batch, heads));
     index = batch;
   }
-  if (hasBatch)
+  if (ofLists.onBatch)
     tile.batch = index;
-  Walk walk = beginBounds(tile);
+  Bounds bounds = emitBounds(tile);
+  Walk walk = beginBounds(tile, bounds);
   Value address = listAddress(list);
+  int64_t blocksOfWarp = 32 / lanesPerBlock();
+  Value ownOffset = e.mul(warp, blocksOfWarp);
+  // carried: the first block of a step, the length of the list so far, which counts a step uses:
+  // those of the step before may still be read.
   Emitter::Values state = e.loopWhile(
-      {walk.start, e.cst(0)}, [&](ValueRange v) { return e.ge(v[0], walk.end); },
+      {walk.start, e.cst(0), e.cst(0)}, [&](ValueRange v) { return e.ge(v[0], walk.end); },
       [&](ValueRange v) -> Emitter::Values {
+        Position found = evaluateBlocks(walk, bounds, e.sub(v[0], ownOffset));
+        Value base = e.add(counts, e.mul(v[2], 4 * kClassifyWarps));
+        e.ifThen(e.eq(lane, 0), [&] {
+          e.ptx("st.shared.b32 [$0], $1;", "r,r",
+                {e.add(base, e.shl(warp, 2)), e.popcount(found.remaining)});
+        });
+        e.barrierAll();
+        Value count =
+            e.ptx("{ mov.b32 $0, 0; @$2 ld.shared.b32 $0, [$1]; }", "=&r,r,b",
+                  {e.add(base, e.shl(lane, 2)), e.lt(lane, e.cst(kClassifyWarps))}, e.i32())[0];
+        Value before = sumOverLanes(e.select(e.lt(lane, warp), count, e.cst(0)));
         // Needed blocks are stored in their order.
-        Position found = evaluateBlocks(walk, v[0]);
-        Value before = e.popcount(e.band(found.remaining, e.lanesBelow()));
+        before = e.add(before, e.popcount(e.band(found.remaining, e.lanesBelow())));
         Value own = arith::ShRUIOp::create(e.b, e.loc, found.remaining, lane);
         e.ifThen(e.ne(e.band(own, 1), 0), [&] {
           Value place = e.add(e.add(v[1], before), 1);
           e.store(found.words, e.at(address, e.shl(place, 2)), 4);
         });
-        return {found.next, e.add(v[1], e.popcount(found.remaining))};
+        return {e.sub(v[0], kClassifyWarps * blocksOfWarp), e.add(v[1], sumOverLanes(count)),
+                e.bxor(v[2], 1)};
       });
-  e.ifThen(e.eq(lane, 0), [&] { e.store(state[1], address, 4); });
+  e.ifThen(e.eq(e.threadId(), 0), [&] { e.store(state[1], address, 4); });
+}
+
+Value BlockWalk::sumOverLanes(Value x) {
+  return e.ptx("redux.sync.add.s32 $0, $1, -1;", "=r,r", x, e.i32())[0];
 }

@@ -35,16 +35,16 @@ public:
 
   /// Whether the walk reads lists, and what they depend on.
   bool usesLists() const { return hasLists; }
-  bool dependsOnBatch() const { return hasBatch; }
-  bool dependsOnHead() const { return hasHead; }
+  bool dependsOnBatch() const { return ofLists.onBatch; }
+  bool dependsOnHead() const { return ofLists.onHead; }
 
   /// A tile of the grid: `groups` instances beside each other, i32.
   struct Tile {
     Value batch, head, first, number; // first instance; number along the queries
   };
   Value numTiles();
-  /// Tiles of a section of heads run together, so that their keys and values stay in the
-  /// second-level cache; where there is a mask, the last queries first.
+  /// Tiles of a section of heads run together, so that what they read stays in the second-level
+  /// cache; where there is a mask, the last queries first.
   Tile decodeTile(Value number);
   /// The kernel's scalars with the coordinates of an instance of a tile.
   mlir::IRMapping instanceScalars(const Tile &tile, Value instance);
@@ -68,37 +68,46 @@ public:
   /// of a warp.
   Value next(const Walk &walk, Position &position);
 
-  /// The body of the kernel that fills lists: a warp a list.
-  void emitClassify();
+  /// Warps that fill a list together.
+  static constexpr int64_t kClassifyWarps = 8;
+  /// The body of the kernel that fills lists: a thread block a list. `counts` is the address (i32)
+  /// of 2 kClassifyWarps words of shared memory.
+  void emitClassify(Value counts);
 
 private:
-  /// The lane's instance, and its blocks [lower, upper). Computed again for each step of a walk: a
-  /// producer has few registers.
+  /// The lane's instance, and its blocks [lower, upper).
   struct Bounds {
     mlir::IRMapping scalars;
     Value lower, upper;
   };
   Bounds emitBounds(const Tile &tile);
-  Walk beginBounds(const Tile &tile);
+  Walk beginBounds(const Tile &tile, const Bounds &bounds);
   /// As many blocks as the warp evaluates at a time, from `block` downwards.
-  Position evaluateBlocks(const Walk &walk, Value block);
+  Position evaluateBlocks(const Walk &walk, const Bounds &bounds, Value block);
   Position readList(const Walk &walk, Value place);
   /// The class of a block for the lane's instance.
   Value classOf(const Bounds &bounds, Value block);
   /// Lanes that evaluate one block: the instances, rounded up to a power of two.
   int64_t lanesPerBlock() const { return llvm::PowerOf2Ceil(groups); }
+  Value sumOverLanes(Value x);
   Value reduceInstances(Value x, llvm::function_ref<Value(Value, Value)> combine);
   Value tilesPerHead();
   Value listAddress(Value list);
   int64_t blockKv() { return loop.getStep(); }
   SmallVector<Value> walkRoots();
+  struct Dependences {
+    bool onBatch = false, onHead = false, hasLoops = false;
+  };
+  /// Of what is computed from these and outside of the loop.
+  Dependences dependencesOf(ValueRange roots);
 
   Emitter &e;
   Scalars &uniform;
   tile::KernelOp kernel;
   tile::ForKVOp loop;
   const int64_t groups, instanceRows;
-  bool hasLists = false, hasBatch = false, hasHead = false;
+  Dependences ofLists, ofMatrices;
+  bool hasLists = false, hasMatrices = false; // tile.load_elements
 };
 
 } // namespace heed::nvidia

@@ -12,6 +12,7 @@
 #include "heed/Target/NVIDIA/GPUTarget.h"
 
 #include "mlir/Dialect/LLVMIR/NVVMDialect.h"
+#include "mlir/Dialect/SCF/Utils/Utils.h"
 
 #include <limits>
 
@@ -22,6 +23,8 @@ using namespace heed::nvidia;
 /// The reference of a row that has met no key yet: finite, so that no exponent is -inf - -inf, and
 /// below all scores.
 static constexpr float kLowestReference = -std::numeric_limits<float>::max();
+/// Of the loops of a kernel that fills lists.
+static constexpr uint64_t kUnroll = 8;
 static constexpr float kLn2 = 0.69314718055994530942f;
 
 FragmentLowering::FragmentLowering(tile::KernelOp kernel, tile::GPUScheduleAttr schedule)
@@ -70,9 +73,27 @@ Value FragmentLowering::createSharedMemory(int64_t alignment) {
 void FragmentLowering::emitClassifyKernel(int64_t numMaps) {
   std::unique_ptr<Scalars> kept = std::move(uniform);
   LLVM::LLVMFuncOp keptFunction = function;
-  createKernel((kernel.getSymName() + "_classify").str(), numMaps, 32, 1);
-  BlockWalk(e, *uniform, kernel, loop, groups(), kInstanceRows).emitClassify();
+  createKernel((kernel.getSymName() + "_classify").str(), numMaps, 32 * BlockWalk::kClassifyWarps,
+               1);
+  Value counts;
+  {
+    OpBuilder b(kernel);
+    auto type = LLVM::LLVMArrayType::get(e.i32(), 2 * BlockWalk::kClassifyWarps);
+    auto global =
+        LLVM::GlobalOp::create(b, e.loc, type, /*isConstant=*/false, LLVM::Linkage::Internal,
+                               (kernel.getSymName() + "_counts").str(), Attribute(), 4, kShared);
+    b.createBlock(&global.getInitializerRegion());
+    LLVM::ReturnOp::create(b, e.loc, LLVM::UndefOp::create(b, e.loc, type).getResult());
+    Value pointer = LLVM::AddressOfOp::create(builder, e.loc, global);
+    counts = LLVM::PtrToIntOp::create(builder, e.loc, e.i32(), pointer);
+  }
+  BlockWalk(e, *uniform, kernel, loop, groups(), kInstanceRows).emitClassify(counts);
   LLVM::ReturnOp::create(builder, e.loc, ValueRange());
+  // Minima and maxima of captured tensors: several loads on their way at a time.
+  SmallVector<scf::ForOp> loops;
+  function.walk([&](scf::ForOp op) { loops.push_back(op); });
+  for (scf::ForOp op : loops)
+    (void)loopUnrollByFactor(op, kUnroll);
   function = keptFunction;
   uniform = std::move(kept);
 }
@@ -83,16 +104,16 @@ void FragmentLowering::describe(const Launch &launch) {
   };
   function->setAttr(
       "heed.gpu_code",
-      builder.getDictionaryAttr({number("block_q", tileRows()), number("block_kv", blockKv()),
-                                 number("num_threads", launch.numThreads),
-                                 number("shared_bytes", launch.sharedBytes),
-                                 number("blocks_per_sm", schedule.getBlocksPerSm()),
-                                 number("blocks_per_tile", schedule.getValueSlices()),
-                                 number("needs_aligned", launch.needsAligned),
-                                 builder.getNamedAttr("maps", builder.getArrayAttr(launch.maps)),
-                                 number("uses_lists", walker->usesLists()),
-                                 number("lists_per_batch", walker->dependsOnBatch()),
-                                 number("lists_per_head", walker->dependsOnHead())}));
+      builder.getDictionaryAttr(
+          {number("block_q", tileRows()), number("block_kv", blockKv()),
+           number("num_threads", launch.numThreads), number("shared_bytes", launch.sharedBytes),
+           number("blocks_per_sm", schedule.getBlocksPerSm()),
+           number("blocks_per_tile", schedule.getValueSlices()),
+           number("needs_aligned", launch.needsAligned),
+           builder.getNamedAttr("maps", builder.getArrayAttr(launch.maps)),
+           number("classify_threads", walker->usesLists() ? 32 * BlockWalk::kClassifyWarps : 0),
+           number("lists_per_batch", walker->dependsOnBatch()),
+           number("lists_per_head", walker->dependsOnHead())}));
 }
 
 int64_t FragmentLowering::strideWord(unsigned argument) {
@@ -161,11 +182,21 @@ void FragmentLowering::hoistStages(tile::ForKVOp loop) {
   for (Operation &op : *loop.getBodyBlock()) {
     if (!isa<tile::MapOp, tile::MaskOp>(op) || op.getRegion(0).empty())
       continue;
+    auto map = dyn_cast<tile::MapOp>(op);
+    auto mask = dyn_cast<tile::MaskOp>(op);
     Block &block = op.getRegion(0).front();
-    bool isMap = isa<tile::MapOp>(op);
-    auto stage = std::make_unique<FragmentStage>(
-        e, *uniform, block, isMap ? block.getArgument(0) : Value(),
-        block.getArgument(isMap ? 1 : 0), block.getArgument(isMap ? 2 : 1));
+    llvm::DenseMap<Value, FragmentStage::Beside> beside;
+    for (auto [tile, argument] :
+         llvm::zip(map ? map.getBeside() : mask.getBeside(),
+                   map ? map.getBesideArguments() : mask.getBesideArguments())) {
+      auto type = cast<tile::TileType>(tile.getType());
+      bool isAlongKeys = type.getRank() == 1;
+      bool isNarrow = type.getElementType().getIntOrFloatBitWidth() <= 16;
+      beside[argument] = {isAlongKeys, !isAlongKeys && isNarrow, readBeside(tile)};
+    }
+    auto stage = std::make_unique<FragmentStage>(e, *uniform, block, map ? map.getScore() : Value(),
+                                                 map ? map.getQuery() : mask.getQuery(),
+                                                 map ? map.getKey() : mask.getKey(), beside);
     // Scalars that the region uses from outside.
     SmallVector<Value> used;
     for (Operation &inner : block)
@@ -179,9 +210,10 @@ void FragmentLowering::hoistStages(tile::ForKVOp loop) {
 }
 
 LogicalResult FragmentLowering::lowerMap(tile::MapOp op) {
-  ready(op.getTile());
   FragmentStage &stage = *stages[op];
   stage.beginBlock(e.add(scalar(op.getColumn()), threadColumn));
+  stage.readAhead(countRegisters(op.getTile().getType()));
+  ready(op.getTile());
   Registers result = registers(op.getTile());
   // Only a softmax, behind a mask or not, knows of addends by rows.
   auto isKnown = [](Operation *user) { return isa<tile::OnlineSoftmaxOp>(user); };
@@ -192,7 +224,7 @@ LogicalResult FragmentLowering::lowerMap(tile::MapOp op) {
   if (addends)
     rowAddends[op] = *addends;
   for (auto [i, element] : llvm::enumerate(result)) {
-    Element place{rowOf(i), columnOf(i)};
+    Element place = Element::ofRegister(i);
     element = addends ? stage.evaluateBesides(place, element) : stage.evaluate(place, element);
   }
   fragments[op] = result;
@@ -222,10 +254,12 @@ LogicalResult FragmentLowering::lowerMask(tile::MaskOp op) {
     Emitter::Values result;
     Value lowest = e.negativeInfinity();
     for (auto [i, score] : llvm::enumerate(scores)) {
-      Element element{rowOf(i), columnOf(i)};
+      Element element = Element::ofRegister(i);
       Value keep = evaluator->isBelow(element, limit);
+      // Opaque: LLVM would make two selections of the conjunction.
       if (stage)
-        keep = e.band(keep, stage->evaluate(element, Value()));
+        keep = e.purePtx("and.pred $0, $1, $2;", "=b,b,b",
+                         {keep, stage->evaluate(element, Value())}, e.i1());
       result.push_back(e.select(keep, score, lowest));
     }
     return result;

@@ -75,6 +75,11 @@ protected:
   /// Waits until the registers of a tile may be read: products may still be writing them.
   virtual void ready(Value tile) {}
 
+  /// How to read a tile beside the scores.
+  virtual FragmentStage::ReadPair readBeside(Value tile) {
+    llvm_unreachable("refused where nothing lies beside");
+  }
+
   //===-- Around them -----------------------------------------------------===//
 
   /// Emits the scalars that tile ops use, those of the walk excepted. `scalars` has the
@@ -90,8 +95,7 @@ protected:
   Registers &registers(Value tile) { return fragments[tile]; }
   /// Rounds pairs of neighbours to the element type: the left operand of a product.
   Registers pack(ArrayRef<Value> registers, Type element);
-  static int64_t columnOf(int64_t index) { return 8 * (index >> 2) + (index & 1); }
-  static int64_t rowOf(int64_t index) { return (index >> 1) & 1; }
+  static int64_t rowOf(int64_t index) { return Element::ofRegister(index).row; }
   /// The sum or maximum over the four lanes of a quad.
   Value reduceQuad(Value x, llvm::function_ref<Value(Value, Value)> combine);
   attn::TensorType tensorType(unsigned index) {

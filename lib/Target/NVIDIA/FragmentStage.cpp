@@ -19,12 +19,14 @@ bool FragmentStage::Form::isBoundedWith(const Form &other) const {
 }
 
 FragmentStage::FragmentStage(Emitter &e, Scalars &scalars, Block &block, Value score, Value q,
-                             Value kv)
-    : e(e), scalars(scalars), block(block), scoreArg(score), qArg(q), kvArg(kv) {
+                             Value kv, const llvm::DenseMap<Value, Beside> &beside)
+    : e(e), scalars(scalars), block(block), scoreArg(score), qArg(q), kvArg(kv), beside(beside) {
   if (score)
     dependences[score] = OnScore;
   dependences[q] = OnQ;
   dependences[kv] = OnKv;
+  for (const auto &[argument, tile] : beside)
+    dependences[argument] = tile.isAlongKeys ? OnKv : OnQ | OnKv;
   for (Operation &op : block) {
     unsigned all = 0;
     for (Value operand : op.getOperands())
@@ -58,6 +60,14 @@ void FragmentStage::beginBlock(Value firstKv) {
   blockKv = firstKv;
   byColumn.clear();
   inBlock.clear();
+  pairsBeside.clear();
+}
+
+void FragmentStage::readAhead(int64_t numElements) {
+  for (BlockArgument argument : block.getArguments())
+    if (auto it = beside.find(argument); it != beside.end() && it->second.readsAhead)
+      for (int64_t i = 0; i < numElements; i += 2)
+        form(argument, Element::ofRegister(i));
 }
 
 Value FragmentStage::evaluate(Element element, Value score) {
@@ -83,7 +93,7 @@ std::optional<std::pair<Value, Value>> FragmentStage::rowAddends(int64_t numElem
     return std::nullopt;
   Value bases[2];
   for (int64_t i = 0; i < numElements; ++i) {
-    Element element{(i >> 1) & 1, 8 * (i >> 2) + (i & 1)};
+    Element element = Element::ofRegister(i);
     byElement.clear();
     Form sum = form(added, element);
     if (!sum.base || (sum.offset && !sum.unit))
@@ -114,6 +124,13 @@ FragmentStage::Form FragmentStage::form(Value v, Element element) {
   unsigned d = dependence(v);
   if (d == OnKv && v == kvArg)
     return {blockKv, element.column, Value(), kMaxCoordinate};
+  if (auto it = beside.find(v); it != beside.end()) {
+    Element first{it->second.isAlongKeys ? 0 : element.row, element.column & ~int64_t(1)};
+    auto &pair = pairsBeside[{v.getAsOpaquePointer(), first.row, first.column}];
+    if (!pair[0])
+      pair = it->second.read(first);
+    return {pair[element.column & 1], 0, Value(), -1};
+  }
   auto lookup = [&](auto &map, auto key) {
     auto it = map.find(key);
     if (it != map.end())

@@ -34,18 +34,31 @@ namespace heed::nvidia {
 /// in keys from the thread's first key.
 struct Element {
   int64_t row, column;
+  /// The place of register i of a fragment.
+  static Element ofRegister(int64_t i) { return {(i >> 1) & 1, 8 * (i >> 2) + (i & 1)}; }
 };
 
 class FragmentStage {
 public:
+  /// Emits the element of a tile beside at an even column, and that of the column behind it.
+  using ReadPair = std::function<std::array<Value, 2>(Element)>;
+  /// An argument of the region that is an element of a tile beside.
+  struct Beside {
+    bool isAlongKeys = true; // the same for all rows
+    bool readsAhead = false; // before the scores are there, where registers allow it
+    ReadPair read;
+  };
   /// `block` is the region's block; `score`, `q` and `kv` its arguments, `score` may be null.
-  FragmentStage(Emitter &e, Scalars &scalars, mlir::Block &block, Value score, Value q, Value kv);
+  FragmentStage(Emitter &e, Scalars &scalars, mlir::Block &block, Value score, Value q, Value kv,
+                const llvm::DenseMap<Value, Beside> &beside = llvm::DenseMap<Value, Beside>());
 
   /// Emits what does not depend on the key, where it dominates all blocks. `outer` maps what the
   /// region uses from outside; `firstQ` is the thread's first query (i32).
   void hoist(const mlir::IRMapping &outer, Value firstQ);
   /// Begins a block of keys; `firstKv` is the thread's first key (i32).
   void beginBlock(Value firstKv);
+  /// Reads what lies beside each of a block's elements, so that it is on its way when they come.
+  void readAhead(int64_t numElements);
   /// The region's result for an element, of the block begun last and at the builder's insertion
   /// point, which must not have left the region where that block began.
   Value evaluate(Element element, Value score);
@@ -85,6 +98,8 @@ private:
   mlir::Block &block;
   Value scoreArg, qArg, kvArg;
   mlir::IRMapping outer;
+  llvm::DenseMap<Value, Beside> beside;
+  std::map<std::tuple<void *, int64_t, int64_t>, std::array<Value, 2>> pairsBeside; // of the block
   llvm::DenseMap<Value, unsigned> dependences;
   llvm::DenseMap<Value, Form> uniforms, byRow[2];
   llvm::DenseMap<std::pair<Value, int64_t>, Form> byColumn;

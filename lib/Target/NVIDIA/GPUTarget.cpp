@@ -8,7 +8,7 @@
 
 #include "heed/Target/NVIDIA/GPUTarget.h"
 
-#include "heed/Analysis/Dependence.h"
+#include "heed/Target/NVIDIA/HoistElements.h"
 
 #include "mlir/Dialect/Math/IR/Math.h"
 #include "llvm/ADT/StringExtras.h"
@@ -109,7 +109,7 @@ static int64_t portableSharedBytes(tile::GPUScheduleAttr schedule, int64_t eleme
 }
 
 int64_t heed::sharedBytesOf(tile::GPUScheduleAttr schedule, Type elementType, int64_t headDim,
-                            int64_t valueHeadDim) {
+                            int64_t valueHeadDim, const GPUStages &stages) {
   int64_t bytes = elementType.getIntOrFloatBitWidth() / 8;
   if (schedule.getDot() != GPUDotKind::WGMMA)
     return portableSharedBytes(schedule, bytes, headDim, valueHeadDim);
@@ -120,39 +120,59 @@ int64_t heed::sharedBytesOf(tile::GPUScheduleAttr schedule, Type elementType, in
                   tileBytes(schedule.getBlockKv(), valueColumns, bytes);
   // Without a buffer of its own the output takes the queries' place.
   int64_t shared = schedule.getOwnOutput() ? query + output : std::max(query, output);
+  // Twice as many places as keys have: a place is read after its keys are given back.
+  stage += 2 * schedule.getBlockKv() * stages.alongKeyBytes;
+  for (int64_t elementBytes : stages.matrixBytes)
+    stage += rows * 128 * countBoxes(schedule.getBlockKv(), elementBytes);
   return 1024 + shared + schedule.getStages() * stage;
 }
 
-void GPUProblem::addStage(Block &block, bool isScore, Value query, Value key) {
-  (isScore ? hasScore : hasMask) = true;
-  if (!isScore)
-    numMaskOps +=
-        std::distance(block.without_terminator().begin(), block.without_terminator().end());
-  SmallVector<Dependence> arguments;
-  for (BlockArgument argument : block.getArguments())
-    arguments.push_back(argument == query ? Dependence::q()
-                        : argument == key ? Dependence::kv()
-                                          : Dependence::none());
-  DependenceAnalysis dependences(*block.getParent(), arguments);
-  for (Operation &op : block.without_terminator()) {
-    Dependence all = dependences.lookup(op.getResult(0));
-    hasDivision |= isa<attn::FloorDivOp, attn::ModOp>(op);
-    numTranscendentals += op.getDialect()->getNamespace() == "math" &&
-                          !isa<math::AbsFOp, math::FloorOp, math::CeilOp, math::FmaOp>(op);
+int64_t heed::countBoxes(int64_t columns, int64_t elementBytes) {
+  return llvm::divideCeil(columns * elementBytes, 128);
+}
+
+/// Notes what ops of a region ask for, those that only `fetched` is computed from left out.
+static void addOps(GPUStages &stages, Block &block, const ElementRegion &region, bool isScore,
+                   ArrayRef<Value> fetched = {}) {
+  (isScore ? stages.hasScore : stages.hasMask) = true;
+  auto ops = region.sliceOf(block.getTerminator()->getOperands(), fetched);
+  for (Operation *op : ops) {
+    Dependence all = region.lookup(op->getResult(0)) & (Dependence::q() | Dependence::kv());
+    // What depends on no key is computed before the loop.
+    if (all.intersects(Dependence::kv())) {
+      stages.numMaskOps += !isScore;
+      stages.hasDivision |= isa<attn::FloorDivOp, attn::ModOp>(op);
+    }
+    stages.numTranscendentals += op->getDialect()->getNamespace() == "math" &&
+                                 !isa<math::AbsFOp, math::FloorOp, math::CeilOp, math::FmaOp>(op);
     // A pointer and a stride; and, read for each element, addresses and values on their way.
     if (isa<attn::LoadOp>(op) && all.intersects(Dependence::kv())) {
       bool isForElements = all != Dependence::kv();
-      stageRegisters += isForElements ? 36 : 20;
-      hasMaskGather |= !isScore;
-      hasScoreGather |= isScore && isForElements;
+      stages.stageRegisters += isForElements ? 36 : 20;
+      stages.hasMaskGather |= !isScore;
+      stages.hasScoreGather |= isScore && isForElements;
     }
     // Values of two queries a thread, where something that varies by key uses them.
-    if (all == Dependence::q() && llvm::any_of(op.getUsers(), [&](Operation *user) {
-          return user->getNumResults() == 0 ||
-                 dependences.lookup(user->getResult(0)) != Dependence::q();
+    if (all == Dependence::q() && llvm::any_of(op->getUsers(), [&](Operation *user) {
+          return user->getNumResults() == 0 || region.lookup(user->getResult(0)) != Dependence::q();
         }))
-      stageRegisters += 2;
+      stages.stageRegisters += 2;
   }
+}
+
+void GPUProblem::addStage(Block &block, Value score, Value query, Value key) {
+  ElementRegion region(block, score, query, key);
+  addOps(direct, block, region, bool(score));
+  SmallVector<Value> fetched = region.alongKeys();
+  for (Value v : fetched)
+    hoisted.alongKeyBytes += alongKeyBytes(v.getType());
+  for (attn::LoadOp load : region.matrices()) {
+    auto tensor = cast<attn::TensorType>(load.getTensor().getType());
+    hoisted.matrixBytes.push_back(
+        llvm::divideCeil(tensor.getElementType().getIntOrFloatBitWidth(), 8));
+    fetched.push_back(load.getResult());
+  }
+  addOps(hoisted, block, region, bool(score), fetched);
 }
 
 /// What stages may reserve at most: beyond it they are better off with fewer values in flight than
@@ -160,8 +180,8 @@ void GPUProblem::addStage(Block &block, bool isScore, Value query, Value key) {
 static constexpr int64_t kMostStageRegisters = 64;
 
 /// Registers of a consumer thread beside fragments: addresses, statistics, what stages hoist.
-static int64_t otherRegisters(const GPUProblem &problem) {
-  return 26 + (problem.hasScore ? 2 : 0) + std::min(problem.stageRegisters, kMostStageRegisters);
+static int64_t otherRegisters(const GPUStages &stages) {
+  return 26 + (stages.hasScore ? 2 : 0) + std::min(stages.stageRegisters, kMostStageRegisters);
 }
 
 /// Scores, packed weights and the accumulator of one thread.
@@ -169,10 +189,10 @@ static int64_t fragmentRegisters(int64_t blockKv, int64_t valueColumns) {
   return blockKv / 2 + blockKv / 4 + llvm::alignTo(valueColumns, 8) / 2;
 }
 
-HopperRegisters heed::hopperRegisters(int64_t groups, bool evaluatesClasses) {
+HopperRegisters heed::hopperRegisters(int64_t groups, bool evaluates) {
   static constexpr HopperRegisters simple[] = {{}, {56, 240}, {40, 232}, {32, 160}, {32, 112}};
   static constexpr HopperRegisters evaluating[] = {{}, {56, 240}, {56, 224}, {56, 152}, {32, 112}};
-  return (evaluatesClasses ? evaluating : simple)[groups];
+  return (evaluates ? evaluating : simple)[groups];
 }
 
 namespace {
@@ -183,8 +203,9 @@ struct Shape {
 } // namespace
 
 /// Whether the mask has more in flight than a few comparisons.
-static bool isLong(const GPUProblem &problem) {
-  return problem.numMaskOps >= 8 || problem.hasMaskGather || problem.hasDivision;
+static bool isLong(const GPUStages &stages) {
+  return stages.numMaskOps >= 8 || stages.hasMaskGather || stages.hasDivision ||
+         stages.alongKeyBytes > 0;
 }
 
 /// Measured on an H100 (gpu_evidence): three warpgroups and short blocks of keys hide latencies
@@ -192,33 +213,49 @@ static bool isLong(const GPUProblem &problem) {
 /// stage keeps in flight is up to ptxas, which takes more the more a thread has; that masks of
 /// divisions and other long ones fit shorter blocks only is what it said (test_ptx.py).
 static SmallVector<Shape> hopperShapes(const GPUProblem &problem) {
+  const GPUStages &stages = problem.hoisted;
   int64_t columns = std::max(problem.headDim, problem.valueHeadDim);
-  bool isSimple = problem.numTranscendentals <= 2;
   SmallVector<Shape> shapes;
-  if (columns <= 64 && !problem.hasDivision) {
-    // The producer of four has registers for a simple walk only.
-    if (problem.numMaskOps <= 1 && isSimple)
+  // Blocks of whole boxes.
+  if (!stages.matrixBytes.empty()) {
+    if (columns <= 128)
+      shapes.append({{2, 128}, {3, 64}});
+    shapes.append({{2, 64}, {2, 32}, {1, 64}, {1, 32}, {1, 16}});
+    return shapes;
+  }
+  bool isSimple = stages.numTranscendentals <= 2;
+  if (columns <= 64 && !stages.hasMask && isSimple)
+    shapes.push_back({3, 112});
+  if (columns <= 64 && !stages.hasDivision) {
+    // Tiles of four end sooner.
+    if (stages.numMaskOps <= 4 && isSimple)
       shapes.push_back({4, 64});
     if (isSimple)
-      shapes.append({{3, 128}, {3, 112}});
+      shapes.push_back({3, 128});
+    if (isSimple && stages.numMaskOps < 6)
+      shapes.push_back({3, 112});
     shapes.push_back({3, 96});
   } else if (columns <= 64) {
-    shapes.push_back({4, 64});
+    shapes.push_back({4, 48});
   }
+  // A long mask that is evaluated in most blocks hides more behind larger ones.
+  bool isLongAlongKeys = stages.alongKeyBytes > 0 && stages.numMaskOps >= 6;
+  if (columns <= 128 && isLongAlongKeys && isSimple)
+    shapes.push_back({2, 128});
   // Shorter blocks waste less of a diagonal.
-  if (columns <= 128 && !problem.hasMask)
+  if (columns <= 128 && !stages.hasMask)
     shapes.push_back({3, 80});
-  if ((columns <= 96 || (columns <= 128 && !problem.hasDivision)) && isSimple)
+  if ((columns <= 96 || (columns <= 128 && !stages.hasDivision)) && isSimple)
     shapes.push_back({3, 64});
-  if (columns <= 128 && problem.hasDivision)
+  if (columns <= 128 && stages.hasDivision)
     shapes.push_back({3, 48});
-  if ((columns <= 128 || (columns <= 192 && !isLong(problem))) && !problem.hasScoreGather)
+  if ((columns <= 128 || (columns <= 192 && !isLong(stages))) && !stages.hasScoreGather)
     shapes.push_back({2, 96});
-  if (columns <= 192 && !problem.hasDivision)
+  if (columns <= 192 && !stages.hasDivision)
     shapes.push_back({2, 80});
-  if (columns <= 192 || !isLong(problem))
+  if (columns <= 192 || !isLong(stages))
     shapes.push_back({2, 64});
-  if (!problem.hasDivision)
+  if (!stages.hasDivision && (columns <= 192 || !isLongAlongKeys))
     shapes.push_back({2, 48});
   shapes.append({{2, 32}, {1, 64}, {1, 48}, {1, 32}, {1, 16}});
   return shapes;
@@ -250,8 +287,8 @@ static llvm::Expected<tile::GPUScheduleAttr> selectHopper(MLIRContext *context,
           "block_kv expects a multiple of 16 up to 256 for sm_90a, found " +
           std::to_string(shape.blockKv));
     int64_t registers =
-        fragmentRegisters(shape.blockKv, problem.valueHeadDim) + otherRegisters(problem);
-    int64_t available = hopperRegisters(shape.groups, /*evaluatesClasses=*/true).consumer;
+        fragmentRegisters(shape.blockKv, problem.valueHeadDim) + otherRegisters(problem.hoisted);
+    int64_t available = hopperRegisters(shape.groups, /*evaluates=*/true).consumer;
     if (registers > available) {
       if (why.empty())
         why = "a thread needs about " + std::to_string(registers) + " registers and has " +
@@ -271,8 +308,8 @@ static llvm::Expected<tile::GPUScheduleAttr> selectHopper(MLIRContext *context,
             context, target.name, GPUDotKind::WGMMA, shape.groups, shape.blockKv, stages,
             blocksPerSM, ownOutput && blocksPerSM > 0, /*lazy_rescale=*/8, /*value_slices=*/1,
             /*warp_instances=*/1, tile::QueryPlace::Shared);
-        int64_t bytes =
-            sharedBytesOf(schedule, problem.elementType, problem.headDim, problem.valueHeadDim);
+        int64_t bytes = sharedBytesOf(schedule, problem.elementType, problem.headDim,
+                                      problem.valueHeadDim, problem.hoisted);
         if (bytes <= target.sharedBytes)
           return schedule;
         why = "a thread block needs " + std::to_string(bytes) + " bytes of shared memory and has " +
@@ -288,8 +325,8 @@ static llvm::Expected<tile::GPUScheduleAttr> selectHopper(MLIRContext *context,
 /// What registers of the portable path hold beside scores, accumulators and queries: addresses, the
 /// walk, operands on their way.
 static int64_t otherPortableRegisters(const GPUProblem &problem) {
-  int64_t ofScore = problem.numTranscendentals > 2 ? 24 : problem.hasScore ? 8 : 0;
-  int64_t ofMask = problem.hasDivision ? 56 : isLong(problem) ? 16 : 0;
+  int64_t ofScore = problem.direct.numTranscendentals > 2 ? 24 : problem.direct.hasScore ? 8 : 0;
+  int64_t ofMask = problem.direct.hasDivision ? 56 : isLong(problem.direct) ? 16 : 0;
   return 46 + ofScore + ofMask;
 }
 
@@ -301,7 +338,7 @@ static SmallVector<Shape> portableShapes(const GPUProblem &problem) {
     return {{1, 32}, {2, 32}, {1, 16}};
   SmallVector<Shape> shapes;
   int64_t columns = std::max(problem.headDim, problem.valueHeadDim);
-  if (columns <= 64 && !isLong(problem))
+  if (columns <= 64 && !isLong(problem.direct))
     shapes.append({{2, 128, 2}, {2, 96, 2}});
   if (columns <= 64)
     shapes.push_back({2, 64, 2});

@@ -9,7 +9,7 @@
 #include "HopperLowering.h"
 
 #include "heed-c/Runtime.h"
-#include "heed/Target/NVIDIA/GPUTarget.h"
+#include "heed/Target/NVIDIA/HoistElements.h"
 
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/TypeSwitch.h"
@@ -23,10 +23,22 @@ using namespace heed::nvidia;
 /// Elements of a row of a 128-byte swizzled box.
 static constexpr int64_t kBoxColumns = 64;
 static constexpr int64_t kSwizzleBytes = 128;
+/// The kernel's arguments before the variant's parameters: six tensors and the scale.
+static constexpr int64_t kFirstParameter = 7;
 /// Bytes at the start of shared memory for barriers and words; also the alignment of tiles.
 static constexpr int64_t kHeaderBytes = 1024;
 
 static int64_t numBoxes(int64_t columns) { return llvm::divideCeil(columns, kBoxColumns); }
+
+HopperLowering::Ring HopperLowering::ringOf(tile::LoadOp load, int64_t rows, int64_t stages) {
+  Ring ring;
+  ring.load = load;
+  ring.tensor = load.getTensor();
+  ring.rows = rows;
+  ring.columns = load.getType().getNumColumns();
+  ring.stages = stages;
+  return ring;
+}
 
 HopperLowering::HopperLowering(tile::KernelOp kernel, tile::GPUScheduleAttr schedule)
     : FragmentLowering(kernel, schedule), isPersistent(schedule.getBlocksPerSm() > 0),
@@ -47,10 +59,11 @@ LogicalResult HopperLowering::run() {
 static bool hasLowering(Operation &op, bool isInLoop) {
   if (!isa<tile::TileDialect>(op.getDialect())) // a scalar
     return true;
-  return isInLoop ? isa<tile::LoadOp, tile::FillOp, tile::DotOp, tile::MapOp, tile::MaskOp,
-                        tile::OnlineSoftmaxOp, tile::ScaleRowsOp>(op)
-                  : isa<tile::LoadOp, tile::FillOp, tile::ScaleOp, tile::ForKVOp, tile::NormalizeOp,
-                        tile::StoreOp>(op);
+  return isInLoop
+             ? isa<tile::LoadOp, tile::LoadElementsOp, tile::AlongKeysOp, tile::FillOp, tile::DotOp,
+                   tile::MapOp, tile::MaskOp, tile::OnlineSoftmaxOp, tile::ScaleRowsOp>(op)
+             : isa<tile::LoadOp, tile::FillOp, tile::ScaleOp, tile::ForKVOp, tile::NormalizeOp,
+                   tile::StoreOp>(op);
 }
 
 /// Refuses what cannot be lowered. Emission must not fail: it could not go on without registers of
@@ -68,7 +81,7 @@ LogicalResult HopperLowering::collect() {
     if (auto load = dyn_cast<tile::LoadOp>(op)) {
       if (queryTile)
         return load.emitError("expects one tile outside of the loop for sm_90a");
-      queryTile = Ring{load, tileRows(), load.getType().getNumColumns()};
+      queryTile = ringOf(load, tileRows(), /*stages=*/1);
       queries = load;
     }
     if (auto scale = dyn_cast<tile::ScaleOp>(op)) {
@@ -100,8 +113,7 @@ LogicalResult HopperLowering::collectLoop(Value queries) {
     auto dot = load->hasOneUse() ? dyn_cast<tile::DotOp>(*load->user_begin()) : tile::DotOp();
     if (!dot || dot.getRhs() != load.getResult())
       return load.emitError("expects to be the right operand of one product for sm_90a");
-    Ring ring{load, load.getType().getNumRows(), load.getType().getNumColumns(),
-              schedule.getStages()};
+    Ring ring = ringOf(load, load.getType().getNumRows(), schedule.getStages());
     if (load.getRow() != loop.getBlockStart() || ring.rows != blockKv())
       return load.emitError("expects the loop's block of ")
              << blockKv() << " keys for sm_90a, found "
@@ -109,6 +121,27 @@ LogicalResult HopperLowering::collectLoop(Value queries) {
     (dot.getAcc() ? accumulated : rings).push_back(ring);
   }
   llvm::append_range(rings, accumulated);
+  for (auto along : body.getOps<tile::AlongKeysOp>()) {
+    if (along.getColumn() != loop.getBlockStart())
+      return along.emitError("expects the loop's block of keys for sm_90a");
+    alongKeys.push_back(along);
+  }
+  for (auto load : body.getOps<tile::LoadElementsOp>()) {
+    if (load.getColumn() != loop.getBlockStart() ||
+        load.getRow() != cast<tile::LoadOp>(queryTile->load).getRow() || !load->hasOneUse() ||
+        !isa<tile::MapOp, tile::MaskOp>(*load->user_begin()))
+      return load.emitError("expects the rows and keys of the scores, and one map or mask beside "
+                            "which it lies, for sm_90a");
+    Ring ring;
+    ring.load = load;
+    ring.tensor = load.getTensor();
+    ring.rows = tileRows();
+    ring.columns = blockKv();
+    ring.elementBytes =
+        llvm::divideCeil(load.getTensor().getType().getElementType().getIntOrFloatBitWidth(), 8);
+    ring.stages = schedule.getStages();
+    matrices.push_back(ring);
+  }
   auto dots = body.getOps<tile::DotOp>();
   auto softmaxes = body.getOps<tile::OnlineSoftmaxOp>();
   if (rings.size() != 2 || accumulated.size() != 1 || !llvm::hasNItems(dots, 2))
@@ -173,11 +206,21 @@ void HopperLowering::layOut() {
   for (auto [i, ring] : llvm::enumerate(rings))
     place(ring, i + 1);
   outputMap = rings.size() + 1;
+  for (auto [i, ring] : llvm::enumerate(matrices))
+    place(ring, outputMap + 1 + i);
   outputOffset = queryTile->offset;
   if (schedule.getOwnOutput()) {
     outputOffset = offset;
     offset += tileRows() * numBoxes(tensorType(3).getExtents()[3]) * kSwizzleBytes;
   }
+  alongOffset = offset;
+  for (tile::AlongKeysOp along : alongKeys)
+    for (Value tile : along.getResults()) {
+      alongOffsets[tile] = alongBytes;
+      alongBytes +=
+          blockKv() * alongKeyBytes(cast<tile::TileType>(tile.getType()).getElementType());
+    }
+  offset += 2 * rings[0].stages * alongBytes;
   sharedBytes = offset;
   tileFull = numBarriers;
   tileEmpty = numBarriers + 2;
@@ -200,6 +243,10 @@ void HopperLowering::wait(Value barrier, Value parity) {
         "0x989680; "
         "@done bra.uni passed; bra.uni again; passed: }",
         "r,r", {barrier, parity});
+}
+
+void HopperLowering::giveBackFront(Value slot) {
+  arrive(barrier(rings[0].empty, slot), alongKeys.empty() ? isLeadLane : e.cstBool(true));
 }
 
 void HopperLowering::arrive(Value barrier, Value predicate) {
@@ -261,7 +308,8 @@ Registers HopperLowering::wgmma(ArrayRef<Value> acc, ValueRange a, Value b, int6
 
 LogicalResult HopperLowering::emitKernel() {
   int64_t numThreads = kInstanceThreads * (groups() + 1);
-  createKernel(kernel.getSymName(), outputMap + 1, numThreads, /*minBlocksPerSM=*/1);
+  int64_t numMaps = outputMap + 1 + matrices.size();
+  createKernel(kernel.getSymName(), numMaps, numThreads, /*minBlocksPerSM=*/1);
   sharedBase = createSharedMemory(kHeaderBytes);
   Value thread = e.threadId();
   warp = e.shuffleIndex(e.shr(thread, 5), e.cst(0));
@@ -274,22 +322,29 @@ LogicalResult HopperLowering::emitKernel() {
     int64_t warps = 4 * groups();
     init(queryTile->full, 1);
     init(queryTile->empty, schedule.getOwnOutput() ? warps : groups());
-    for (const Ring &ring : rings)
+    auto initRing = [&](const Ring &ring, int64_t fills, int64_t reads) {
       for (int64_t stage = 0; stage < ring.stages; ++stage) {
-        init(ring.full + stage, 1);
-        init(ring.empty + stage, warps);
+        init(ring.full + stage, fills);
+        init(ring.empty + stage, reads);
       }
+    };
+    // What lanes wrote or read themselves, each of them hands over.
+    int64_t all = kInstanceThreads * groups();
+    initRing(rings[0], alongKeys.empty() ? 1 : 33, alongKeys.empty() ? warps : all);
+    initRing(rings[1], 1, warps);
+    for (const Ring &ring : matrices)
+      initRing(ring, 1, all);
     for (int64_t slot : {0, 1}) {
       init(tileFull + slot, 1);
       init(tileEmpty + slot, warps);
     }
     e.ptx("fence.mbarrier_init.release.cluster;", "", {});
-    for (int64_t map = 0; map <= outputMap; ++map)
+    for (int64_t map = 0; map < numMaps; ++map)
       e.ptx("prefetch.tensormap [$0];", "l", function.getArgument(map));
   });
   e.barrierAll();
 
-  bool evaluates = !loop.getClassify().empty() && !walker->usesLists();
+  bool evaluates = (!loop.getClassify().empty() && !walker->usesLists()) || !alongKeys.empty();
   HopperRegisters perThread = hopperRegisters(groups(), evaluates);
   LogicalResult result = success();
   Value isProducer = e.lt(warp, e.cst(4));
@@ -305,17 +360,20 @@ LogicalResult HopperLowering::emitKernel() {
   }
   LLVM::ReturnOp::create(builder, e.loc, ValueRange());
   if (walker->usesLists())
-    emitClassifyKernel(outputMap + 1);
+    emitClassifyKernel(numMaps);
 
   SmallVector<Attribute> maps;
-  auto addMap = [&](Value tensor, int64_t rows) {
-    maps.push_back(builder.getDenseI32ArrayAttr(
-        {int32_t(argumentIndex(tensor)), int32_t(rows), int32_t(kBoxColumns)}));
+  auto addMap = [&](int64_t operand, int64_t rows, int64_t columns) {
+    maps.push_back(
+        builder.getDenseI32ArrayAttr({int32_t(operand), int32_t(rows), int32_t(columns)}));
   };
-  addMap(queryTile->load.getTensor(), tileRows());
+  addMap(argumentIndex(queryTile->tensor), tileRows(), kBoxColumns);
   for (Ring &ring : rings)
-    addMap(ring.load.getTensor(), ring.rows);
-  addMap(outputStore.getTensor(), kInstanceRows);
+    addMap(argumentIndex(ring.tensor), ring.rows, kBoxColumns);
+  addMap(argumentIndex(outputStore.getTensor()), kInstanceRows, kBoxColumns);
+  for (Ring &ring : matrices)
+    addMap(HEED_ARG_PARAMS + argumentIndex(ring.tensor) - kFirstParameter, ring.rows,
+           ring.boxColumns());
   describe({numThreads, sharedBytes, /*needsAligned=*/true, maps});
   return result;
 }
@@ -324,34 +382,61 @@ LogicalResult HopperLowering::emitKernel() {
 // Producer
 //===----------------------------------------------------------------------===//
 
-/// Copies a tile: a box of 64 columns after the other.
-void HopperLowering::copy(const Ring &ring, Value stage, const IRMapping &mapping, Value barrier) {
-  tile::LoadOp load = ring.load;
-  Value map = function.getArgument(ring.map);
-  int64_t strides = strideWord(argumentIndex(load.getTensor()));
+SmallVector<Value> HopperLowering::coordinatesOf(const Ring &ring, const IRMapping &mapping) {
   // A dimension of stride 0 has extent 1 in the map.
-  auto coordinate = [&](Value index, int64_t word) {
-    Value isBroadcast = e.eq(uniform->word(word), e.cst64(0));
-    return e.select(isBroadcast, e.cst(0), index);
+  auto coordinate = [&](Value index, Value stride, Value extent) {
+    Value only = e.cst(0);
+    if (extent) {
+      Value exists = e.cmp(arith::CmpIPredicate::ult, e.toI64(index), extent);
+      only = e.select(exists, only, e.cst(-1));
+    }
+    return e.select(e.eq(stride, e.cst64(0)), only, index);
   };
-  Value head = coordinate(mapping.lookup(load.getHead()), strides + 1);
-  Value batch = coordinate(mapping.lookup(load.getBatch()), strides);
-  Value row = mapping.lookup(load.getRow());
+  if (auto load = dyn_cast<tile::LoadOp>(ring.load)) {
+    int64_t strides = strideWord(argumentIndex(load.getTensor()));
+    return {mapping.lookup(load.getRow()),
+            coordinate(mapping.lookup(load.getHead()), uniform->word(strides + 1), Value()),
+            coordinate(mapping.lookup(load.getBatch()), uniform->word(strides), Value())};
+  }
+  auto load = cast<tile::LoadElementsOp>(ring.load);
+  const CapturedTensor &tensor = uniform->capturedTensor(load.getTensor());
+  SmallVector<Value> coordinates = {mapping.lookup(load.getRow())};
+  for (int64_t i = load.getIndices().size() - 1; i >= 0; --i)
+    coordinates.push_back(
+        coordinate(mapping.lookup(load.getIndices()[i]), tensor.strides[i], tensor.extents[i]));
+  return coordinates;
+}
+
+/// Copies a tile: a box of 128 bytes a row after the other.
+void HopperLowering::copy(const Ring &ring, Value stage, const IRMapping &mapping, Value barrier) {
+  SmallVector<Value> coordinates = coordinatesOf(ring, mapping);
+  Value firstColumn =
+      isa<tile::LoadElementsOp>(ring.load) ? mapping.lookup(loop.getBlockStart()) : e.cst(0);
   Value destination = sharedAddress(ring.offset);
   if (stage)
     destination = e.add(destination, e.mul(stage, ring.stageBytes()));
-  for (int64_t box = 0; box < numBoxes(ring.columns); ++box)
-    e.ptx("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [$0], "
-          "[$1, {$2, $3, $4, $5}], [$6];",
-          "r,l,r,r,r,r,r",
-          {e.add(destination, box * ring.rows * kSwizzleBytes), map, e.cst(box * kBoxColumns), row,
-           head, batch, barrier});
+  int64_t rank = coordinates.size() + 1;
+  std::string places, constraints = "r,l,r";
+  for (int64_t i = 1; i < rank; ++i) {
+    places += ", $" + std::to_string(2 + i);
+    constraints += ",r";
+  }
+  for (int64_t box = 0; box < ring.numBoxes(); ++box) {
+    SmallVector<Value> operands = {e.add(destination, box * ring.rows * kSwizzleBytes),
+                                   function.getArgument(ring.map),
+                                   e.add(firstColumn, box * ring.boxColumns())};
+    llvm::append_range(operands, coordinates);
+    operands.push_back(barrier);
+    e.ptx("cp.async.bulk.tensor." + Twine(rank) +
+              "d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [$0], [$1, {$2" + places +
+              "}], [$" + Twine(2 + rank) + "];",
+          constraints + ",r", operands);
+  }
 }
 
 void HopperLowering::fill(const Ring &ring, Cursor cursor, const IRMapping &mapping, Value word,
                           int64_t wordOffset) {
   Value slot = slotOf(ring, cursor);
-  wait(barrier(ring.empty, slot), e.bxor(parityOf(ring, cursor), 1));
   e.ifThen(isElected, [&] {
     if (word)
       e.ptx("st.shared.b32 [$0], $1;", "r,r",
@@ -361,6 +446,134 @@ void HopperLowering::fill(const Ring &ring, Cursor cursor, const IRMapping &mapp
           {full, e.cst(ring.stageBytes())});
     copy(ring, slot, mapping, full);
   });
+}
+
+void HopperLowering::storeAlongKeys(Cursor cursor, const IRMapping &mapping, Value word) {
+  if (alongKeys.empty())
+    return;
+  Value place = placeAlong(cursor);
+  // Consumers take what is not full for partial.
+  int64_t full = 0;
+  for (int64_t instance = 0; instance < groups(); ++instance)
+    full |= int64_t(tile::BlockClass::Full) << (2 * instance);
+  for (tile::AlongKeysOp op : alongKeys) {
+    if (op.getPartial())
+      e.ifThen(e.ne(e.band(word, full), full), [&] { storeAlongKeys(op, place, mapping); });
+    else
+      storeAlongKeys(op, place, mapping);
+  }
+  arrive(barrier(rings[0].full, slotOf(rings[0], cursor)), e.cstBool(true));
+}
+
+void HopperLowering::storeAlongKeys(tile::AlongKeysOp op, Value place, const IRMapping &mapping) {
+  constexpr int64_t numLanes = 32;
+  Value lane = e.freshLaneId(), first = mapping.lookup(loop.getBlockStart());
+  Block &body = *op.getBodyBlock();
+  for (int64_t begin = 0; begin < blockKv(); begin += numLanes) {
+    Value own = e.add(lane, begin);
+    IRMapping ofKey = mapping;
+    ofKey.map(body.getArgument(0), e.add(first, own));
+    for (Operation &inner : body.without_terminator())
+      uniform->emit(inner, ofKey);
+    auto store = [&] {
+      for (auto [tile, v] : llvm::zip(op.getResults(), body.getTerminator()->getOperands())) {
+        Value stored = ofKey.lookup(v);
+        Type type = v.getType();
+        int64_t bytes = alongKeyBytes(type);
+        if (type.isInteger(1))
+          stored = e.select(stored, e.cst(1), e.cst(0));
+        Value address = e.add(e.add(place, alongOffsets[tile]), e.mul(own, bytes));
+        e.ptx(bytes == 8 ? "st.shared.b64 [$0], $1;" : "st.shared.b32 [$0], $1;",
+              bytes == 8     ? "r,l"
+              : type.isF32() ? "r,f"
+                             : "r,r",
+              {address, stored});
+      }
+    };
+    if (begin + numLanes <= blockKv())
+      store();
+    else
+      e.ifThen(e.lt(own, e.cst(blockKv())), store);
+  }
+}
+
+FragmentStage::ReadPair HopperLowering::readBeside(Value tile) {
+  for (const Ring &ring : matrices)
+    if (tile.getDefiningOp() == ring.load)
+      return readMatrix(ring);
+  Type type = cast<tile::TileType>(tile.getType()).getElementType();
+  return [this, tile, type](Element element) -> std::array<Value, 2> {
+    int64_t bytes = alongKeyBytes(type);
+    Value base = e.add(alongPlace, e.mul(threadColumn, bytes));
+    int64_t offset = alongOffsets[tile] + element.column * bytes;
+    Type loaded = type.isInteger(1) ? e.i32() : type;
+    StringRef constraint = bytes == 8 ? "=l,=l,r" : type.isF32() ? "=f,=f,r" : "=r,=r,r";
+    Registers pair =
+        e.ptx("ld.shared.v2.b" + Twine(8 * bytes) + " {$0, $1}, [$2+" + Twine(offset) + "];",
+              constraint, base, {loaded, loaded});
+    if (type.isInteger(1))
+      return {e.ne(pair[0], 0), e.ne(pair[1], 0)};
+    return {pair[0], pair[1]};
+  };
+}
+
+/// Rows are 128 bytes, whose 16-byte units the copy engine swizzles by the row.
+FragmentStage::ReadPair HopperLowering::readMatrix(const Ring &ring) {
+  Type type = cast<attn::TensorType>(ring.tensor.getType()).getElementType();
+  return [this, &ring, type](Element element) -> std::array<Value, 2> {
+    int64_t bytes = ring.elementBytes, chunk = element.column / 8;
+    Value slot = e.mul(slotOf(ring, blockCursor), ring.stageBytes());
+    Value row = e.add(e.mul(group, kInstanceRows), threadRow);
+    Value place = e.mul(threadColumn, bytes);
+    Value unit = e.bxor(e.band(threadRow, 7), e.shr(place, 4));
+    Value base = e.add(e.add(sharedAddress(ring.offset), slot), e.mul(row, kSwizzleBytes));
+    base = e.bor(base, e.bor(e.shl(unit, 4), e.band(place, 15)));
+    int64_t inRow = chunk * 8 * bytes, box = inRow / kSwizzleBytes;
+    Value address = e.bxor(base, inRow % kSwizzleBytes / 16 * 16);
+    int64_t offset = box * ring.rows * kSwizzleBytes + element.row * 8 * kSwizzleBytes + inRow % 16;
+    auto read = [&](StringRef kind, StringRef constraints, ArrayRef<Type> types, StringRef places) {
+      return e.ptx("ld.shared." + kind + " " + places + ", [$" + Twine(types.size()) + "+" +
+                       Twine(offset) + "];",
+                   constraints, address, types);
+    };
+    Type i16 = builder.getI16Type();
+    if (bytes == 4) {
+      Type loaded = type.isF32() ? Type(e.f32()) : e.i32();
+      Registers pair =
+          read("v2.b32", type.isF32() ? "=f,=f,r" : "=r,=r,r", {loaded, loaded}, "{$0, $1}");
+      return {pair[0], pair[1]};
+    }
+    if (bytes == 2) {
+      Value word = read("b32", "=r,r", e.i32(), "$0")[0];
+      Value low = arith::TruncIOp::create(builder, e.loc, i16, word);
+      Value high = arith::TruncIOp::create(builder, e.loc, i16, e.shr(word, 16));
+      return {e.widen(type, low), e.widen(type, high)};
+    }
+    Value word = read("u16", "=r,r", e.i32(), "$0")[0];
+    if (type.isInteger(1))
+      return {e.ne(e.band(word, 0xFF), 0), e.ne(e.shr(word, 8), 0)};
+    Type i8 = builder.getI8Type();
+    auto extend = [&](Value x) {
+      return Value(arith::ExtSIOp::create(builder, e.loc, e.i32(),
+                                          arith::TruncIOp::create(builder, e.loc, i8, x)));
+    };
+    return {extend(word), extend(e.shr(word, 8))};
+  };
+}
+
+LogicalResult HopperLowering::withMatrices(OperandRange beside,
+                                           llvm::function_ref<LogicalResult()> lower) {
+  auto isUsed = [&](const Ring &ring) {
+    return llvm::any_of(beside, [&](Value v) { return v.getDefiningOp() == ring.load; });
+  };
+  for (const Ring &ring : matrices)
+    if (isUsed(ring))
+      wait(barrier(ring.full, slotOf(ring, blockCursor)), parityOf(ring, blockCursor));
+  LogicalResult result = lower();
+  for (const Ring &ring : matrices)
+    if (isUsed(ring))
+      arrive(barrier(ring.empty, slotOf(ring, blockCursor)), e.cstBool(true));
+  return result;
 }
 
 void HopperLowering::emitProducer() {
@@ -381,9 +594,18 @@ void HopperLowering::emitProducer() {
       IRMapping mapping = walker->instanceScalars(tile, e.cst(0));
       SmallVector<Value> used;
       for (Ring *ring : {&*queryTile, &rings[0], &rings[1]})
-        for (Value v : {ring->load.getBatch(), ring->load.getHead(), ring->load.getRow()})
+        for (Value v : ring->load->getOperands().drop_front())
           if (v != loop.getBlockStart())
             used.push_back(v);
+      for (const Ring &ring : matrices)
+        for (Value v : ring.load->getOperands().drop_front())
+          if (v != loop.getBlockStart())
+            used.push_back(v);
+      for (tile::AlongKeysOp along : alongKeys)
+        for (Operation &inner : *along.getBodyBlock())
+          for (Value v : inner.getOperands())
+            if (v.getParentBlock() == kernel.getBodyBlock() && !isa<attn::TensorType>(v.getType()))
+              used.push_back(v);
       uniform->emitSlice(used, mapping);
       auto blockMapping = [&](Value word) {
         IRMapping block = mapping;
@@ -398,7 +620,13 @@ void HopperLowering::emitProducer() {
             [&]() -> Emitter::Values {
               BlockWalk::Position behind = position;
               Value following = walker->next(walk, behind);
+              waitUntilEmpty(rings[0], cursor);
+              storeAlongKeys(cursor, blockMapping(word), word);
               fill(rings[0], cursor, blockMapping(word), following, wordOffset + 4);
+              for (const Ring &ring : matrices) {
+                waitUntilEmpty(ring, cursor);
+                fill(ring, cursor, blockMapping(word), Value(), 0);
+              }
               return {following, behind.words, behind.remaining, behind.next, e.add(cursor, 1)};
             },
             [&]() -> Emitter::Values {
@@ -425,6 +653,7 @@ void HopperLowering::emitProducer() {
           state, [&](ValueRange v) { return isBlock(v[0]); },
           [&](ValueRange v) -> Emitter::Values {
             Emitter::Values next = fillFront(v[1], BlockWalk::Position::of(v.slice(2, 3)), v[5]);
+            waitUntilEmpty(rings[1], v[6]);
             fill(rings[1], v[6], blockMapping(v[0]), Value(), 0);
             next.insert(next.begin(), v[1]);
             next.push_back(e.add(v[6], 1));
@@ -499,9 +728,7 @@ LogicalResult HopperLowering::emitConsumers() {
     if (isPersistent) {
       Value slot = e.band(count, 1);
       wait(barrier(tileFull, slot), e.band(e.shr(count, 1), 1));
-      next = e.ptx("ld.shared.b32 $0, [$1];", "=r,r",
-                   e.add(sharedAddress(tileNumberOffset), e.shl(slot, 2)), e.i32())[0];
-      e.ptx("bar.warp.sync -1;", "", {});
+      next = readWord(e.add(sharedAddress(tileNumberOffset), e.shl(slot, 2)));
       arrive(barrier(tileEmpty, slot), isLeadLane);
     }
     return Emitter::Values{next, e.add(count, 1), front, back};
@@ -520,13 +747,18 @@ LogicalResult HopperLowering::emitConsumers() {
 
 LogicalResult HopperLowering::lowerOp(Operation &op) {
   return llvm::TypeSwitch<Operation *, LogicalResult>(&op)
-      .Case([&](tile::LoadOp) { return success(); })
+      .Case<tile::LoadOp, tile::LoadElementsOp, tile::AlongKeysOp>(
+          [](auto) { return success(); }) // the producer's
       .Case([&](tile::ScaleOp scale) { return lowerScale(scale); })
       .Case([&](tile::FillOp fill) { return lowerFill(fill); })
       .Case([&](tile::ForKVOp forKV) { return lowerForKV(forKV); })
       .Case([&](tile::DotOp dot) { return lowerDot(dot); })
-      .Case([&](tile::MapOp map) { return lowerMap(map); })
-      .Case([&](tile::MaskOp mask) { return lowerMask(mask); })
+      .Case([&](tile::MapOp map) {
+        return withMatrices(map.getBeside(), [&] { return lowerMap(map); });
+      })
+      .Case([&](tile::MaskOp mask) {
+        return withMatrices(mask.getBeside(), [&] { return lowerMask(mask); });
+      })
       .Case([&](tile::OnlineSoftmaxOp softmax) { return lowerOnlineSoftmax(softmax); })
       .Case([&](tile::ScaleRowsOp scale) { return lowerScaleRows(scale); })
       .Case([&](tile::NormalizeOp normalize) { return lowerNormalize(normalize); })
@@ -570,9 +802,11 @@ LogicalResult HopperLowering::lowerScale(tile::ScaleOp op) {
   return success();
 }
 
-/// The word of the block behind one in the front ring.
-Value HopperLowering::readWord(Value slot) {
-  return e.ptx("ld.shared.b32 $0, [$1];", "=r,r", slot, e.i32())[0];
+/// A word that the producer left. The lane that gives its place back reads it for all.
+Value HopperLowering::readWord(Value place) {
+  Value word = e.ptx("{ mov.b32 $0, 0; @$2 ld.shared.b32 $0, [$1]; }", "=&r,r,b",
+                     {place, isLeadLane}, e.i32())[0];
+  return e.shuffleIndex(word, e.cst(0));
 }
 
 Value HopperLowering::classOf(Value word) {
@@ -613,7 +847,7 @@ void HopperLowering::ready(Value tile) {
       arrive(barrier(rings[1].empty, slotOf(rings[1], back)), isLeadLane);
       back = e.add(back, 1);
     } else {
-      arrive(barrier(rings[0].empty, slotOf(rings[0], front)), isLeadLane);
+      giveBackFront(slotOf(rings[0], front));
       front = e.add(front, 1);
     }
   }
@@ -629,6 +863,9 @@ LogicalResult HopperLowering::lowerDot(tile::DotOp op) {
     return success();
   }
   Value slot = slotOf(rings[0], front);
+  blockCursor = front;
+  if (!alongKeys.empty())
+    alongPlace = placeAlong(front);
   wait(barrier(rings[0].full, slot), parityOf(rings[0], front));
   e.ptx("wgmma.fence.sync.aligned;", "", {});
   Value keys = stageDescriptor(rings[0], frontDescriptor, slot);
@@ -720,10 +957,13 @@ LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
     Value slot = slotOf(rings[0], front), backSlot = slotOf(rings[1], back);
     wait(barrier(rings[0].full, slot), parityOf(rings[0], front));
     Value word = readWord(e.add(sharedAddress(wordOffset + 4), e.shl(slot, 2)));
-    e.ptx("bar.warp.sync -1;", "", {});
-    arrive(barrier(rings[0].empty, slot), isLeadLane);
+    giveBackFront(slot);
     wait(barrier(rings[1].full, backSlot), parityOf(rings[1], back));
     arrive(barrier(rings[1].empty, backSlot), isLeadLane);
+    for (const Ring &ring : matrices) {
+      wait(barrier(ring.full, slotOf(ring, front)), parityOf(ring, front));
+      arrive(barrier(ring.empty, slotOf(ring, front)), e.cstBool(true));
+    }
     front = e.add(front, 1);
     back = e.add(back, 1);
     return word;

@@ -32,6 +32,7 @@
 #define HEED_LIB_TARGET_NVIDIA_HOPPERLOWERING_H
 
 #include "FragmentLowering.h"
+#include "heed/Target/NVIDIA/GPUTarget.h"
 
 namespace heed::nvidia {
 
@@ -46,14 +47,20 @@ public:
 private:
   /// Blocks of a tensor in shared memory, or (with one stage) a tile of it.
   struct Ring {
-    tile::LoadOp load;
-    int64_t rows = 0, columns = 0; // of a stage; columns are those that exist
+    mlir::Operation *load = nullptr; // tile.load or tile.load_elements
+    Value tensor;                    // that it reads
+    int64_t rows = 0, columns = 0;   // of a stage; columns are those that exist
+    int64_t elementBytes = 2;
     int64_t stages = 1;
     int64_t offset = 0;          // in shared memory, bytes
     int64_t full = 0, empty = 0; // barrier numbers of stage 0
     int64_t map = 0;             // index of its tensor map
-    int64_t stageBytes() const { return rows * ((columns + 63) / 64) * 128; }
+    int64_t boxColumns() const { return 128 / elementBytes; }
+    int64_t numBoxes() const { return countBoxes(columns, elementBytes); }
+    int64_t stageBytes() const { return rows * numBoxes() * 128; }
   };
+  /// The ring of a tile.load.
+  static Ring ringOf(tile::LoadOp load, int64_t rows, int64_t stages);
   /// Where a role is in a ring: the number of blocks before, i32. One register for slot and parity:
   /// the number of stages is a power of two.
   using Cursor = Value;
@@ -68,8 +75,17 @@ private:
 
   void emitProducer();
   void copy(const Ring &ring, Value stage, const mlir::IRMapping &mapping, Value barrier);
+  /// Where a copy begins: columns, rows and what is outside of them, as maps count.
+  SmallVector<Value> coordinatesOf(const Ring &ring, const mlir::IRMapping &mapping);
+  void waitUntilEmpty(const Ring &ring, Cursor cursor) {
+    wait(barrier(ring.empty, slotOf(ring, cursor)), e.bxor(parityOf(ring, cursor), 1));
+  }
+  /// Fills an empty stage.
   void fill(const Ring &ring, Cursor cursor, const mlir::IRMapping &mapping, Value word,
             int64_t wordOffset);
+  /// Evaluates what is along the keys of a block, each lane for some keys; `word` is the block's.
+  void storeAlongKeys(Cursor cursor, const mlir::IRMapping &mapping, Value word);
+  void storeAlongKeys(tile::AlongKeysOp op, Value slot, const mlir::IRMapping &mapping);
 
   //===-- Consumers -------------------------------------------------------===//
 
@@ -82,7 +98,12 @@ private:
   void issueAccumulation(Value tile);
   void storeTile(tile::StoreOp op);
   void ready(Value tile) override;
-  Value readWord(Value slot);
+  FragmentStage::ReadPair readBeside(Value tile) override;
+  FragmentStage::ReadPair readMatrix(const Ring &ring);
+  /// Lowers an op that reads the given tiles, which arrive before and are given back behind it.
+  mlir::LogicalResult withMatrices(mlir::OperandRange beside,
+                                   llvm::function_ref<mlir::LogicalResult()> lower);
+  Value readWord(Value place);
   /// This consumer's class in a word.
   Value classOf(Value word);
 
@@ -91,6 +112,8 @@ private:
   Value barrier(int64_t first, Value stage = Value());
   void wait(Value barrier, Value parity);
   void arrive(Value barrier, Value predicate);
+  /// The keys of a block are read, and what lay along those of the block before.
+  void giveBackFront(Value slot);
   Value slotOf(const Ring &ring, Cursor cursor) { return e.band(cursor, ring.stages - 1); }
   /// The parity that a full slot waits for; a filling role waits for the other one.
   Value parityOf(const Ring &ring, Cursor cursor) {
@@ -102,9 +125,20 @@ private:
   /// zero.
   Registers wgmma(ArrayRef<Value> acc, ValueRange a, Value b, int64_t columns, bool transposeB);
   Value sharedAddress(int64_t offset) { return e.add(sharedBase, offset); }
+  Value placeAlong(Cursor cursor) {
+    Value place = e.band(cursor, 2 * rings[0].stages - 1);
+    return e.add(sharedAddress(alongOffset), e.mul(place, alongBytes));
+  }
 
   SmallVector<Ring> rings;       // front: of scores; back: of what is accumulated
+  SmallVector<Ring> matrices;    // of what lies beside scores; their cursor is the front ring's
   std::optional<Ring> queryTile; // outside of the loop
+  /// Numbers along keys lie in a ring of places beside the front ring, twice as many: a place is
+  /// read after the keys of its block are given back, and not written again before those of the
+  /// block as many stages behind are.
+  SmallVector<tile::AlongKeysOp> alongKeys;
+  llvm::DenseMap<Value, int64_t> alongOffsets; // of each tile in a place
+  int64_t alongOffset = 0, alongBytes = 0;     // of the first place; of a place
   tile::StoreOp outputStore;
   int64_t outputOffset = 0, outputMap = 0, sharedBytes = 0;
   int64_t tileFull = 0, tileEmpty = 0, numBarriers = 0;
@@ -120,6 +154,8 @@ private:
 
   // Of the block that is being lowered:
   Cursor front, back;
+  Value alongPlace;   // i32, the address of the numbers along its keys
+  Cursor blockCursor; // of the front ring
   Value nextWord;
   Value accumulator;           // the loop-carried tile that the delayed product adds to
   Value weights;               // its left operand,

@@ -61,12 +61,10 @@ struct TileSelectGPUSchedule : heed::impl::TileSelectGPUSchedulePassBase<TileSel
                        argument(2).getExtents()[3]};
     kernel.walk([&](Operation *op) {
       if (auto map = dyn_cast<tile::MapOp>(op))
-        problem.addStage(*map.getBodyBlock(), /*isScore=*/true, map.getBodyBlock()->getArgument(1),
-                         map.getBodyBlock()->getArgument(2));
+        problem.addStage(*map.getBodyBlock(), map.getScore(), map.getQuery(), map.getKey());
       auto mask = dyn_cast<tile::MaskOp>(op);
       if (mask && mask.getBodyBlock())
-        problem.addStage(*mask.getBodyBlock(), /*isScore=*/false,
-                         mask.getBodyBlock()->getArgument(0), mask.getBodyBlock()->getArgument(1));
+        problem.addStage(*mask.getBodyBlock(), /*score=*/Value(), mask.getQuery(), mask.getKey());
     });
     auto schedule = selectGPUSchedule(&getContext(), *target, problem, *given);
     if (!schedule)

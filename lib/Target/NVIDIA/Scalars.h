@@ -51,6 +51,8 @@ public:
   /// Emits one op without regions on the given operands.
   Value emitOp(mlir::Operation &op, ValueRange operands);
 
+  const CapturedTensor &capturedTensor(Value tensor) const { return captured.find(tensor)->second; }
+
 private:
   Value emitExtent(attn::ExtentOp op);
   Value emitGather(attn::LoadOp op, ValueRange indices);

@@ -14,8 +14,8 @@ func.func private @extent(!tile.tile<0x2xf32>)
 
 // -----
 
-// expected-error@+1 {{expects element type f16, bf16 or f32, found 'i32'}}
-func.func private @element(!tile.tile<2xi32>)
+// expected-error@+1 {{expects element type f16, bf16, f32, i1, i8, i32 or i64, found 'i16'}}
+func.func private @element(!tile.tile<2xi16>)
 
 // -----
 
@@ -365,7 +365,7 @@ func.func @mask_result(%x: !tile.tile<8x16xf32>, %i: index, %p: i1) {
 
 func.func @mask_without_region(%x: !tile.tile<8x16xf32>, %i: index, %p: i1) {
   // expected-error@+1 {{'tile.mask' op expects a region exactly where it has a partial operand}}
-  %r = "tile.mask"(%x, %i, %i, %i, %p) ({
+  %r = "tile.mask"(%x, %i, %i, %i, %p) <{operandSegmentSizes = array<i32: 1, 1, 1, 1, 1, 0>}> ({
   }) : (!tile.tile<8x16xf32>, index, index, index, i1) -> !tile.tile<8x16xf32>
   return
 }
@@ -374,7 +374,7 @@ func.func @mask_without_region(%x: !tile.tile<8x16xf32>, %i: index, %p: i1) {
 
 func.func @mask_without_partial(%x: !tile.tile<8x16xf32>, %i: index, %p: i1) {
   // expected-error@+1 {{'tile.mask' op expects a region exactly where it has a partial operand}}
-  %r = "tile.mask"(%x, %i, %i, %i) ({
+  %r = "tile.mask"(%x, %i, %i, %i) <{operandSegmentSizes = array<i32: 1, 1, 1, 1, 0, 0>}> ({
   ^bb0(%q: i32, %k: i32):
     tile.yield %p : i1
   }) : (!tile.tile<8x16xf32>, index, index, index) -> !tile.tile<8x16xf32>
@@ -384,7 +384,7 @@ func.func @mask_without_partial(%x: !tile.tile<8x16xf32>, %i: index, %p: i1) {
 // -----
 
 func.func @yield_outside() {
-  // expected-error@+1 {{'tile.yield' op expects parent op to be one of 'tile.for_kv, tile.map, tile.mask'}}
+  // expected-error@+1 {{'tile.yield' op expects parent op to be one of 'tile.along_keys, tile.for_kv, tile.map, tile.mask'}}
   tile.yield
 }
 
@@ -409,5 +409,69 @@ func.func @statistics(%s: !tile.tile<8x16xf32>, %m: !tile.tile<16xf32>, %f: f32)
 func.func @normalize(%acc: !tile.tile<8x16xf32>, %m: !tile.tile<16xf32>, %f: f32) {
   // expected-error@+1 {{'tile.normalize' op expects statistics for the rows of '!tile.tile<8x16xf32>', found '!tile.tile<16xf32>'}}
   %o, %l, %max_scores = tile.normalize %acc, %m, %m factor %f : !tile.tile<8x16xf32>, !tile.tile<16xf32>
+  return
+}
+
+// -----
+
+func.func @beside_of_other_columns(%x: !tile.tile<8x16xf32>, %y: !tile.tile<8xi32>, %i: index) {
+  // expected-error@+1 {{'tile.map' op expects tiles beside '!tile.tile<8x16xf32>' to have its shape or one number for each of its columns, found '!tile.tile<8xi32>'}}
+  %r = tile.map %x at (%i, %i) beside (%y : !tile.tile<8xi32>) : !tile.tile<8x16xf32> (%s, %q, %k, %id) {
+    tile.yield %s : f32
+  }
+  return
+}
+
+// -----
+
+func.func @beside_without_argument(%x: !tile.tile<8x16xf32>, %y: !tile.tile<16xi8>, %i: index) {
+  // expected-error@+1 {{'tile.map' op expects region arguments of types 'f32', 'i32', 'i32', 'i32'}}
+  %r = tile.map %x at (%i, %i) beside (%y : !tile.tile<16xi8>) : !tile.tile<8x16xf32> (%s, %q, %k) {
+    tile.yield %s : f32
+  }
+  return
+}
+
+// -----
+
+func.func @beside_without_region(%x: !tile.tile<8x16xf32>, %y: !tile.tile<16xi1>, %i: index) {
+  // expected-error@+1 {{'tile.mask' op expects tiles beside only where it has a region}}
+  %r = tile.mask %x at (%i, %i) limit %i beside (%y : !tile.tile<16xi1>) : !tile.tile<8x16xf32>
+  return
+}
+
+// -----
+
+func.func @along_rank(%i: index) {
+  // expected-error@+1 {{'tile.along_keys' op expects tiles of rank 1 and one length as results, found '!tile.tile<8x16xi32>'}}
+  %r = tile.along_keys %i -> !tile.tile<8x16xi32> (%k) {
+    tile.yield %k : i32
+  }
+  return
+}
+
+// -----
+
+func.func @along_yield(%i: index) {
+  // expected-error@+1 {{'tile.along_keys' op expects its region to yield 'f32'}}
+  %r = tile.along_keys %i -> !tile.tile<16xf32> (%k) {
+    tile.yield %k : i32
+  }
+  return
+}
+
+// -----
+
+func.func @elements_indices(%t: !attn.tensor<[Hq, Sq, Skv], bf16>, %i: index) {
+  // expected-error@+1 {{'tile.load_elements' op expects a tensor of at least two dimensions and an index for each before the last two, found 0 for}}
+  %r = tile.load_elements %t[] at (%i, %i) : !attn.tensor<[Hq, Sq, Skv], bf16> -> !tile.tile<8x16xbf16>
+  return
+}
+
+// -----
+
+func.func @elements_type(%t: !attn.tensor<[Sq, Skv], bf16>, %i: index) {
+  // expected-error@+1 {{'tile.load_elements' op expects a tile of rank 2 of the tensor's elements, found '!tile.tile<8x16xf32>'}}
+  %r = tile.load_elements %t[] at (%i, %i) : !attn.tensor<[Sq, Skv], bf16> -> !tile.tile<8x16xf32>
   return
 }

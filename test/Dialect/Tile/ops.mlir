@@ -120,3 +120,34 @@ tile.kernel @orders("query" %query: !q, "key" %key: !k, "value" %value: !v, "out
   }
   tile.return
 }
+
+// What lies beside the scores.
+// CHECK-LABEL: func.func @beside
+// CHECK-SAME:    (%[[S:.+]]: !tile.tile<64x32xf32>, %[[BIAS:.+]]: !attn.tensor<[Hq, Sq, Skv], bf16>, %[[H:.+]]: i32, %[[I:.+]]: index, %[[P:.+]]: i1)
+func.func @beside(%s: !tile.tile<64x32xf32>, %bias: !attn.tensor<[Hq, Sq, Skv], bf16>, %h: i32, %i: index, %p: i1) -> !tile.tile<64x32xf32> {
+  // CHECK: %[[E:.+]] = tile.load_elements %[[BIAS]][%[[H]]] at (%[[I]], %[[I]]) : !attn.tensor<[Hq, Sq, Skv], bf16> -> !tile.tile<64x32xbf16>
+  %e = tile.load_elements %bias[%h] at (%i, %i) : !attn.tensor<[Hq, Sq, Skv], bf16> -> !tile.tile<64x32xbf16>
+  // CHECK: %[[A:.+]]:2 = tile.along_keys %[[I]] partial %[[P]] -> (!tile.tile<32xi32>, !tile.tile<32xi1>) (%[[KEY:.+]]) {
+  %a:2 = tile.along_keys %i partial %p -> (!tile.tile<32xi32>, !tile.tile<32xi1>) (%key) {
+    %below = arith.cmpi slt, %key, %h : i32
+    // CHECK: tile.yield %[[KEY]], %{{.+}} : i32, i1
+    tile.yield %key, %below : i32, i1
+  }
+  // CHECK: tile.along_keys %[[I]] -> !tile.tile<32xi64> (%{{.+}}) {
+  %w = tile.along_keys %i -> !tile.tile<32xi64> (%key) {
+    %wide = arith.extsi %key : i32 to i64
+    tile.yield %wide : i64
+  }
+  // CHECK: %[[T:.+]] = tile.map %[[S]] at (%[[I]], %[[I]]) beside (%[[E]] : !tile.tile<64x32xbf16>) : !tile.tile<64x32xf32> (%[[X:.+]], %{{.+}}, %{{.+}}, %[[B:.+]]) {
+  %t = tile.map %s at (%i, %i) beside (%e : !tile.tile<64x32xbf16>) : !tile.tile<64x32xf32> (%x, %q, %k, %b) {
+    // CHECK: arith.addf %[[X]], %[[B]] : f32
+    %y = arith.addf %x, %b : f32
+    tile.yield %y : f32
+  }
+  // CHECK: tile.mask %[[T]] at (%[[I]], %[[I]]) limit %[[I]] partial %[[P]] beside (%[[A]]#0 : !tile.tile<32xi32>, %[[A]]#1 : !tile.tile<32xi1>) : !tile.tile<64x32xf32> (%{{.+}}, %{{.+}}, %{{.+}}, %[[KEEP:.+]]) {
+  %u = tile.mask %t at (%i, %i) limit %i partial %p beside (%a#0 : !tile.tile<32xi32>, %a#1 : !tile.tile<32xi1>) : !tile.tile<64x32xf32> (%q, %k, %id, %keep) {
+    // CHECK: tile.yield %[[KEEP]] : i1
+    tile.yield %keep : i1
+  }
+  return %u : !tile.tile<64x32xf32>
+}

@@ -14,7 +14,7 @@ attn.variant @causal() {
 }
 // Closed form. A lane evaluates one block for one of two instances: 16 blocks at a time.
 // CHECK-LABEL: llvm.func @causal_blocks(
-// CHECK-SAME:    lists_per_batch = 0 : i64, lists_per_head = 0 : i64, {{.*}} uses_lists = 0 : i64
+// CHECK-SAME:    classify_threads = 0 : i64, lists_per_batch = 0 : i64, lists_per_head = 0 : i64
 // CHECK:         "setmaxnreg.dec.sync.aligned.u32 56;"
 // CHECK:         scf.while (%{{.+}} = %{{.+}}, %[[COUNT:.+]] = %{{.+}}, %{{.+}} = %{{.+}}, %{{.+}} = %{{.+}})
 // The first block and the last one, of both instances.
@@ -24,6 +24,7 @@ attn.variant @causal() {
 // CHECK-NEXT:      arith.minsi
 // From the last block down, until a block is needed.
 // CHECK:           scf.while
+// CHECK:             "mov.u32 $0, %laneid;"
 // CHECK:             "mov.u32 $0, %laneid;"
 // CHECK:             %[[LANES:.+]] = arith.constant 2 : i32
 // CHECK-NEXT:        %[[OWN:.+]] = arith.divui %{{.+}}, %[[LANES]]
@@ -80,18 +81,24 @@ attn.variant @documents(%ids: !ids {attn.name = "ids"}) {
 }
 // Lists of words, one a batch and tile: a lane reads one of 32 words.
 // CHECK-LABEL: llvm.func @document_blocks(
-// CHECK-SAME:    lists_per_batch = 1 : i64, lists_per_head = 0 : i64, {{.*}} uses_lists = 1 : i64
+// CHECK-SAME:    classify_threads = 256 : i64, lists_per_batch = 1 : i64, lists_per_head = 0 : i64
 // CHECK:         "setmaxnreg.dec.sync.aligned.u32 40;"
 // CHECK:         "{ mov.b32 $0, 0; @$2 ld.global.b32 $0, [$1]; }"
 // CHECK:         "llvm.nvvm.vote.ballot.sync"
 // CHECK:         "setmaxnreg.inc.sync.aligned.u32 232;"
-// A warp writes a list: needed blocks in their order, then their number in front.
+// Eight warps write a list: each evaluates other blocks, counts those that are needed, and learns how many the warps before
+// it have. Needed blocks are stored in their order, then their number in front.
 // CHECK-LABEL: llvm.func @document_blocks_classify(
-// CHECK-SAME:    nvvm.maxntid = array<i32: 32>
+// CHECK-SAME:    nvvm.maxntid = array<i32: 256>
 // CHECK:         scf.for
 // CHECK:           "{ mov.b32 $0, 0; @$2 ld.global.nc.b32 $0, [$1]; }"
 // CHECK:         scf.while
 // CHECK:           "llvm.nvvm.vote.ballot.sync"
+// CHECK:           math.ctpop
+// CHECK:           "st.shared.b32 [$0], $1;"
+// CHECK:           "bar.sync 0;"
+// CHECK:           "{ mov.b32 $0, 0; @$2 ld.shared.b32 $0, [$1]; }"
+// CHECK:           "redux.sync.add.s32 $0, $1, -1;"
 // CHECK:           "llvm.nvvm.read.ptx.sreg.lanemask.lt"
 // CHECK:           math.ctpop
 // CHECK:           scf.if

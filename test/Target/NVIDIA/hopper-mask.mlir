@@ -49,7 +49,7 @@ attn.variant @causal() {
 // CHECK:           %[[BELOW:.+]] = arith.cmpi sgt, %[[LEFT]],
 // CHECK:           %[[DISTANCE:.+]] = arith.subi %{{.+}}, %[[COLUMN]] : i32
 // CHECK:           %[[MASK:.+]] = arith.cmpi sge, %[[DISTANCE]],
-// CHECK-NEXT:      %[[KEEP:.+]] = arith.andi %[[BELOW]], %[[MASK]]
+// CHECK-NEXT:      %[[KEEP:[0-9a-z_]+]] = {{.*}}"and.pred $0, $1, $2;", "=b,b,b" %[[BELOW]], %[[MASK]]
 // CHECK-NEXT:      arith.select %[[KEEP]],
 // A row further down by 8 is a column further left by 8: 6 comparisons for 8 elements.
 // CHECK-COUNT-5:   arith.cmpi sge, %[[DISTANCE]],

@@ -17,8 +17,8 @@ attn.variant @causal() {
 // Maps of the queries (128 rows, 64 columns a box), keys, values and of an instance's output. Shared memory: barriers,
 // 128 queries, as much output, two stages of 64 keys and values, rows of 128 bytes.
 // CHECK-LABEL: llvm.func @f(
-// CHECK-SAME:    blocks_per_sm = 1 : i64, blocks_per_tile = 1 : i64
-// CHECK-SAME:    maps = [array<i32: 0, 128, 64>, array<i32: 1, 64, 64>, array<i32: 2, 64, 64>, array<i32: 3, 64, 64>], needs_aligned = 1 : i64, num_threads = 384 : i64, shared_bytes = 66560 : i64, uses_lists = 0 : i64
+// CHECK-SAME:    blocks_per_sm = 1 : i64, blocks_per_tile = 1 : i64, classify_threads = 0 : i64
+// CHECK-SAME:    maps = [array<i32: 0, 128, 64>, array<i32: 1, 64, 64>, array<i32: 2, 64, 64>, array<i32: 3, 64, 64>], needs_aligned = 1 : i64, num_threads = 384 : i64, shared_bytes = 66560 : i64}
 // CHECK-SAME:    nvvm.maxntid = array<i32: 384>, nvvm.minctasm = 1 : i32
 // CHECK-DAG:     %[[ARGS:.+]] = llvm.load %{{.+}} {alignment = 8 : i64} : !llvm.ptr -> i64
 // CHECK:         %[[SHARED:.+]] = llvm.ptrtoint %{{.+}} : !llvm.ptr<3> to i32
@@ -61,9 +61,9 @@ attn.variant @causal() {
 // CHECK:           scf.while
 // CHECK:             "wgmma.fence.sync.aligned;"
 // CHECK:             "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group
-// The next tile's number: read, then its place is free.
-// CHECK:             "ld.shared.b32 $0, [$1];"
-// CHECK-NEXT:        {{.*}}"bar.warp.sync -1;"
+// The next tile's number: one lane reads it for all, and frees its place.
+// CHECK:             "{ mov.b32 $0, 0; @$2 ld.shared.b32 $0, [$1]; }"
+// CHECK:             "llvm.nvvm.shfl.sync.idx.i32"
 // CHECK:             "@$1 mbarrier.arrive.shared::cta.b64 _, [$0];"
 // CHECK-NEXT:        arith.constant
 // CHECK-NEXT:        arith.addi

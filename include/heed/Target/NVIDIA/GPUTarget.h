@@ -11,6 +11,7 @@
 
 #include "heed/Dialect/Tile/IR/Tile.h"
 
+#include "llvm/ADT/SmallVector.h"
 #include "llvm/Support/Error.h"
 
 #include <string>
@@ -49,10 +50,8 @@ struct GPUScheduleOverrides {
   static llvm::Expected<GPUScheduleOverrides> parse(llvm::StringRef text);
 };
 
-/// What a schedule has to hold.
-struct GPUProblem {
-  mlir::Type elementType;
-  int64_t headDim = 0, valueHeadDim = 0;
+/// What element regions ask of threads.
+struct GPUStages {
   bool hasMask = false, hasScore = false;
   bool hasDivision = false;    // integer ones, in either
   bool hasMaskGather = false;  // at indices that depend on keys
@@ -62,9 +61,20 @@ struct GPUProblem {
   /// Registers for what stages keep through the loop: pointers of captured tensors and values that
   /// depend on the query.
   int64_t stageRegisters = 0;
+  int64_t alongKeyBytes = 0;                 // of shared memory for each key
+  llvm::SmallVector<int64_t, 2> matrixBytes; // of an element of each matrix beside the scores
+};
 
-  /// Notes what the regions of tile.map, tile.mask or of a variant's stages ask for.
-  void addStage(mlir::Block &block, bool isScore, mlir::Value query, mlir::Value key);
+/// What a schedule has to hold.
+struct GPUProblem {
+  mlir::Type elementType;
+  int64_t headDim = 0, valueHeadDim = 0;
+  /// Of the regions as they are, and of what tile-hoist-elements leaves of them.
+  GPUStages direct, hoisted;
+
+  /// Notes what the regions of tile.map, tile.mask or of a variant's stages ask for. `score` is
+  /// null for masks.
+  void addStage(mlir::Block &block, mlir::Value score, mlir::Value query, mlir::Value key);
 };
 
 /// What setmaxnreg gives to a thread of each role.
@@ -73,9 +83,9 @@ struct HopperRegisters {
 };
 
 /// By the number of consumer warpgroups, 1 to 4: all threads together must not get more than the
-/// block has at its start. A producer that evaluates classes of blocks needs more than one that
-/// reads a list or loads everything.
-HopperRegisters hopperRegisters(int64_t groups, bool evaluatesClasses);
+/// block has at its start. A producer that evaluates classes of blocks, or numbers along keys,
+/// needs more than one that reads a list or loads everything.
+HopperRegisters hopperRegisters(int64_t groups, bool evaluates);
 
 /// The schedule for a kernel: every head dim from 1 to 576 has one. An error gives the numbers
 /// where an override does not fit.
@@ -84,9 +94,13 @@ llvm::Expected<tile::GPUScheduleAttr> selectGPUSchedule(mlir::MLIRContext *conte
                                                         const GPUProblem &problem,
                                                         const GPUScheduleOverrides &overrides = {});
 
-/// Bytes of shared memory that a thread block of a schedule takes.
+/// Bytes of shared memory that a thread block of a schedule takes; `stages` with what lies beside
+/// keys there.
 int64_t sharedBytesOf(tile::GPUScheduleAttr schedule, mlir::Type elementType, int64_t headDim,
-                      int64_t valueHeadDim);
+                      int64_t valueHeadDim, const GPUStages &stages = {});
+
+/// Boxes of 128 bytes that a row of so many elements takes.
+int64_t countBoxes(int64_t columns, int64_t elementBytes);
 
 /// Value columns of a slice of a schedule: all of them where there is one slice.
 int64_t sliceColumnsOf(tile::GPUScheduleAttr schedule, int64_t valueHeadDim);

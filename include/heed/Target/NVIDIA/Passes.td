@@ -26,6 +26,16 @@ def TileSelectGPUSchedulePass : Pass<"tile-select-gpu-schedule", "::heed::tile::
     Option<"overrides", "overrides", "std::string", "\"\"", "Decisions instead of the model's: block_kv=N,groups=N,stages=N,...">];
 }
 
+def TileHoistElementsPass : Pass<"tile-hoist-elements", "::heed::tile::KernelOp"> {
+  let summary = "takes out of element regions what is not computed for each score";
+  let description = [{
+    Values that `tile.map` and `tile.mask` compute from the key alone by gathers, divisions or functions become
+    `tile.along_keys` in front of them: once a key instead of once a key and thread. Gathers `captured[..., q, kv]`, with
+    other indices that are the same for a whole block, become `tile.load_elements`, for the copy engine.
+  }];
+  let dependentDialects = ["::mlir::arith::ArithDialect"];
+}
+
 def TileToNVIDIAPass : Pass<"tile-to-nvidia", "::mlir::ModuleOp"> {
   let summary = "lowers kernels with a GPU schedule to code for threads";
   let description = [{

@@ -75,8 +75,11 @@ LogicalResult TileType::verify(function_ref<InFlightDiagnostic()> emitError,
   for (int64_t extent : shape)
     if (extent < 1)
       return emitError() << "expects extents of at least 1, found " << extent;
-  if (!elementType.isF32() && !elementType.isF16() && !elementType.isBF16())
-    return emitError() << "expects element type f16, bf16 or f32, found " << elementType;
+  if (!elementType.isF32() && !elementType.isF16() && !elementType.isBF16() &&
+      !elementType.isSignlessInteger(1) && !elementType.isSignlessInteger(8) &&
+      !elementType.isSignlessInteger(32) && !elementType.isSignlessInteger(64))
+    return emitError() << "expects element type f16, bf16, f32, i1, i8, i32 or i64, found "
+                       << elementType;
   return success();
 }
 

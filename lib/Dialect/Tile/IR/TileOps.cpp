@@ -288,10 +288,17 @@ LogicalResult DotOp::verify() {
   return success();
 }
 
-/// Verifies the tile and the region of map or mask: `[f32,] i32, i32` in, one value of `resultType`
-/// out.
+/// As what an element of a tile arrives in regions.
+static Type elementTypeInRegion(Type element) {
+  if (isa<FloatType>(element))
+    return Float32Type::get(element.getContext());
+  return element.isInteger(8) ? IntegerType::get(element.getContext(), 32) : element;
+}
+
+/// Verifies the tiles and the region of map or mask: `[f32,] i32, i32` and the elements beside in,
+/// one value of `resultType` out.
 static LogicalResult verifyElementRegion(Operation *op, Block &block, bool hasElement,
-                                         Type resultType) {
+                                         OperandRange beside, Type resultType) {
   auto tile = cast<TileType>(op->getOperand(0).getType());
   if (tile.getRank() != 2 || !tile.getElementType().isF32())
     return op->emitOpError("expects an f32 tile of rank 2, found ") << tile;
@@ -300,6 +307,14 @@ static LogicalResult verifyElementRegion(Operation *op, Block &block, bool hasEl
   if (hasElement)
     types.push_back(Float32Type::get(op->getContext()));
   types.append(2, i32);
+  for (Type type : beside.getTypes()) {
+    auto other = cast<TileType>(type);
+    if (other.getRank() == 1 ? other.getNumRows() != tile.getNumColumns()
+                             : other.getShape() != tile.getShape())
+      return op->emitOpError("expects tiles beside ")
+             << tile << " to have its shape or one number for each of its columns, found " << type;
+    types.push_back(elementTypeInRegion(other.getElementType()));
+  }
   if (block.getArgumentTypes() != TypeRange(types))
     return op->emitOpError("expects region arguments of types ") << TypeRange(types);
   Operation *yield = block.getTerminator();
@@ -314,14 +329,42 @@ static ParseResult parsePlace(OpAsmParser &parser, OpAsmParser::UnresolvedOperan
                  parser.parseComma() || parser.parseOperand(column) || parser.parseRParen());
 }
 
-static ParseResult parseElementRegion(OpAsmParser &parser, Region &region, bool hasElement) {
+/// `(%score, %q, %kv, ...) {...}`, where the first `numElements` arguments are f32, then come two
+/// i32 and elements of the tiles beside.
+static ParseResult parseElementRegion(OpAsmParser &parser, Region &region, size_t numElements,
+                                      ArrayRef<Type> beside) {
   SmallVector<OpAsmParser::Argument> arguments;
   if (parser.parseArgumentList(arguments, OpAsmParser::Delimiter::Paren))
     return failure();
   Builder &builder = parser.getBuilder();
-  for (auto [index, argument] : llvm::enumerate(arguments))
-    argument.type = hasElement && index == 0 ? Type(builder.getF32Type()) : builder.getI32Type();
+  for (auto [index, argument] : llvm::enumerate(arguments)) {
+    size_t place = index - numElements - 2;
+    argument.type = index < numElements ? Type(builder.getF32Type()) : builder.getI32Type();
+    if (index >= numElements + 2 && place < beside.size())
+      if (auto tile = dyn_cast<TileType>(beside[place]))
+        argument.type = elementTypeInRegion(tile.getElementType());
+  }
   return parser.parseRegion(region, arguments);
+}
+
+/// `beside (%x : type, ...)`, or nothing.
+static ParseResult parseBeside(OpAsmParser &parser,
+                               SmallVectorImpl<OpAsmParser::UnresolvedOperand> &operands,
+                               SmallVectorImpl<Type> &types) {
+  if (failed(parser.parseOptionalKeyword("beside")))
+    return success();
+  return parser.parseCommaSeparatedList(OpAsmParser::Delimiter::Paren, [&] {
+    return failure(parser.parseOperand(operands.emplace_back()) ||
+                   parser.parseColonType(types.emplace_back()));
+  });
+}
+
+static void printBeside(OpAsmPrinter &printer, OperandRange beside) {
+  if (beside.empty())
+    return;
+  printer << " beside (";
+  llvm::interleaveComma(beside, printer, [&](Value v) { printer << v << " : " << v.getType(); });
+  printer << ")";
 }
 
 static void printElementRegion(OpAsmPrinter &printer, Region &region) {
@@ -334,31 +377,39 @@ static void printElementRegion(OpAsmPrinter &printer, Region &region) {
 
 ParseResult MapOp::parse(OpAsmParser &parser, OperationState &result) {
   OpAsmParser::UnresolvedOperand tile, row, column;
+  SmallVector<OpAsmParser::UnresolvedOperand> beside;
+  SmallVector<Type> besideTypes;
   Type type, index = parser.getBuilder().getIndexType();
-  if (parser.parseOperand(tile) || parsePlace(parser, row, column) || parser.parseColonType(type) ||
+  if (parser.parseOperand(tile) || parsePlace(parser, row, column) ||
+      parseBeside(parser, beside, besideTypes) || parser.parseColonType(type) ||
       parser.parseOptionalAttrDictWithKeyword(result.attributes) ||
-      parseElementRegion(parser, *result.addRegion(), /*hasElement=*/true) ||
+      parseElementRegion(parser, *result.addRegion(), /*numElements=*/1, besideTypes) ||
       parser.resolveOperand(tile, type, result.operands) ||
       parser.resolveOperand(row, index, result.operands) ||
-      parser.resolveOperand(column, index, result.operands))
+      parser.resolveOperand(column, index, result.operands) ||
+      parser.resolveOperands(beside, besideTypes, parser.getCurrentLocation(), result.operands))
     return failure();
   result.addTypes(type);
   return success();
 }
 
 void MapOp::print(OpAsmPrinter &printer) {
-  printer << ' ' << getTile() << " at (" << getRow() << ", " << getColumn()
-          << ") : " << getTile().getType();
+  printer << ' ' << getTile() << " at (" << getRow() << ", " << getColumn() << ")";
+  printBeside(printer, getBeside());
+  printer << " : " << getTile().getType();
   printer.printOptionalAttrDictWithKeyword((*this)->getAttrs());
   printElementRegion(printer, getBody());
 }
 
 LogicalResult MapOp::verifyRegions() {
-  return verifyElementRegion(*this, *getBodyBlock(), true, Float32Type::get(getContext()));
+  return verifyElementRegion(*this, *getBodyBlock(), true, getBeside(),
+                             Float32Type::get(getContext()));
 }
 
 ParseResult MaskOp::parse(OpAsmParser &parser, OperationState &result) {
   OpAsmParser::UnresolvedOperand tile, row, column, limit, partial;
+  SmallVector<OpAsmParser::UnresolvedOperand> beside;
+  SmallVector<Type> besideTypes;
   Builder &builder = parser.getBuilder();
   Type type, index = builder.getIndexType();
   if (parser.parseOperand(tile) || parsePlace(parser, row, column) ||
@@ -366,14 +417,17 @@ ParseResult MaskOp::parse(OpAsmParser &parser, OperationState &result) {
     return failure();
   bool hasPartial = succeeded(parser.parseOptionalKeyword("partial"));
   Region *region = result.addRegion();
-  if ((hasPartial && parser.parseOperand(partial)) || parser.parseColonType(type) ||
-      parser.parseOptionalAttrDictWithKeyword(result.attributes) ||
-      (hasPartial && parseElementRegion(parser, *region, /*hasElement=*/false)) ||
+  if ((hasPartial && parser.parseOperand(partial)) || parseBeside(parser, beside, besideTypes) ||
+      parser.parseColonType(type) || parser.parseOptionalAttrDictWithKeyword(result.attributes) ||
+      (hasPartial && parseElementRegion(parser, *region, /*numElements=*/0, besideTypes)) ||
       parser.resolveOperand(tile, type, result.operands) ||
       parser.resolveOperands({row, column, limit}, index, parser.getCurrentLocation(),
                              result.operands) ||
-      (hasPartial && parser.resolveOperand(partial, builder.getI1Type(), result.operands)))
+      (hasPartial && parser.resolveOperand(partial, builder.getI1Type(), result.operands)) ||
+      parser.resolveOperands(beside, besideTypes, parser.getCurrentLocation(), result.operands))
     return failure();
+  llvm::copy(ArrayRef<int32_t>({1, 1, 1, 1, hasPartial, int32_t(beside.size())}),
+             result.getOrAddProperties<Properties>().operandSegmentSizes.begin());
   result.addTypes(type);
   return success();
 }
@@ -383,8 +437,9 @@ void MaskOp::print(OpAsmPrinter &printer) {
           << getLimit();
   if (getPartial())
     printer << " partial " << getPartial();
+  printBeside(printer, getBeside());
   printer << " : " << getTile().getType();
-  printer.printOptionalAttrDictWithKeyword((*this)->getAttrs());
+  printer.printOptionalAttrDictWithKeyword((*this)->getAttrs(), {getOperandSegmentSizesAttrName()});
   if (!getBody().empty())
     printElementRegion(printer, getBody());
 }
@@ -393,8 +448,66 @@ LogicalResult MaskOp::verifyRegions() {
   if (getBody().empty() != !getPartial())
     return emitOpError("expects a region exactly where it has a partial operand");
   if (getBody().empty())
-    return success();
-  return verifyElementRegion(*this, *getBodyBlock(), false, IntegerType::get(getContext(), 1));
+    return getBeside().empty() ? success()
+                               : emitOpError("expects tiles beside only where it has a region");
+  return verifyElementRegion(*this, *getBodyBlock(), false, getBeside(),
+                             IntegerType::get(getContext(), 1));
+}
+
+ParseResult AlongKeysOp::parse(OpAsmParser &parser, OperationState &result) {
+  OpAsmParser::UnresolvedOperand column, partial;
+  OpAsmParser::Argument key;
+  Builder &builder = parser.getBuilder();
+  key.type = builder.getI32Type();
+  if (parser.parseOperand(column) ||
+      parser.resolveOperand(column, builder.getIndexType(), result.operands))
+    return failure();
+  if (succeeded(parser.parseOptionalKeyword("partial")) &&
+      (parser.parseOperand(partial) ||
+       parser.resolveOperand(partial, builder.getI1Type(), result.operands)))
+    return failure();
+  return failure(parser.parseArrowTypeList(result.types) ||
+                 parser.parseOptionalAttrDictWithKeyword(result.attributes) ||
+                 parser.parseLParen() || parser.parseArgument(key) || parser.parseRParen() ||
+                 parser.parseRegion(*result.addRegion(), key));
+}
+
+void AlongKeysOp::print(OpAsmPrinter &printer) {
+  printer << ' ' << getColumn();
+  if (getPartial())
+    printer << " partial " << getPartial();
+  printer.printArrowTypeList(getResultTypes());
+  printer.printOptionalAttrDictWithKeyword((*this)->getAttrs());
+  printElementRegion(printer, getBody());
+}
+
+LogicalResult AlongKeysOp::verifyRegions() {
+  Block &block = *getBodyBlock();
+  if (block.getArgumentTypes() != TypeRange(IntegerType::get(getContext(), 32)))
+    return emitOpError("expects a region argument of type 'i32'");
+  SmallVector<Type> types;
+  for (Type type : getResultTypes()) {
+    auto tile = cast<TileType>(type);
+    if (tile.getRank() != 1 || tile.getShape() != cast<TileType>(getResultTypes()[0]).getShape())
+      return emitOpError("expects tiles of rank 1 and one length as results, found ") << type;
+    types.push_back(tile.getElementType());
+  }
+  if (block.getTerminator()->getOperandTypes() != TypeRange(types))
+    return emitOpError("expects its region to yield ") << TypeRange(types);
+  return success();
+}
+
+LogicalResult LoadElementsOp::verify() {
+  attn::TensorType tensor = getTensor().getType();
+  TileType tile = getResult().getType();
+  int64_t rank = tensor.getExtents().size();
+  if (rank < 2 || int64_t(getIndices().size()) != rank - 2)
+    return emitOpError("expects a tensor of at least two dimensions and an index for each before "
+                       "the last two, found ")
+           << getIndices().size() << " for " << tensor;
+  if (tile.getRank() != 2 || tile.getElementType() != tensor.getElementType())
+    return emitOpError("expects a tile of rank 2 of the tensor's elements, found ") << tile;
+  return success();
 }
 
 LogicalResult OnlineSoftmaxOp::verify() {

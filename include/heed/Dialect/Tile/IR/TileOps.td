@@ -48,7 +48,7 @@ def Tile_ReturnOp : Tile_Op<"return", [Terminator, HasParent<"KernelOp">]> {
   let assemblyFormat = "attr-dict";
 }
 
-def Tile_YieldOp : Tile_Op<"yield", [Pure, Terminator, ReturnLike, ParentOneOf<["ForKVOp", "MapOp", "MaskOp"]>]> {
+def Tile_YieldOp : Tile_Op<"yield", [Pure, Terminator, ReturnLike, ParentOneOf<["AlongKeysOp", "ForKVOp", "MapOp", "MaskOp"]>]> {
   let summary = "ends a region with its values";
   let arguments = (ins Variadic<AnyType>:$operands);
   let assemblyFormat = "attr-dict ($operands^ `:` type($operands))?";
@@ -159,33 +159,89 @@ def Tile_DotOp : Tile_Op<"dot", [Pure]> {
   let hasVerifier = 1;
 }
 
-def Tile_MapOp : Tile_Op<"map", [Pure, AllTypesMatch<["tile", "result"]>, SingleBlock]> {
-  let summary = "changes each element by a function of its value and place";
+def Tile_LoadElementsOp : Tile_Op<"load_elements", [Pure]> {
+  let summary = "reads the elements of a captured tensor that belong to a block of scores";
   let description = [{
-    Applies the region to each element: it gets the element (`f32`), its query index and its key index (`i32`), which are
-    `row` and `column` plus the element's place in the tile, and yields the new element. The region may use scalars
-    from outside. It is evaluated for padded rows and columns as well.
+    Reads `tensor[indices..., row + i, column + j]` for element (i, j) of the tile: rows are the tensor's last dimension but
+    one, columns its last. Elements outside the tensor are zero and touch no memory, as with `attn.load`.
+
+    ```mlir
+    %bias = tile.load_elements %captured[%head] at (%row, %column) : !attn.tensor<[Hq, Sq, Skv], bf16> -> !tile.tile<64x128xbf16>
+    ```
   }];
-  let arguments = (ins Tile_TileType:$tile, Index:$row, Index:$column);
+  let arguments = (ins Attn_TensorType:$tensor, Variadic<I32>:$indices, Index:$row, Index:$column);
   let results = (outs Tile_TileType:$result);
+  let assemblyFormat = "$tensor `[` $indices `]` `at` ` ` `(` $row `,` $column `)` attr-dict `:` qualified(type($tensor)) `->` qualified(type($result))";
+  let hasVerifier = 1;
+}
+
+def Tile_AlongKeysOp : Tile_Op<"along_keys", [Pure, SingleBlock]> {
+  let summary = "numbers that belong to the keys of a block";
+  let description = [{
+    Evaluates the region once for each key of a block: it gets the key's index (`i32`), which is `column` plus its place, and
+    yields a number for each result, a tile of rank 1. What `tile.map` and `tile.mask` compute from the key alone, and would
+    compute again for each query, is computed here once. With `partial`, results are needed in partial blocks only, and
+    have no meaning in others.
+
+    ```mlir
+    %ids = tile.along_keys %kv partial %partial -> !tile.tile<128xi32> (%key) {
+      %id = attn.load %doc[%b, %key] : !attn.tensor<[B, Skv], i32>
+      tile.yield %id : i32
+    }
+    ```
+  }];
+  let arguments = (ins Index:$column, Optional<I1>:$partial);
+  let results = (outs Variadic<Tile_TileType>:$results);
   let regions = (region SizedRegion<1>:$body);
   let hasCustomAssemblyFormat = 1;
   let hasRegionVerifier = 1;
   let extraClassDeclaration = "::mlir::Block *getBodyBlock() { return &getBody().front(); }";
 }
 
-def Tile_MaskOp : Tile_Op<"mask", [Pure, AllTypesMatch<["tile", "result"]>]> {
+def Tile_MapOp : Tile_Op<"map", [Pure, AllTypesMatch<["tile", "result"]>, SingleBlock]> {
+  let summary = "changes each element by a function of its value and place";
+  let description = [{
+    Applies the region to each element: it gets the element (`f32`), its query index and its key index (`i32`), which are
+    `row` and `column` plus the element's place in the tile, and yields the new element. The region may use scalars
+    from outside. It is evaluated for padded rows and columns as well.
+
+    Behind these the region gets an element of each tile of `beside`: of a tile of rank 2 the one at the same place, of a
+    tile of rank 1 that of the key. 16-bit floats arrive as `f32`, `i8` as `i32`.
+  }];
+  let arguments = (ins Tile_TileType:$tile, Index:$row, Index:$column, Variadic<Tile_TileType>:$beside);
+  let results = (outs Tile_TileType:$result);
+  let regions = (region SizedRegion<1>:$body);
+  let hasCustomAssemblyFormat = 1;
+  let hasRegionVerifier = 1;
+  let extraClassDeclaration = [{
+    ::mlir::Block *getBodyBlock() { return &getBody().front(); }
+    ::mlir::Value getScore() { return getBodyBlock()->getArgument(0); }
+    ::mlir::Value getQuery() { return getBodyBlock()->getArgument(1); }
+    ::mlir::Value getKey() { return getBodyBlock()->getArgument(2); }
+    ::mlir::Block::BlockArgListType getBesideArguments() { return getBodyBlock()->getArguments().drop_front(3); }
+  }];
+}
+
+def Tile_MaskOp : Tile_Op<"mask", [Pure, AllTypesMatch<["tile", "result"]>, AttrSizedOperandSegments]> {
   let summary = "sets elements to -inf that do not attend";
   let description = [{
     Elements whose key index is at or beyond `limit` become -inf. Where the block is `partial` the region, which gets the
-    query and key index (`i32`), says which of the others stay. Without a region only the limit counts.
+    query and key index (`i32`) and an element of each tile of `beside` as in `tile.map`, says which of the others stay.
+    Without a region only the limit counts.
   }];
-  let arguments = (ins Tile_TileType:$tile, Index:$row, Index:$column, Index:$limit, Optional<I1>:$partial);
+  let arguments = (ins Tile_TileType:$tile, Index:$row, Index:$column, Index:$limit, Optional<I1>:$partial,
+                       Variadic<Tile_TileType>:$beside);
   let results = (outs Tile_TileType:$result);
   let regions = (region AnyRegion:$body);
   let hasCustomAssemblyFormat = 1;
   let hasRegionVerifier = 1;
-  let extraClassDeclaration = "::mlir::Block *getBodyBlock() { return getBody().empty() ? nullptr : &getBody().front(); }";
+  let extraClassDeclaration = [{
+    /// Null without a region; then there is none of the following either.
+    ::mlir::Block *getBodyBlock() { return getBody().empty() ? nullptr : &getBody().front(); }
+    ::mlir::Value getQuery() { return getBodyBlock()->getArgument(0); }
+    ::mlir::Value getKey() { return getBodyBlock()->getArgument(1); }
+    ::mlir::Block::BlockArgListType getBesideArguments() { return getBodyBlock()->getArguments().drop_front(2); }
+  }];
 }
 
 def Tile_OnlineSoftmaxOp : Tile_Op<"online_softmax", [Pure, AllTypesMatch<["reference", "sum", "new_reference", "new_sum", "rescale"]>]> {
