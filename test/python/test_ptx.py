@@ -23,11 +23,24 @@ DTYPES = ("bf16", "f16", "f32")
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.heed"))
 
 
+# Captured tensors that arrive with the keys.
+BESIDE = {
+    "bf16_bias": "(x: bf16[Hq, Sq, Skv]) { score_mod(s, b, h, q, kv) { return s + x[h, q, kv] } }",
+    "f32_bias": "(x: f32[B, Hq, Sq, Skv]) { score_mod(s, b, h, q, kv) { return s + x[b, h, q, kv] } mask_mod(b, h, q, kv) { return q >= kv } }",
+    "bool_mask": "(x: bool[B, Sq, Skv]) { mask_mod(b, h, q, kv) { return x[b, q, kv] } }",
+    "ids_i64": "(x: i64[B, Skv]) { mask_mod(b, h, q, kv) { return x[b, q] == x[b, kv] && q >= kv } }",
+    "weights": "(x: f32[B, Skv]) { score_mod(s, b, h, q, kv) { return s * x[b, kv] + tanh(x[b, kv]) } }",
+}
+
+
 def assemble(directory: pathlib.Path, name: str, dtype: str, dims: tuple[int, int], target: str,
              tune: str = "") -> str:
-    """Compiles an example and returns what `ptxas -v` says."""
-    ptx = directory / "kernel.ptx"
-    made = run_heedc(ROOT / "examples" / f"{name}.heed", f"--target={target}", f"--dtype={dtype}",
+    """Compiles an example or one of BESIDE and returns what `ptxas -v` says."""
+    ptx, source = directory / "kernel.ptx", ROOT / "examples" / f"{name}.heed"
+    if name in BESIDE:
+        source = directory / f"{name}.heed"
+        source.write_text(f"variant {name}{BESIDE[name]}\n")
+    made = run_heedc(source, f"--target={target}", f"--dtype={dtype}",
                      f"--head-dim={dims[0]}", f"--value-head-dim={dims[1]}", "--emit=ptx", "-o", ptx,
                      *([f"--tune={tune}"] if tune else []))
     assert made.returncode == 0, made.stderr
@@ -78,3 +91,10 @@ def test_dims(tmp_path: pathlib.Path, target: str, tune: str, dtype: str, dims: 
 def test_examples(tmp_path: pathlib.Path, name: str, dim: int, target: str, tune: str) -> None:
     log = assemble(tmp_path, name, "bf16", (dim, dim), target, tune)
     check(log, KNOWN_SPILLS.get((name, dim, target, tune), 0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dim", (64, 128, 192, 256))
+@pytest.mark.parametrize("name", BESIDE)
+def test_beside(tmp_path: pathlib.Path, name: str, dim: int) -> None:
+    check(assemble(tmp_path, name, "bf16", (dim, dim), "sm_90a"))
