@@ -165,7 +165,7 @@ class _Plan(NamedTuple):
     is_like_query: bool  # the output, a dense tensor of torch, for which there is a faster way
 
 
-hot.use_heed(BlockMask, AuxRequest, AuxOutput)
+hot.use_types(BlockMask=BlockMask, AuxRequest=AuxRequest, AuxOutput=AuxOutput)
 _hot_call = hot.call
 _plans: dict[tuple[Any, ...], _Plan] = variant.plans
 _MAX_PLANS = 4096
