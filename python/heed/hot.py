@@ -38,7 +38,7 @@ class _Plan(NamedTuple):
 
 _plans: dict[int, tuple[_Plan, ...]] = {}  # by the site of a call, those made last come first
 _MAX_SITES = 1024
-_MAX_PLANS = 16  # of a site, which are tried in turn
+_MAX_PLANS = 64  # of a site, which are tried in turn: as many as heed.tracing keeps traces of it
 
 
 def _load() -> tuple[Any, str]:
@@ -49,10 +49,9 @@ def _load() -> tuple[Any, str]:
         return None, "this build of Python loads no abi3 modules"
     try:
         path = _runtime.find_library("_hot.abi3.so", "HEED_HOT")
-        spec = importlib.util.spec_from_file_location("heed._hot", path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        loader = importlib.machinery.ExtensionFileLoader("heed._hot", path)
+        module: Any = importlib.util.module_from_spec(importlib.machinery.ModuleSpec("heed._hot", loader, origin=path))
+        loader.exec_module(module)
     except (OSError, ImportError) as error:
         return None, " ".join(str(error).split())
     if (module.ABI_VERSION, module.CALL_BYTES) != (_runtime.ABI_VERSION, _runtime.CALL.size):
