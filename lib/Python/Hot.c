@@ -488,7 +488,8 @@ static PyObject *describeForPython(PyObject *module, PyObject *array) {
                        tupleOf(found.strides, found.rank, 1));
 }
 
-/// use(dict): what the dict holds of these, until the process ends.
+/// use(dict): what the dict holds of these, until the process ends. It stops at an exchange API of
+/// another version, so that there are no tensors.
 static PyObject *use(PyObject *module, PyObject *given) {
   (void)module;
   static const struct {
@@ -502,20 +503,25 @@ static PyObject *use(PyObject *module, PyObject *given) {
              {"AuxOutput", &auxOutputType},
              {"ndarray", &arrayType},
              {"dtype_codes", &dtypeCodes},
-             {"exchange", &exchangeCapsule},
              {"empty_like", &emptyLike},
              {"empty_strided", &emptyStrided},
              {"get_num_threads", &numThreads},
              {"is_grad_enabled", &isGradEnabled},
+             {"exchange", &exchangeCapsule},
              {"Parameter", &parameterType},
              {"Tensor", &tensorType}};
   for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); ++i) {
     PyObject *found = PyDict_GetItemString(given, all[i].name);
     if (!found)
       continue;
-    if (all[i].place == &exchangeCapsule &&
-        !(exchange = PyCapsule_GetPointer(found, "dlpack_exchange_api")))
-      return NULL;
+    if (all[i].place == &exchangeCapsule) {
+      const DLExchange *offered = PyCapsule_GetPointer(found, "dlpack_exchange_api");
+      if (!offered)
+        return NULL;
+      if (offered->major != 1 || !offered->describe)
+        break;
+      exchange = offered;
+    }
     *all[i].place = Py_NewRef(found);
   }
   return Py_NewRef(Py_None);

@@ -85,7 +85,7 @@ def use_types(**types: type) -> None:
 
 @functools.cache
 def use_torch() -> None:
-    """Makes calls on torch's tensors hot. Does nothing for a torch that does not describe tensors to C (before 2.10)."""
+    """Makes calls on torch's tensors hot, if its tensors describe themselves to C: as from 2.10 on."""
     torch: Any = sys.modules["torch"]
     exchange = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
     if is_there and exchange is not None:
