@@ -545,7 +545,7 @@ PyMODINIT_FUNC PyInit__hot(void) {
   maskMod = PyUnicode_InternFromString("_mask_mod");
   requiresGrad = PyUnicode_InternFromString("requires_grad");
   isNeg = PyUnicode_InternFromString("is_neg");
-  // Python compares these with its own view of heed_call.
+  // Python compares these with a kernel's, and with its own view of heed_call.
   if (module && PyModule_AddIntConstant(module, "ABI_VERSION", HEED_ABI_VERSION) == 0)
     PyModule_AddIntConstant(module, "CALL_BYTES", sizeof(heed_call));
   return module;

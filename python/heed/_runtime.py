@@ -9,7 +9,6 @@ import os
 import pathlib
 import struct
 
-ABI_VERSION = 4
 MAX_RANK = 6
 EXTENTS = ("B", "Hq", "Hkv", "Sq", "Skv", "D", "Dv", "?")  # HEED_EXTENT_* = -1 - index
 DTYPES = ("bool", "i8", "i32", "i64", "f16", "bf16", "f32")  # by heed_dtype

@@ -54,7 +54,7 @@ def _load() -> tuple[Any, str]:
         loader.exec_module(module)
     except (OSError, ImportError) as error:
         return None, " ".join(str(error).split())
-    if (module.ABI_VERSION, module.CALL_BYTES) != (_runtime.ABI_VERSION, _runtime.CALL.size):
+    if module.CALL_BYTES != _runtime.CALL.size:
         return None, f"{path} is of another version"
     module.use({"ndarray": np.ndarray, "dtype_codes": arrays.dtype_codes})
     probe = np.empty((3, 5), np.float32)[1:, 2:]
@@ -97,7 +97,7 @@ def use_torch() -> None:
 def remember(score_mod: Any, mask_mod: Any, trace: Trace, kernel: Kernel, query: Any, options: str) -> None:
     """Leaves a plan for calls like one that has succeeded. `query`: its operand, of NumPy or torch."""
     fetch = trace.fetch_of(score_mod, mask_mod)
-    if fetch is None:
+    if fetch is None or _runtime.KernelTable.from_address(kernel._address).abi_version != _module.ABI_VERSION:
         return
     is_torch, device = arrays.is_torch(query), arrays.device_of(query)
     dtype: Any
