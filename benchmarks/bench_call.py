@@ -28,7 +28,7 @@ import numpy as np
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "python"))
 
 import heed  # noqa: E402
-from heed import _runtime, attention, variant  # noqa: E402
+from heed import _runtime, attention, hot, variant  # noqa: E402
 from heed.kernel import Kernel  # noqa: E402
 
 SOURCE = """
@@ -80,12 +80,14 @@ class Probe:
         for v, kernels in before.items():
             v._kernels.update({key: self._kernel(kernel) for key, kernel in kernels.items()})
         attention._plans.clear()
+        hot.clear()
         try:
             yield
         finally:
             for v, kernels in before.items():
                 v._kernels.update(kernels)
             attention._plans.clear()
+            hot.clear()
 
     def latency_us(self, call: Callable[[], Any], calls: int = 3000) -> float:
         """The median time until the kernel starts."""

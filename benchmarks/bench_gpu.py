@@ -38,6 +38,7 @@ if importlib.util.find_spec("heed") is None:  # not installed: the build of this
     BUILD = pathlib.Path(os.environ.get("HEED_BUILD", ROOT / "build")).resolve()
     os.environ.setdefault("HEED_RUNTIME", str(BUILD / "lib" / "libheed_runtime.so"))
     os.environ.setdefault("HEED_LIBRARY", str(BUILD / "lib" / "libheed.so"))
+    os.environ.setdefault("HEED_HOT", str(BUILD / "lib" / "_hot.abi3.so"))
     sys.path.insert(0, str(ROOT / "python"))
 sys.path += [str(ROOT / "scripts"), str(ROOT / "test" / "gpu")]
 

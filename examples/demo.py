@@ -29,6 +29,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 BUILD = pathlib.Path(os.environ.get("HEED_BUILD", ROOT / "build")).resolve()
 os.environ.setdefault("HEED_RUNTIME", str(BUILD / "lib" / "libheed_runtime.so"))
 os.environ.setdefault("HEED_LIBRARY", str(BUILD / "lib" / "libheed.so"))
+os.environ.setdefault("HEED_HOT", str(BUILD / "lib" / "_hot.abi3.so"))
 sys.path.insert(0, str(ROOT / "python"))
 
 from heed import HeedError, aot, gpu, oracle  # noqa: E402

@@ -84,7 +84,7 @@ API = {
 }
 API_MODULES = {"heed.aot", "heed.cache"}  # exported as such
 API_HIDDEN = {"DiskCache.get", "DiskCache.put", "DiskCache.get_or_build", "Kernel.__init__", "Kernel.run",
-              "Kernel.launch", "Variant.kernel"}
+              "Kernel.launch", "Trace.fetch_of", "Variant.kernel"}
 API_ENVIRONMENT = {
     "HEED_CACHE_DIR": "The directory of the cache. Default: `$XDG_CACHE_HOME/heed`, else `~/.cache/heed`.",
     "HEED_CACHE_SIZE": "How large the cache may grow: `512M`, `2G`. Default: `1G`. `0` keeps nothing.",
@@ -95,6 +95,7 @@ API_ENVIRONMENT = {
     "HEED_DEBUG": "`1` checks the entries of given block lists (`BlockMask.validate`).",
     "HEED_LIBRARY": "The path of `libheed.so`, the compiler. Default: the package's, else `build/lib` of the checkout.",
     "HEED_RUNTIME": "The path of `libheed_runtime.so`. Default: likewise.",
+    "HEED_HOT": "The path of `_hot.abi3.so`, by which repeated calls are faster. Default: likewise. `0`: do without.",
     "HEED_CUDA_DRIVER": "The path of the CUDA driver's library. Default: `libcuda.so.1`.",
     "HEED_GPU_VERBOSE": "`1` prints what the driver's compiler says about GPU code.",
 }

@@ -13,7 +13,7 @@ packages=(
   # The compiler is built on LLVM and MLIR 22, with clang and lld of the same release.
   llvm-22-dev libmlir-22-dev llvm-22-tools mlir-22-tools clang-22 lld-22 clang-format-22 libclang-rt-22-dev
   libzstd-dev zlib1g-dev libxml2-dev libcurl4-openssl-dev libedit-dev libz3-dev
-  cmake ninja-build ccache g++ python3-venv
+  cmake ninja-build ccache g++ python3-venv python3-dev
   # The tests; the last three run kernels for aarch64.
   libgtest-dev libgmock-dev libbenchmark-dev gcc-aarch64-linux-gnu g++-aarch64-linux-gnu qemu-user
 )

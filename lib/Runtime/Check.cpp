@@ -344,11 +344,11 @@ static int64_t resolveExtent(const heed_kernel &kernel, const Problem &problem, 
 }
 
 static heed_status checkCaptured(const heed_kernel &kernel, const heed_param &param,
-                                 const heed_tensor *tensor, const Problem &problem) {
-  Label label = labelOf(param);
+                                 const heed_tensor *tensor, const Problem &problem,
+                                 const char *label) {
   if (!tensor)
-    return fail(HEED_INVALID_ARGUMENT, "argument %s: expected a tensor, found NULL", label.text);
-  if (heed_status status = checkForm(label.text, *tensor, param.dtype, param.rank, INT64_MAX))
+    return fail(HEED_INVALID_ARGUMENT, "argument %s: expected a tensor, found NULL", label);
+  if (heed_status status = checkForm(label, *tensor, param.dtype, param.rank, INT64_MAX))
     return status;
   for (int32_t i = 0; i < param.rank; ++i) {
     int64_t extent = param.extents[i];
@@ -359,11 +359,19 @@ static heed_status checkCaptured(const heed_kernel &kernel, const heed_param &pa
       continue;
     const char *symbol = symbolOf(extent);
     return fail(HEED_INVALID_ARGUMENT,
-                "argument %s: expected extent %s%s%lld in dimension %d, found %lld", label.text,
+                "argument %s: expected extent %s%s%lld in dimension %d, found %lld", label,
                 symbol ? symbol : "", symbol ? " = " : "", ll(expected), int(i),
                 ll(tensor->shape[i]));
   }
-  return checkStorage(label.text, *tensor);
+  return checkStorage(label, *tensor);
+}
+
+/// To write a label takes longer than all checks of a call, so only errors have one.
+static heed_status checkCaptured(const heed_kernel &kernel, const heed_param &param,
+                                 const heed_tensor *tensor, const Problem &problem) {
+  if (!checkCaptured(kernel, param, tensor, problem, ""))
+    return HEED_OK;
+  return checkCaptured(kernel, param, tensor, problem, labelOf(param).text);
 }
 
 static heed_status checkScalar(const heed_param &param, const heed_value &value) {

@@ -14,7 +14,7 @@ def show_config() -> None:
     """Prints versions, libraries, the CPU level, GPUs, threads and the cache: what a bug report should contain."""
     import numpy
 
-    from heed import _compiler, _runtime, cache, gpu
+    from heed import _compiler, _runtime, cache, gpu, hot
 
     library = _compiler.library()
     info = cache.default_cache().info()
@@ -25,6 +25,7 @@ def show_config() -> None:
         "python": platform.python_version(), "numpy": numpy.__version__,
         "torch": torch.__version__ if torch else "not imported", "platform": platform.platform(),
         "target": _compiler.native_target(), "GPUs": gpu.summary(), "threads": str(_runtime.get_num_threads()),
+        "hot calls": "by " + hot.where if hot.is_there else "in Python: " + hot.where,
         "cache": f"{info.directory or 'none'} ({info.entries} entries{'' if info.writable else ', not writable'})"}
     for name, value in rows.items():
         print(f"{name:10} {value}")

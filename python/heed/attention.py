@@ -2,9 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 """flex_attention: the call that FlexAttention's users know, on arrays of NumPy, torch, CuPy and others.
 
-A call that was seen before costs some microseconds until its kernel starts, so the common path below is written for
-that: one lookup of the trace, one of a plan, six addresses. Whatever is new or unusual goes to `_unplanned`. On a GPU
-the common path waits for nothing, and copies nothing between the devices.
+A call that was seen before costs some microseconds until its kernel starts. There are three ways, tried in turn:
+
+    heed.hot        in C: plain arrays of NumPy and torch, with mods that were seen before, of any lengths and strides
+    a _Plan         in Python: a call that has the shapes and strides of an earlier one; one lookup of the trace, one of the
+                    plan, six addresses
+    _unplanned      whatever is new, unusual or wrong: the only one that checks, compiles and reports, and that makes plans
+
+On a GPU none of them waits for anything, and the first two copy nothing between the devices.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from heed import arrays, gpu, tracing, variant
+from heed import arrays, gpu, hot, tracing, variant
 from heed._runtime import ADDRESSES, CALL, DTYPES
 from heed.arrays import Array
 from heed.block_mask import BlockMask, kinds_on
@@ -73,9 +78,13 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
     Raises ValueError for shapes that do not fit, TraceError for mods that cannot be traced, NotImplementedError for
     devices and dtypes that are not supported, and for inputs that require gradients.
     """
+    options = "" if kernel_options is None else options_of(kernel_options)
+    result = _hot_call(query, key, value, score_mod, block_mask, mask_mod, scale, enable_gqa, return_lse, return_aux, options)
+    if result is not None and result is not NotImplemented:
+        return result
+
     if block_mask is not None:
         mask_mod = _mask_mod_of(block_mask, mask_mod, query, key, value, enable_gqa)
-    options = "" if kernel_options is None else options_of(kernel_options)
     wants_lse, wants_max = return_lse, False
     if return_lse or return_aux is not None:
         wants_lse, wants_max = _check_aux(return_lse, return_aux)
@@ -88,6 +97,9 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
             raise TypeError("score_mod: expected a function, found a BlockMask; pass it as block_mask=") from None
         raise
 
+    if result is None:  # in C the next one like it is faster than by a _Plan
+        return _unplanned(query, key, value, trace, values, (), scale, enable_gqa, wants_lse, wants_max, return_aux, options,
+                          (score_mod, mask_mod))
     # A call like an earlier one: only addresses and values are new. Helpers would cost as much here as what they do.
     is_numpy = type(query) is np.ndarray
     kind: tuple[Any, ...] = ()
@@ -153,6 +165,8 @@ class _Plan(NamedTuple):
     is_like_query: bool  # the output, a dense tensor of torch, for which there is a faster way
 
 
+hot.use_types(BlockMask=BlockMask, AuxRequest=AuxRequest, AuxOutput=AuxOutput)
+_hot_call = hot.call
 _plans: dict[tuple[Any, ...], _Plan] = variant.plans
 _MAX_PLANS = 4096
 _F32 = DTYPES.index("f32")
@@ -166,8 +180,10 @@ _num_threads: Any = None
 
 
 def _unplanned(query: Any, key: Any, value: Any, trace: tracing.Trace, values: list[Any], kind: tuple[Any, ...],
-               scale: float | None, enable_gqa: bool, wants_lse: bool, wants_max: bool, return_aux: Any, options: str) -> Any:
-    """A call that is the first of its kind, or unusual, or wrong. `kind`: the plan's key, or ()."""
+               scale: float | None, enable_gqa: bool, wants_lse: bool, wants_max: bool, return_aux: Any, options: str,
+               mods: tuple[Any, Any] | None = None) -> Any:
+    """A call that is the first of its kind, or unusual, or wrong. `kind`: the _Plan's key, or (). `mods`: of a call that
+    heed.hot should know from now on."""
     global _torch_empty, _torch_empty_like, _torch_stream, _num_threads
     asked = query, key, value = tuple(map(arrays.adopt, (query, key, value)))
     if (refusal := _refuse(query, key, value, enable_gqa)) is not None:
@@ -181,6 +197,7 @@ def _unplanned(query: Any, key: Any, value: Any, trace: tracing.Trace, values: l
         torch: Any = sys.modules["torch"]
         _torch_empty, _torch_empty_like = torch.empty, torch.empty_like
         _torch_stream, _num_threads = gpu.torch_stream(), torch.get_num_threads
+        hot.use_torch()
         threads = _num_threads()
     # Copies are made on the stream that the kernel runs on, so their memory is used again after it only.
     query, key, value = (_with_unit_stride(x) for x in (query, key, value))
@@ -204,6 +221,8 @@ def _unplanned(query: Any, key: Any, value: Any, trace: tracing.Trace, values: l
     else:
         kernel.launch(call, addresses, values, device, gpu.stream_of(query, device))
 
+    if mods is not None:
+        hot.remember(*mods, trace, kernel, query, options)
     if kind and is_row_major and all(x is y for x, y in zip(asked, (query, key, value))):  # copies have other strides
         if len(_plans) >= _MAX_PLANS:
             _plans.clear()

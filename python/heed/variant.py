@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from heed import _compiler, arrays, cache, gpu, tracing
+from heed import _compiler, arrays, cache, gpu, hot, tracing
 from heed._runtime import DTYPES, HeedError
 from heed.arrays import Array
 from heed.kernel import Kernel, load_shared
@@ -212,5 +212,6 @@ def clear_memory() -> None:
     """Forgets all kernels in memory; those in use stay loaded as long as they are."""
     _variants.clear()
     plans.clear()
+    hot.clear()
     tracing.clear()
     gpu.target.cache_clear()

@@ -25,6 +25,7 @@ if importlib.util.find_spec("heed") is None:  # not installed: the build of this
     build = pathlib.Path(os.environ.get("HEED_BUILD", ROOT / "build")).resolve()
     os.environ.setdefault("HEED_RUNTIME", str(build / "lib" / "libheed_runtime.so"))
     os.environ.setdefault("HEED_LIBRARY", str(build / "lib" / "libheed.so"))
+    os.environ.setdefault("HEED_HOT", str(build / "lib" / "_hot.abi3.so"))
     sys.path.insert(0, str(ROOT / "python"))
 sys.path[:0] = [str(ROOT / "scripts")]
 sys.path += [str(ROOT / "test" / "python"), str(ROOT / "test" / "python" / "tracing")]

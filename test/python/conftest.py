@@ -20,6 +20,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("HEED_BUILD", ROOT / "build")).resolve()
 os.environ.setdefault("HEED_RUNTIME", str(BUILD / "lib" / "libheed_runtime.so"))
 os.environ.setdefault("HEED_LIBRARY", str(BUILD / "lib" / "libheed.so"))
+os.environ.setdefault("HEED_HOT", str(BUILD / "lib" / "_hot.abi3.so"))
 sys.path[:0] = [str(ROOT / "python"), str(pathlib.Path(__file__).parent)]
 
 from heed import aot  # noqa: E402

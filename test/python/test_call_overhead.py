@@ -17,6 +17,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 from torch.nn.functional import scaled_dot_product_attention  # noqa: E402
 
 from bench_call import Probe, calls_to_measure, whole_us  # noqa: E402
+from heed import hot  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +25,16 @@ def probe() -> Probe:
     return Probe()
 
 
-@pytest.mark.parametrize("name", [name for name in calls_to_measure() if "LSE" not in name])
+@pytest.mark.parametrize("name", calls_to_measure())
 def test_time_until_the_kernel_starts(probe: Probe, name: str) -> None:
     call = calls_to_measure()[name]
     q = torch.randn(1, 1, 1, 64)
+    limit, factor = (10, 1.5) if hot.is_there else (35, 4)
     for _ in range(10):  # the machine may be busy; then all that Python does is slow
         found, sdpa = probe.latency_us(call, 500), whole_us(lambda: scaled_dot_product_attention(q, q, q), 500)
-        if found <= max(25, 3 * sdpa):
+        if found <= max(limit, factor * sdpa):
             return
-    pytest.fail(f"expected at most 25 us until the kernel starts, found {found:.1f} us; torch's whole call takes {sdpa:.1f} us")
+    pytest.fail(f"expected at most {limit} us until the kernel starts, found {found:.1f} us; torch's whole call takes {sdpa:.1f} us")
 
 
 def test_the_probe_sees_all_of_it(probe: Probe) -> None:

@@ -55,10 +55,10 @@ def _pythons() -> list[str]:
 def test_size_and_libraries(tmp_path: pathlib.Path) -> None:
     wheel = _wheel()
     assert wheel.stat().st_size <= 30e6
-    assert "-py3-none-" in wheel.name  # no Python ABI in it
+    assert "-cp310-abi3-" in wheel.name  # Python's stable ABI
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
-    for library in ("libheed.so", "libheed_runtime.so"):
+    for library in ("libheed.so", "libheed_runtime.so", "_hot.abi3.so"):
         needed = subprocess.run(["readelf", "-d", tmp_path / "heed" / "lib" / library], capture_output=True, text=True, check=True).stdout
         names = {line.split("[")[1].rstrip("]\n") for line in needed.splitlines() if "NEEDED" in line}
         assert names <= {"libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "ld-linux-x86-64.so.2"}, library
@@ -78,5 +78,6 @@ def test_works(python: str, tmp_path: pathlib.Path) -> None:
         result = subprocess.run([inside, "program.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
     assert "(1 entries" in result.stdout
+    assert "hot calls  by /" in result.stdout
     command = subprocess.run([inside, "-m", "heed", "cache", "info"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert command.returncode == 0 and "entries    1" in command.stdout

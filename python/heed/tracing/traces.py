@@ -74,11 +74,15 @@ class Trace:
         """The values of the parameters, as these functions capture them now.
 
         Raises ValueError if the functions do not have the code and structure of this trace."""
-        for fetch in self._fetches:
-            values = fetch(score_mod, mask_mod)
-            if values is not None:
-                return values
-        raise ValueError(f"trace '{self.name}' is not of these functions, or what they capture has another structure")
+        fetch = self.fetch_of(score_mod, mask_mod)
+        values = None if fetch is None else fetch(score_mod, mask_mod)
+        if values is None:
+            raise ValueError(f"trace '{self.name}' is not of these functions, or what they capture has another structure")
+        return values
+
+    def fetch_of(self, score_mod: Any, mask_mod: Any) -> Fetch | None:
+        """What checks that the trace holds for these functions, and reads what they capture; None if it does not hold."""
+        return next((fetch for fetch in self._fetches if fetch(score_mod, mask_mod) is not None), None)
 
     def evaluate_mask(self, values: list[Any], b: Any, h: Any, q: Any, kv: Any) -> np.ndarray:
         """The mask_mod for broadcastable integer arrays, as bools; all true without a mask_mod."""
