@@ -48,7 +48,9 @@ typedef enum heed_status {
   HEED_OUT_OF_MEMORY = 3,    /* no memory for the workspace                 */
   HEED_ABI_MISMATCH = 4,     /* the object was built for another Heed ABI   */
   HEED_UNSUPPORTED_GPU = 5,  /* no driver, no device, or no code for it     */
-  HEED_LAUNCH_FAILED = 6     /* the driver refused to load or to launch     */
+  HEED_LAUNCH_FAILED = 6,    /* the driver refused to load or to launch     */
+  HEED_UNALIGNED = 7         /* the object has code for this GPU, which needs addresses and strides
+                                of 16 bytes, and none that does not         */
 } heed_status;
 
 /* What went wrong in this thread's last call that did not return HEED_OK, as one line that names

@@ -215,7 +215,7 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
       return ptx.takeError();
     code.ptx = std::move(*ptx);
     note("PTX " + target.name);
-    bool isLast = !code.needsAligned;
+    bool isLast = !code.needsAligned || options.gpuSchedule.alignedOnly;
     codes.push_back(std::move(code));
     if (isLast || isFallback || kind == EmitKind::PTX || kind == EmitKind::Cubin)
       break;

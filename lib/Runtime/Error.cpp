@@ -51,6 +51,8 @@ extern "C" const char *heed_status_name(heed_status status) {
     return "HEED_UNSUPPORTED_GPU";
   case HEED_LAUNCH_FAILED:
     return "HEED_LAUNCH_FAILED";
+  case HEED_UNALIGNED:
+    return "HEED_UNALIGNED";
   }
   return "unknown heed_status";
 }

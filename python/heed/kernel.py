@@ -23,6 +23,7 @@ from heed.block_runs import BlockRuns
 _FLOATS = ("f16", "bf16", "f32")
 _heed_run = _runtime.lib.heed_run_packed
 _heed_launch = _runtime.lib.heed_launch_packed
+_HEED_UNALIGNED = 7
 
 
 class Param(NamedTuple):
@@ -59,6 +60,8 @@ class Kernel:
         self.head_dim: int = table.head_dim
         self.value_head_dim: int = table.value_head_dim
         self.params: tuple[Param, ...] = tuple(_read_param(table.params[i]) for i in range(table.num_params))
+        # Makes the kernel for arrays that this one's code for GPUs cannot take; None: it takes all, or there is none.
+        self.portable: Callable[[], Kernel] | None = None
         self.dtype_code = DTYPE_CODES[self.dtype]
         self._values = struct.Struct("=" + "".join("d" if p.rank < 0 and p.dtype in _FLOATS else "q" for p in self.params))
 
@@ -108,7 +111,10 @@ class Kernel:
         What torch and CuPy free meanwhile is used again by later work on the same stream only, that is after the kernel;
         other streams are the user's to order (torch's Tensor.record_stream)."""
         words, tensors = self._pack(values, device) if values else (b"", b"")
-        if _heed_launch(self._address, call, addresses, words, tensors, stream, device) != 0:
+        status = _heed_launch(self._address, call, addresses, words, tensors, stream, device)
+        if status == _HEED_UNALIGNED and self.portable is not None:
+            self.portable().launch(call, addresses, values, device, stream)
+        elif status != 0:
             raise HeedError(_runtime.lib.heed_last_error().decode())
 
     def classify(self, extents: tuple[int, int, int, int, int], block_size: tuple[int, int], values: Sequence[Any],

@@ -90,11 +90,21 @@ class Variant:
 
     def kernel(self, dtype: str, head_dim: int, value_head_dim: int, device: int | None = None, options: str = "") -> Kernel:
         """The kernel for this machine's CPU or one of its GPUs, from memory or the disk cache where possible. `options`:
-        schedule overrides for GPUs."""
+        schedule overrides for GPUs.
+
+        For a GPU it is the code that most calls need. That for arrays which the copy engine cannot take is compiled when
+        the first one comes."""
         if device is None:
-            key = (dtype, head_dim, value_head_dim, _compiler.native_target(), "")
-        else:
-            key = (dtype, head_dim, value_head_dim, gpu.target(device), options)
+            return self._kernel((dtype, head_dim, value_head_dim, _compiler.native_target(), ""))
+        key = (dtype, head_dim, value_head_dim, gpu.target(device))
+        kernel = self._kernel((*key, _with(options, "aligned_only")))
+        if kernel.portable is None:
+            # Overrides were meant for the other code; these are about results.
+            kept = ",".join(word for word in options.split(",") if word in ("tf32", "strict_math"))
+            kernel.portable = lambda: self._kernel((*key, _with(kept, "no_wgmma")))
+        return kernel
+
+    def _kernel(self, key: tuple[str, int, int, str, str]) -> Kernel:
         kernel = self._kernels.get(key)
         if kernel is None:
             with self._lock:
@@ -196,6 +206,10 @@ def compile(variant_or_file: Any, *, dtype: Any = "f32", head_dim: int = 64, val
     variant_or_file: a .heed file, the text of a program, a Variant, a trace, or a score_mod or mask_mod. `variant` names
     one of several in a file; `defines` compiles scalar parameters in. HeedError holds the compiler's messages."""
     return as_variant(variant_or_file, variant, defines).compile(dtype, head_dim, value_head_dim, target, symbol)
+
+
+def _with(options: str, word: str) -> str:
+    return f"{options},{word}" if options else word
 
 
 def load(path: str | os.PathLike[str], symbol: str | None = None) -> Kernel | Variant:

@@ -251,11 +251,11 @@ static heed_status selectCode(const heed_kernel &kernel, const heed_call &call,
   const char *target = refused->target ? refused->target : "this GPU";
   if (misfit.dim < 0)
     return fail(
-        HEED_INVALID_ARGUMENT,
+        HEED_UNALIGNED,
         "argument '%s': expected %s bytes, which the code of kernel '%s' for %s needs, found "
         "one that is %lld bytes above",
         found.name, misfit.expected, nameOf(kernel), target, ll(misfit.found));
-  return fail(HEED_INVALID_ARGUMENT,
+  return fail(HEED_UNALIGNED,
               "argument '%s': expected %s in dimension %d, which the code of kernel '%s' for %s "
               "needs, found %lld elements of %d bytes",
               found.name, misfit.expected, int(misfit.dim), nameOf(kernel), target,

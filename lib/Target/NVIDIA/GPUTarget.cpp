@@ -62,6 +62,8 @@ llvm::Expected<GPUScheduleOverrides> GPUScheduleOverrides::parse(StringRef text)
       overrides.strictMath = true;
     else if (name == "no_wgmma")
       overrides.noWGMMA = true;
+    else if (name == "aligned_only")
+      overrides.alignedOnly = true;
     else if (name == "block_kv" && !(problem = needsNumber(1)))
       overrides.blockKv = number;
     else if (name == "groups" && !(problem = needsNumber(1)))
@@ -71,9 +73,10 @@ llvm::Expected<GPUScheduleOverrides> GPUScheduleOverrides::parse(StringRef text)
     else if (name == "blocks_per_sm" && !(problem = needsNumber(0)))
       overrides.blocksPerSM = number;
     else if (!problem)
-      problem = llvm::createStringError("unknown schedule option '" + word.str() +
-                                        "' (known: block_kv=N, groups=N, stages=N, "
-                                        "blocks_per_sm=N, tf32, strict_math, no_wgmma)");
+      problem =
+          llvm::createStringError("unknown schedule option '" + word.str() +
+                                  "' (known: block_kv=N, groups=N, stages=N, "
+                                  "blocks_per_sm=N, tf32, strict_math, no_wgmma, aligned_only)");
     if (problem)
       return std::move(problem);
   }

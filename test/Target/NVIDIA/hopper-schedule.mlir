@@ -20,7 +20,7 @@
 // STAGES:    error: stages expects a power of two for sm_90a, found 3
 // MEMORY:    error: no schedule of sm_90a fits head dim 64: a thread block needs 271360 bytes of shared memory and has 232448
 // REGISTERS: error: no schedule of sm_90a fits head dim 64: a thread needs about 250 registers and has 152
-// UNKNOWN:   error: unknown schedule option 'waves=2' (known: block_kv=N, groups=N, stages=N, blocks_per_sm=N, tf32, strict_math, no_wgmma)
+// UNKNOWN:   error: unknown schedule option 'waves=2' (known: block_kv=N, groups=N, stages=N, blocks_per_sm=N, tf32, strict_math, no_wgmma, aligned_only)
 // NUMBER:    error: schedule option 'stages' expects a number of at least 1, found 'stages=no'
 // TARGET:    error: unknown GPU target 'sm_70'
 

@@ -471,16 +471,17 @@ TEST_F(Gpu, UnalignedCallsWithoutOtherCode) {
   };
   expectError("argument 'key': expected an address that is a multiple of 16 bytes, which the code "
               "of kernel 'fake' for sm_90a needs, found one that is 4 bytes above",
-              only([](Launch &c) { c.call.key.data = c.key.data() + 4; }));
+              only([](Launch &c) { c.call.key.data = c.key.data() + 4; }), HEED_UNALIGNED);
   expectError("argument 'value': expected a stride that is a multiple of 16 bytes in dimension 1, "
               "which the code of kernel 'fake' for sm_90a needs, found 6402 elements of 2 bytes",
-              only([](Launch &c) { c.call.value.strides[1] += 2; }));
+              only([](Launch &c) { c.call.value.strides[1] += 2; }), HEED_UNALIGNED);
   expectError("argument 'query': expected a stride of at least 0 in dimension 0, which the code of "
               "kernel 'fake' for sm_90a needs, found -76800 elements of 2 bytes",
               only([](Launch &c) {
                 c.call.query.data = c.query.data() + 76800 * 2;
                 c.call.query.strides[0] *= -1;
-              }));
+              }),
+              HEED_UNALIGNED);
 }
 
 TEST_F(Gpu, NoCodeForTheDevice) {

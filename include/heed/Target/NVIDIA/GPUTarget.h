@@ -42,11 +42,12 @@ struct GPUScheduleOverrides {
   int64_t groups = 0;
   int64_t stages = 0;
   std::optional<int64_t> blocksPerSM;
-  bool tf32 = false;       // f32 products may round to TF32
-  bool strictMath = false; // no approximate instructions in score_mod and mask_mod
-  bool noWGMMA = false;    // the portable path on every target
+  bool tf32 = false;        // f32 products may round to TF32
+  bool strictMath = false;  // no approximate instructions in score_mod and mask_mod
+  bool noWGMMA = false;     // the portable path on every target
+  bool alignedOnly = false; // no second code for arguments that the first cannot take
 
-  /// Reads "block_kv=64,groups=2,stages=3,blocks_per_sm=1,tf32,strict_math".
+  /// Reads "block_kv=64,groups=2,stages=3,blocks_per_sm=1,tf32,strict_math,no_wgmma,aligned_only".
   static llvm::Expected<GPUScheduleOverrides> parse(llvm::StringRef text);
 };
 
