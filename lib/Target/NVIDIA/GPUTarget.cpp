@@ -167,8 +167,10 @@ void GPUProblem::addStage(Block &block, Value score, Value query, Value key) {
   ElementRegion region(block, score, query, key);
   addOps(direct, block, region, bool(score));
   SmallVector<Value> fetched = region.alongKeys();
-  for (Value v : fetched)
+  for (Value v : fetched) {
     hoisted.alongKeyBytes += alongKeyBytes(v.getType());
+    hoisted.hasWideAlongKeys |= alongKeyBytes(v.getType()) > 4;
+  }
   for (attn::LoadOp load : region.matrices()) {
     auto tensor = cast<attn::TensorType>(load.getTensor().getType());
     hoisted.matrixBytes.push_back(
@@ -248,17 +250,18 @@ static SmallVector<Shape> hopperShapes(const GPUProblem &problem) {
   // Shorter blocks waste less of a diagonal.
   if (columns <= 128 && !stages.hasMask)
     shapes.push_back({3, 80});
-  if ((columns <= 96 || (columns <= 128 && !stages.hasDivision)) && isSimple)
+  bool isWide = stages.hasWideAlongKeys;
+  if ((columns <= 96 || (columns <= 128 && !stages.hasDivision && !isWide)) && isSimple)
     shapes.push_back({3, 64});
   if (columns <= 128 && stages.hasDivision)
     shapes.push_back({3, 48});
   if ((columns <= 128 || (columns <= 192 && !isLong(stages))) && !stages.hasScoreGather)
     shapes.push_back({2, 96});
-  if (columns <= 192 && !stages.hasDivision)
+  if (columns <= 192 && !stages.hasDivision && !isWide)
     shapes.push_back({2, 80});
   if (columns <= 192 || !isLong(stages))
     shapes.push_back({2, 64});
-  if (!stages.hasDivision && (columns <= 192 || !isLongAlongKeys))
+  if (!stages.hasDivision && (columns <= 192 || !(isLongAlongKeys || isWide)))
     shapes.push_back({2, 48});
   shapes.append({{2, 32}, {1, 64}, {1, 48}, {1, 32}, {1, 16}});
   return shapes;

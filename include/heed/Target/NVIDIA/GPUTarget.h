@@ -63,6 +63,7 @@ struct GPUStages {
   /// depend on the query.
   int64_t stageRegisters = 0;
   int64_t alongKeyBytes = 0;                 // of shared memory for each key
+  bool hasWideAlongKeys = false;             // numbers of 64 bits among them
   llvm::SmallVector<int64_t, 2> matrixBytes; // of an element of each matrix beside the scores
 };
 
