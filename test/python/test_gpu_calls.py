@@ -284,7 +284,7 @@ def test_target(machine: Machine, capability: int, target: str) -> None:
 def test_target_of_the_environment(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEED_GPU_TARGET", "sm_80")
     heed.flex_attention(Q, Q, Q)
-    assert machine.targets == [("sm_80", "")]
+    assert machine.targets == [("sm_80", "aligned_only")]
 
 
 def test_no_target(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,15 +308,34 @@ def test_a_kernel_for_each_device_and_schedule(machine: Machine) -> None:
         heed.flex_attention(Q, Q, Q, kernel_options={"BLOCK_N": 64})
         heed.flex_attention(Q, Q, Q, kernel_options={"fwd_BLOCK_N": 64, "bwd_BLOCK_N": 32, "num_warps": 8})
         heed.flex_attention(Q, Q, Q, kernel_options={"PRECISION": "tf32"})
-    assert machine.targets == [("sm_90a", ""), (_compiler.native_target(), ""), ("sm_80", ""), ("sm_90a", "block_kv=64"),
-                               ("sm_90a", "tf32")]
+    assert machine.targets == [("sm_90a", "aligned_only"), (_compiler.native_target(), ""), ("sm_80", "aligned_only"),
+                               ("sm_90a", "block_kv=64,aligned_only"), ("sm_90a", "tf32,aligned_only")]
     assert len({launch.kernel for launch in machine.launches}) == 4
     count = len(machine.requests)
     variant.clear_memory()
     heed.flex_attention(Q, Q, Q, kernel_options={"PRECISION": "tf32"})
     assert len(machine.requests) == count, "from the disk"
     heed.flex_attention(Q, Q, Q, kernel_options={"STRICT_MATH": True})
-    assert machine.targets[count:] == [("sm_90a", "strict_math")]
+    assert machine.targets[count:] == [("sm_90a", "strict_math,aligned_only")]
+
+
+def test_unaligned_arrays(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code that takes them is compiled once, when the first of them comes, and serves those that need it only."""
+    launch, refused = kernel_module._heed_launch, {"address": None}
+
+    def refuse(*arguments: Any) -> int:
+        refused["address"] = refused["address"] or arguments[0]
+        return 7 if arguments[0] == refused["address"] else int(launch(*arguments))
+
+    monkeypatch.setattr(kernel_module, "_heed_launch", refuse)
+    options = {"BLOCK_N": 64, "STRICT_MATH": True}
+    expected = heed.flex_attention(*plain(Q, K, V), mask_mod=causal, enable_gqa=True)
+    for _ in range(2):
+        found = heed.flex_attention(Q, K, V, mask_mod=causal, enable_gqa=True, kernel_options=options)
+        assert torch.equal(*plain(found, expected))
+    on_gpus = [target for target in machine.targets if target[0] == "sm_90a"]
+    assert on_gpus == [("sm_90a", "block_kv=64,strict_math,aligned_only"), ("sm_90a", "strict_math,no_wgmma")]
+    assert len(machine.launches) == 2
 
 
 @pytest.mark.parametrize("options, words", [
@@ -352,7 +371,7 @@ def test_variants(machine: Machine) -> None:
     bias = on_gpu(torch.randn(40))
     expected = made(*plain(Q, K, V), bias=plain(bias)[0])
     assert torch.equal(*plain(made(Q, K, V, bias=bias), expected))
-    assert machine.launches[0].stream == STREAM and machine.targets[-1] == ("sm_90a", "")
+    assert machine.launches[0].stream == STREAM and machine.targets[-1] == ("sm_90a", "aligned_only")
 
 
 # -- Arrays of other libraries -----------------------------------------------------------------------
@@ -459,7 +478,7 @@ def test_cupy(cupy: Any, machine: Machine) -> None:
     expected, rows = heed.flex_attention(q, k, v, score_of(bias, index), mask_mod=causal, enable_gqa=True, return_aux=request)
     score_mod = score_of(CuPyArray(bias), CuPyArray(index))
     found, aux = heed.flex_attention(*map(CuPyArray, (q, k, v)), score_mod, mask_mod=causal, enable_gqa=True, return_aux=request)
-    assert type(found) is CuPyArray and machine.targets[-1] == ("sm_80", "") and machine.launches[0].stream == 77
+    assert type(found) is CuPyArray and machine.targets[-1] == ("sm_80", "aligned_only") and machine.launches[0].stream == 77
     np.testing.assert_array_equal(found.array, expected)
     np.testing.assert_array_equal(aux.lse.array, rows.lse)
     swapped = [CuPyArray(x.swapaxes(1, 2).copy().swapaxes(1, 2)) for x in (q, k, v)]

@@ -13,7 +13,15 @@ import pytest
 from conftest import ROOT, run_heedc
 from ptx_emulator import CONVERT, Kernel, Memory
 
-DENSE, CAUSAL = "dense", "causal"
+DENSE, CAUSAL, DIVISION = "dense", "causal", "division"
+# By numbers that are the same for all elements, of either sign and 0.
+DIVISION_SOURCE = """
+variant division(a: index, c: index) {
+  score_mod(score, b, h, q, kv) {
+    return score + 0.03125 * f32((q - kv) % a) - 0.0625 * f32((q - kv) // c)
+  }
+}
+"""
 
 
 @dataclass
@@ -29,9 +37,10 @@ class Case:
     tolerance: float = 0.0
     batch: int = 1
     heads: tuple[int, int] = (1, 1)
+    scalars: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.variant}-{self.dtype}-{self.dims}-{self.lengths}-{self.tune}-{self.layout}-{self.target}"
+        return f"{self.variant}-{self.dtype}-{self.dims}-{self.lengths}-{self.tune}-{self.layout}-{self.target}-{self.scalars}"
 
 
 def strided(memory: Memory, values: np.ndarray, layout: str, size: int) -> tuple[int, list[int], np.ndarray]:
@@ -61,6 +70,9 @@ def strided(memory: Memory, values: np.ndarray, layout: str, size: int) -> tuple
 def run(directory: pathlib.Path, case: Case, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     source = ROOT / "examples" / f"{case.variant}.heed"
+    if case.variant == DIVISION:
+        source = directory / "division.heed"
+        source.write_text(DIVISION_SOURCE)
     common = [source, f"--target={case.target}", f"--dtype={case.dtype}", f"--head-dim={case.dims[0]}",
               f"--value-head-dim={case.dims[1]}"]
     tune = ",".join(filter(None, ("no_wgmma" if case.target == "sm_90a" else "", case.tune)))
@@ -99,6 +111,7 @@ def run(directory: pathlib.Path, case: Case, seed: int = 0) -> None:
     args[7:12] = b, hq, hkv, sq, skv
     args[30] = int(np.float32(scale).view(np.uint32))
     args[33] = max(1, hq)
+    args[34:34 + len(case.scalars)] = case.scalars
 
     def numbers(t: np.ndarray) -> np.ndarray:
         return (t if size == 4 else decode(t.astype(np.uint64)).reshape(t.shape)).astype(np.float64)
@@ -108,6 +121,9 @@ def run(directory: pathlib.Path, case: Case, seed: int = 0) -> None:
     scores = np.einsum("bhqd,bhkd->bhqk", q, np.repeat(k, group, 1)) * scale
     if case.variant == CAUSAL:
         scores = np.where(np.arange(sq)[:, None] >= np.arange(skv), scores, -np.inf)
+    if case.variant == DIVISION:
+        distance, (a, c) = np.arange(sq)[:, None] - np.arange(skv), case.scalars
+        scores = scores + (0.03125 * (distance % a) if a else 0) - (0.0625 * (distance // c) if c else 0)
     top = scores.max(-1, initial=-np.inf, keepdims=True)
     with np.errstate(all="ignore"):
         weights = np.exp(scores - np.where(np.isfinite(top), top, 0))
@@ -133,6 +149,7 @@ def run(directory: pathlib.Path, case: Case, seed: int = 0) -> None:
 
 
 FAST = [
+    *(Case("f16", (16, 16), (70, 40), DIVISION, tune="block_kv=16", scalars=s) for s in ((7, -5), (-3, 4), (0, 64), (1, 0))),
     Case("bf16", (16, 16), (70, 40), tune="block_kv=16"),
     Case("f16", (24, 20), (130, 50), CAUSAL, tune="block_kv=32,groups=2"),
     Case("f32", (20, 12), (70, 40), CAUSAL, tune="block_kv=16"),

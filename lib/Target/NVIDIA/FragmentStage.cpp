@@ -52,6 +52,8 @@ void FragmentStage::hoist(const IRMapping &outerMapping, Value firstQ) {
     if (d == OnQ)
       for (int64_t row : {0, 1})
         form(op.getResult(0), {row, 0});
+    if (d & OnKv)
+      divisorOf(op, {0, 0});
   }
   isHoisting = false;
 }
@@ -119,8 +121,12 @@ Value FragmentStage::isBelow(Element element, Value limit) {
 }
 
 FragmentStage::Form FragmentStage::form(Value v, Element element) {
-  if (v.getParentBlock() != &block)
-    return {outer.lookupOrDefault(v), 0, Value(), -1};
+  if (v.getParentBlock() != &block) {
+    APInt constant;
+    bool isBounded = v.getType().isInteger(32) && matchPattern(v, m_ConstantInt(&constant));
+    return {outer.lookupOrDefault(v), 0, Value(),
+            isBounded ? std::abs(constant.getSExtValue()) : -1};
+  }
   unsigned d = dependence(v);
   if (d == OnKv && v == kvArg)
     return {blockKv, element.column, Value(), kMaxCoordinate};
@@ -213,6 +219,25 @@ std::optional<FragmentStage::Form> FragmentStage::addForms(const Form &x, const 
   return sum;
 }
 
+std::optional<attn::Divisor> FragmentStage::divisorOf(Operation &op, Element element) {
+  if (!isa<attn::FloorDivOp, attn::ModOp>(op) || !op.getResult(0).getType().isInteger(32) ||
+      dependence(op.getOperand(1)) != 0 || matchPattern(op.getOperand(1), m_Constant()))
+    return std::nullopt;
+  Value y = value(op.getOperand(1), element);
+  std::optional<attn::Divisor> made;
+  auto part = [&](StringRef name, Value attn::Divisor::*member) {
+    return combine(name, y, Value(), [&] {
+      if (!made)
+        made = attn::emitDivisor(e.b, e.loc, y);
+      return (*made).*member;
+    });
+  };
+  return attn::Divisor{part("sign", &attn::Divisor::sign),
+                       part("magnitude", &attn::Divisor::magnitude),
+                       part("magic", &attn::Divisor::magic),
+                       part("isNonZero", &attn::Divisor::isNonZero)};
+}
+
 FragmentStage::Form FragmentStage::evaluateOp(Operation &op, Element element) {
   Type type = op.getResult(0).getType();
   bool isInteger = type.isInteger(32), dependsOnScore = dependence(op.getResult(0)) & OnScore;
@@ -299,8 +324,23 @@ FragmentStage::Form FragmentStage::evaluateOp(Operation &op, Element element) {
     }
   }
 
+  if (std::optional<attn::Divisor> divisor = divisorOf(op, element)) {
+    Form x = operand(0);
+    if (x.bound >= 0 && x.bound < INT32_MAX) {
+      Value dividend = materialize(x, type);
+      if (isa<attn::FloorDivOp>(op))
+        return {attn::emitFloorDiv(e.b, e.loc, dividend, *divisor), 0, Value(), x.bound};
+      return {attn::emitMod(e.b, e.loc, dividend, *divisor), 0, Value(), -1};
+    }
+  }
+
   SmallVector<Value> operands;
   for (Value v : op.getOperands())
     operands.push_back(isa<attn::TensorType>(v.getType()) ? v : value(v, element));
-  return {scalars.emitOp(op, operands), 0, Value(), -1};
+  Form result{scalars.emitOp(op, operands), 0, Value(), -1};
+  if (isInteger && isa<arith::SelectOp>(op)) {
+    Form x = operand(1), y = operand(2);
+    result.bound = x.bound >= 0 && y.bound >= 0 ? std::max(x.bound, y.bound) : -1;
+  }
+  return result;
 }

@@ -28,6 +28,8 @@
 
 #include "Scalars.h"
 
+#include "heed/Dialect/Attn/IR/TotalDivision.h"
+
 namespace heed::nvidia {
 
 /// The place of an element: its row (0: the thread's first query, 1: eight below) and its distance
@@ -89,6 +91,9 @@ private:
   Value value(Value v, Element element) { return materialize(form(v, element), v.getType()); }
   /// An op on two bases, emitted once a block (or once a tile).
   Value combine(llvm::StringRef name, Value x, Value y, llvm::function_ref<Value()> emit);
+  /// What divisions by a uniform divisor share; nothing for others, of which a constant has its own
+  /// ways.
+  std::optional<attn::Divisor> divisorOf(mlir::Operation &op, Element element);
   /// What the result adds to the score, or null.
   Value addend();
   std::optional<Form> addForms(const Form &x, const Form &y, int64_t sign, bool isFloat);

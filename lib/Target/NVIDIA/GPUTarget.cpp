@@ -229,8 +229,6 @@ static SmallVector<Shape> hopperShapes(const GPUProblem &problem) {
     return shapes;
   }
   bool isSimple = stages.numTranscendentals <= 2;
-  if (columns <= 64 && !stages.hasMask && isSimple)
-    shapes.push_back({3, 112});
   if (columns <= 64 && !stages.hasDivision) {
     // Tiles of four end sooner.
     if (stages.numMaskOps <= 4 && isSimple)
@@ -259,9 +257,9 @@ static SmallVector<Shape> hopperShapes(const GPUProblem &problem) {
     shapes.push_back({2, 96});
   if (columns <= 192 && !stages.hasDivision && !isWide)
     shapes.push_back({2, 80});
-  if (columns <= 192 || !isLong(stages))
+  if (columns <= (stages.hasDivision ? 128 : 192) || !isLong(stages))
     shapes.push_back({2, 64});
-  if (!stages.hasDivision && (columns <= 192 || !(isLongAlongKeys || isWide)))
+  if ((!stages.hasDivision || columns <= 192) && (columns <= 192 || !(isLongAlongKeys || isWide)))
     shapes.push_back({2, 48});
   shapes.append({{2, 32}, {1, 64}, {1, 48}, {1, 32}, {1, 16}});
   return shapes;

@@ -91,3 +91,36 @@ func.func @documents_mask(%q: !t, %k: !k, %v: !k, %scale: f32, %ids: !ids) -> (!
   %o, %lse, %max = attn.forward @documents(%q, %k, %v) scale(%scale) captures(%ids) : (!t, !k, !k, !ids) -> (!t, !lse)
   return %o, %lse, %max : !t, !lse, !lse
 }
+
+// -----
+
+!lse = !attn.tensor<[B, Hq, Sq], f32>
+!t = !attn.tensor<[B, Hq, Sq, 16], bf16>
+!k = !attn.tensor<[B, Hkv, Skv, 16], bf16>
+
+attn.variant @dilated(%dilation: i32 {attn.name = "dilation"}) {
+  attn.mask(%b, %h, %q, %kv) {
+    %zero = arith.constant 0 : i32
+    %distance = arith.subi %q, %kv : i32
+    %rest = attn.mod %distance, %dilation : i32
+    %keep = arith.cmpi eq, %rest, %zero : i32
+    attn.yield %keep : i1
+  }
+}
+// A division for each element by a number that is the same for all: one reciprocal, before the loop.
+// CHECK-LABEL: llvm.func @dilated_mask(
+// CHECK:         "setmaxnreg.inc
+// CHECK:         %[[MAGIC:.+]] = arith.divui %c-1_i32{{[_0-9]*}}, %[[MAGNITUDE:.+]] : i32
+// CHECK:         scf.while
+// CHECK:           "wgmma.wait_group.sync.aligned 1;"
+// CHECK:           %[[WIDE:.+]] = arith.extui %[[MAGIC]] : i32 to i64
+// CHECK:           %[[PRODUCT:.+]] = arith.muli %{{.+}}, %[[WIDE]] : i64
+// CHECK:           %[[HIGH:.+]] = arith.shrui %[[PRODUCT]], %{{.+}} : i64
+// CHECK:           %[[QUOTIENT:.+]] = arith.trunci %[[HIGH]] : i64 to i32
+// CHECK:           arith.muli %[[QUOTIENT]], %[[MAGNITUDE]] : i32
+// CHECK-NOT:       arith.divsi
+// CHECK:         llvm.return
+func.func @dilated_mask(%q: !t, %k: !k, %v: !k, %scale: f32, %dilation: i32) -> (!t, !lse, !lse) {
+  %o, %lse, %max = attn.forward @dilated(%q, %k, %v) scale(%scale) captures(%dilation) : (!t, !k, !k, i32) -> (!t, !lse)
+  return %o, %lse, %max : !t, !lse, !lse
+}

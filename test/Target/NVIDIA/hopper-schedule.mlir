@@ -59,7 +59,7 @@ attn.variant @window() {
 }
 
 // CHECK-LABEL: tile.kernel @dense64(
-// CHECK-SAME:    dot = wgmma, groups = 3, block_kv = 112, stages = 4, blocks_per_sm = 1, own_output = true, lazy_rescale = 8, value_slices = 1, warp_instances = 1, queries = shared>
+// CHECK-SAME:    dot = wgmma, groups = 4, block_kv = 64, stages = 4, blocks_per_sm = 1, own_output = true, lazy_rescale = 8, value_slices = 1, warp_instances = 1, queries = shared>
 // GIVEN-LABEL: tile.kernel @dense64(
 // GIVEN-SAME:    dot = wgmma, groups = 1, block_kv = 48, stages = 1, blocks_per_sm = 0, own_output = false,
 func.func @dense64(%q: !q64, %k: !k64, %v: !k64, %s: f32) -> (!q64, !lse, !lse) {

@@ -89,3 +89,67 @@ Value attn::emitFloorDiv(OpBuilder &b, Location loc, Value x, Value y) {
 Value attn::emitMod(OpBuilder &b, Location loc, Value x, Value y) {
   return emitDivision(b, loc, x, y).remainder;
 }
+
+attn::Divisor attn::emitDivisor(OpBuilder &b, Location loc, Value y) {
+  auto cst = [&](int64_t v) { return constantLike(b, loc, y.getType(), v); };
+  auto is = [&](Value v, int64_t c) {
+    return b.createOrFold<arith::CmpIOp>(loc, arith::CmpIPredicate::eq, v, cst(c));
+  };
+  auto select = [&](Value c, Value u, Value v) {
+    return b.createOrFold<arith::SelectOp>(loc, c, u, v);
+  };
+  Divisor d;
+  Value isZero = is(y, 0);
+  Value nonZero = select(isZero, cst(1), y);
+  d.isNonZero = select(isZero, cst(0), cst(-1));
+  d.sign = b.createOrFold<arith::ShRSIOp>(loc, nonZero, cst(31));
+  // The magnitude of -2^31 wraps around to it, and counts as what it is without a sign.
+  d.magnitude = b.createOrFold<arith::SubIOp>(
+      loc, b.createOrFold<arith::XOrIOp>(loc, nonZero, d.sign), d.sign);
+  d.magic = b.createOrFold<arith::DivUIOp>(loc, cst(-1), d.magnitude);
+  return d;
+}
+
+namespace {
+/// Of |x| and |y|, as they are for floor division: floor(-u / y) = ~floor(~(-u) / y) for u > 0.
+struct Magnitudes {
+  Value quotient, remainder;
+  Value sign; // all bits of that of x / y
+};
+} // namespace
+
+/// With m = floor((2^32 - 1) / y), floor(u m / 2^32) is the quotient of 0 <= u < 2^31 or one less.
+static Magnitudes emitDivision(OpBuilder &b, Location loc, Value x, const attn::Divisor &y) {
+  auto exclusiveOr = [&](Value u, Value v) { return b.createOrFold<arith::XOrIOp>(loc, u, v); };
+  auto sub = [&](Value u, Value v) { return b.createOrFold<arith::SubIOp>(loc, u, v); };
+  Type i64 = b.getI64Type();
+  auto widen = [&](Value v) { return b.createOrFold<arith::ExtUIOp>(loc, i64, v); };
+  Value signedX = sub(exclusiveOr(x, y.sign), y.sign);
+  Value sign = b.createOrFold<arith::ShRSIOp>(loc, signedX, constantLike(b, loc, x.getType(), 31));
+  Value u = exclusiveOr(signedX, sign);
+  Value wide = b.createOrFold<arith::MulIOp>(loc, widen(u), widen(y.magic));
+  Value high = b.createOrFold<arith::ShRUIOp>(loc, wide, constantLike(b, loc, i64, 32));
+  Value q = b.createOrFold<arith::TruncIOp>(loc, x.getType(), high);
+  Value r = sub(u, b.createOrFold<arith::MulIOp>(loc, q, y.magnitude));
+  Value isOneLess =
+      b.createOrFold<arith::CmpIOp>(loc, arith::CmpIPredicate::uge, r, y.magnitude);
+  q = b.createOrFold<arith::AddIOp>(
+      loc, q, b.createOrFold<arith::ExtUIOp>(loc, x.getType(), isOneLess));
+  r = b.createOrFold<arith::SelectOp>(loc, isOneLess, sub(r, y.magnitude), r);
+  return {q, r, sign};
+}
+
+Value attn::emitFloorDiv(OpBuilder &b, Location loc, Value x, const Divisor &y) {
+  Magnitudes m = emitDivision(b, loc, x, y);
+  return b.createOrFold<arith::AndIOp>(
+      loc, b.createOrFold<arith::XOrIOp>(loc, m.quotient, m.sign), y.isNonZero);
+}
+
+Value attn::emitMod(OpBuilder &b, Location loc, Value x, const Divisor &y) {
+  Magnitudes m = emitDivision(b, loc, x, y);
+  // Of a negative dividend, y - 1 - r.
+  Value r = b.createOrFold<arith::AddIOp>(
+      loc, b.createOrFold<arith::XOrIOp>(loc, m.remainder, m.sign),
+      b.createOrFold<arith::AndIOp>(loc, y.magnitude, m.sign));
+  return b.createOrFold<arith::SubIOp>(loc, b.createOrFold<arith::XOrIOp>(loc, r, y.sign), y.sign);
+}
