@@ -59,6 +59,7 @@ bench-gpu: ## measure against PyTorch on an NVIDIA GPU; GPU_PYTHON has PyTorch w
 	@$(GPU_PYTHON) scripts/run_gpu_tests.py --find-gpu
 	@$(GPU_PYTHON) -c 'import heed' 2>/dev/null || $(MAKE) --no-print-directory build
 	$(GPU_PYTHON) benchmarks/bench_gpu.py
+	$(GPU_PYTHON) benchmarks/bench_masks.py --device cuda
 
 format: build ## lay out C++ and .heed sources
 	@scripts/format.sh

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 """What masks cost: finding their blocks, and walking them in attention.
 
-    python benchmarks/bench_masks.py [--quick]
+    python benchmarks/bench_masks.py [--quick] [--device cuda]
 
 Each mask runs in a process of its own with an empty cache. "first" is create_block_mask and its blocks, with tracing and
 code generation; "warm" the same again, a median of 5; "kv lists" makes the four lists that FlexAttention's format has of
@@ -11,6 +11,9 @@ them; "memory" is what the process grew by at its peak until the blocks were kno
 
 The second table compares attention with a mask given as code to the same with lists given (from_kv_blocks, of the
 kernel's own block size), both with their blocks found anew for each call, interleaved; f32, head dim 64, 4 heads.
+
+With --device what masks capture lies on a GPU, and another table is made: "create" is create_block_mask, after which
+attention can be called, "kv lists" the four lists, on that device, and "torch" its compiled create_block_mask, warm.
 """
 
 from __future__ import annotations
@@ -130,24 +133,65 @@ def compare(name: str, length: int) -> str:
     return f"| {name} | {length} | {statistics.median(times):.1f} | {statistics.median(ratios):.3f} |"
 
 
+def measure_on(device: str, name: str, length: int) -> str:
+    """A row of the table of a device."""
+    import torch
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    import heed
+
+    mask_mod = masks(length, lambda x: torch.as_tensor(x, device=device))[name]
+
+    def wait() -> None:
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    def median(call: Callable[[], Any], count: int = 5) -> float:
+        def run() -> None:
+            call()
+            wait()
+
+        run()
+        return statistics.median(milliseconds(run) for _ in range(count))
+
+    def lists() -> Any:
+        made = heed.create_block_mask(mask_mod, None, None, length, length, device=device)
+        return made.kv_indices, made.full_kv_indices
+
+    create = median(lambda: heed.create_block_mask(mask_mod, None, None, length, length, device=device))
+    compiled = torch.compile(create_block_mask)
+    theirs = median(lambda: compiled(mask_mod, None, None, length, length, device=device), 3)
+    return f"| {name} | {length} | {create:.2f} | {median(lists):.1f} | {theirs:.1f} |"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="the shortest length only")
+    parser.add_argument("--device", help="cuda: masks whose tensors lie there; cpu exercises that")
     parser.add_argument("--row", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row:
         kind, name, length = options.row
-        print({"measure": measure, "compare": compare}[kind](name, int(length)))
+        if options.device:
+            print(measure_on(options.device, name, int(length)))
+        else:
+            print({"measure": measure, "compare": compare}[kind](name, int(length)))
         return 0
+
+    on = [f"--device={options.device}"] if options.device else []
 
     def rows(kind: str, lengths: tuple[int, ...]) -> None:
         for name in masks(8192):
             for length in lengths:
                 with tempfile.TemporaryDirectory() as cache:
-                    done = subprocess.run([sys.executable, __file__, "--row", kind, name, str(length)], capture_output=True,
+                    done = subprocess.run([sys.executable, __file__, "--row", kind, name, str(length), *on], capture_output=True,
                                           text=True, env={**os.environ, "HEED_CACHE_DIR": cache}, check=False)
                 print(done.stdout.strip() or f"| {name} | {length} | failed: {done.stderr.strip().splitlines()[-1]} |", flush=True)
 
+    if options.device:
+        print("| mask | length | create, ms | kv lists, ms | torch, ms |\n|---|---|---|---|---|")
+        rows("on", LENGTHS[:1] if options.quick else LENGTHS[:2])
+        return 0
     print("| mask | length | first, ms | warm, ms | kv lists, ms | memory, MB | skipped, % | torch, ms |\n|---|---|---|---|---|---|---|---|")
     rows("measure", LENGTHS[:1] if options.quick else LENGTHS)
     print("\n| mask | length | as code, ms | times lists given |\n|---|---|---|---|")
