@@ -159,16 +159,25 @@ static PyObject *tupleOf(const int64_t *numbers, int count, int64_t factor) {
   return tuple;
 }
 
-/// A new array where those of the plan are. `wanted`: its shape, strides and type.
-static PyObject *newArray(PyObject *plan, bool isTorch, int kind, const heed_tensor *wanted) {
-  PyObject *dtype = PyTuple_GetItem(plan, kind), *args = NULL, *array = NULL;
+/// NumPy's dtype of an array. Several may be one heed_dtype: uint16 holds bf16, too.
+static PyObject *dtypeOf(PyObject *array) { return ((const NumPyArray *)array)->dtype; }
+
+/// A new array where those of the plan are. `wanted`: its shape, strides and type; that of the
+/// output is the query's.
+static PyObject *newArray(PyObject *plan, bool isTorch, int kind, PyObject *queryArray,
+                          const heed_tensor *wanted) {
+  PyObject *dtype =
+      !isTorch && kind == planDType ? dtypeOf(queryArray) : PyTuple_GetItem(plan, kind);
+  PyObject *args = NULL, *array = NULL;
+  PyObject *named = isTorch ? PyDict_Copy(dtype) : NULL; // torch's modes may change it
   PyObject *shape = tupleOf(wanted->shape, wanted->rank, 1);
   PyObject *strides = tupleOf(wanted->strides, wanted->rank, isTorch ? 1 : sizes[wanted->dtype]);
   if (shape && strides)
     args = isTorch ? PyTuple_Pack(2, shape, strides)
                    : Py_BuildValue("OOOiO", shape, dtype, Py_None, 0, strides);
-  if (args)
-    array = PyObject_Call(isTorch ? emptyStrided : arrayType, args, isTorch ? dtype : NULL);
+  if (args && (named || !isTorch))
+    array = PyObject_Call(isTorch ? emptyStrided : arrayType, args, named);
+  Py_XDECREF(named);
   Py_XDECREF(args);
   Py_XDECREF(shape);
   Py_XDECREF(strides);
@@ -204,6 +213,9 @@ static bool describeOperands(PyObject *const *arrays, bool enableGQA, Packed *pa
     if (device != packed->device || isOf(arrayType, arrays[i]) != isOf(arrayType, arrays[0]) ||
         operand->dtype != query->dtype || operand->rank != 4 || operand->strides[3] != 1)
       return false;
+    if (isOf(arrayType, arrays[i]) &&
+        PyObject_RichCompareBool(dtypeOf(arrays[0]), dtypeOf(arrays[i]), Py_EQ) != 1)
+      return false;
     for (int axis = 0; axis < 4; ++axis)
       if (operand->shape[axis] == 0)
         return false;
@@ -211,6 +223,21 @@ static bool describeOperands(PyObject *const *arrays, bool enableGQA, Packed *pa
   }
   return memcmp(key->shape, value->shape, 3 * sizeof(int64_t)) == 0 &&
          (query->shape[1] == key->shape[1] || enableGQA);
+}
+
+/// Whether they still are what was packed: a mod may have run any code when it was asked for what
+/// it captures.
+static bool areAsPacked(PyObject *const *arrays, const Packed *packed) {
+  const heed_tensor *operands[] = {&packed->call.query, &packed->call.key, &packed->call.value};
+  for (int i = 0; i < 3; ++i) {
+    heed_tensor now;
+    int32_t device;
+    if (!describe(arrays[i], &now, &device) || now.data != packed->data[i] || now.rank != 4 ||
+        memcmp(now.shape, operands[i]->shape, 4 * sizeof(int64_t)) != 0 ||
+        memcmp(now.strides, operands[i]->strides, 4 * sizeof(int64_t)) != 0)
+      return false;
+  }
+  return true;
 }
 
 /// The mask_mod of a BlockMask that was derived from it, for these lengths.
@@ -237,7 +264,7 @@ static uint64_t identityOf(PyObject *mod) {
   if (mod == Py_None)
     return 0;
   PyObject *found = PyObject_GetAttr(mod, code);
-  if (!found) {
+  if (!found && PyErr_ExceptionMatches(PyExc_AttributeError)) {
     PyErr_Clear();
     found = PyObject_GetAttr(mod, class);
   }
@@ -246,7 +273,7 @@ static uint64_t identityOf(PyObject *mod) {
 }
 
 static PyObject *siteOf(PyObject *score, PyObject *mask) {
-  uint64_t first = identityOf(score), second = identityOf(mask);
+  uint64_t first = identityOf(score), second = PyErr_Occurred() ? 0 : identityOf(mask);
   return PyErr_Occurred() ? NULL
                           : PyLong_FromUnsignedLongLong(first * 0x9E3779B97F4A7C15u + second);
 }
@@ -259,7 +286,7 @@ static bool fits(PyObject *plan, const Packed *packed, bool isTorch, PyObject *o
   const heed_kernel *kernel = kernelOf(plan);
   return kernel->dtype == packed->call.query.dtype &&
          kernel->head_dim == packed->call.query.shape[3] &&
-         kernel->value_head_dim == packed->call.value.shape[3] && kernel->num_params <= maxParams &&
+         kernel->value_head_dim == packed->call.value.shape[3] &&
          PyLong_AsLong(PyTuple_GetItem(plan, planDevice)) == packed->device &&
          PyTuple_GetItem(plan, planIsTorch) == (isTorch ? Py_True : Py_False) &&
          PyUnicode_Compare(PyTuple_GetItem(plan, planOptions), options) == 0;
@@ -267,7 +294,7 @@ static bool fits(PyObject *plan, const Packed *packed, bool isTorch, PyObject *o
 
 static bool packValues(const heed_kernel *kernel, PyObject *values, Packed *packed) {
   int32_t numTensors = 0;
-  if (PyList_Size(values) != kernel->num_params)
+  if (kernel->num_params > maxParams || PyList_Size(values) != kernel->num_params)
     return false;
   for (int32_t i = 0; i < kernel->num_params; ++i) {
     const heed_param *param = &kernel->params[i];
@@ -287,8 +314,10 @@ static bool packValues(const heed_kernel *kernel, PyObject *values, Packed *pack
     } else {
       word->i = PyLong_AsLongLong(value);
     }
+    if (PyErr_Occurred())
+      return false;
   }
-  return !PyErr_Occurred();
+  return true;
 }
 
 static bool packNumbers(PyObject *scale, bool isTorch, heed_call *call) {
@@ -296,7 +325,7 @@ static bool packNumbers(PyObject *scale, bool isTorch, heed_call *call) {
   call->num_threads = 0;
   if (scale != Py_None) {
     call->scale = PyFloat_AsDouble(scale);
-    if (!isfinite(call->scale))
+    if (!isfinite(call->scale) || PyErr_Occurred())
       return false;
   }
   if (isTorch) { // who limits torch's threads limits Heed's
@@ -340,14 +369,14 @@ static PyObject *makeResult(int which, PyObject *plan, bool isTorch, PyObject *q
     const int64_t *shape = query->shape;
     *result = (heed_tensor){
         NULL, HEED_F32, 3, {shape[0], shape[1], shape[2]}, {shape[1] * shape[2], shape[2], 1}};
-    array = newArray(plan, isTorch, planF32, result);
+    array = newArray(plan, isTorch, planF32, queryArray, result);
   } else if (!layOutOutput(call, result)) {
     return NULL;
   } else if (isTorch && result->shape[3] == query->shape[3] &&
              memcmp(result->strides, query->strides, 4 * sizeof(int64_t)) == 0) {
     array = PyObject_CallFunctionObjArgs(emptyLike, queryArray, NULL); // the faster way
   } else {
-    array = newArray(plan, isTorch, planDType, result);
+    array = newArray(plan, isTorch, planDType, queryArray, result);
   }
   // Under one of torch's modes it may be anything.
   heed_tensor wanted = *result;
@@ -429,7 +458,7 @@ static PyObject *attempt(PyObject *const *args, bool *isMissing) {
     if (!results[i] && wants != Py_False)
       goto done;
   }
-  if (!start(kernel, &packed))
+  if (!areAsPacked(args, &packed) || !start(kernel, &packed))
     goto done;
   if (aux == Py_None) {
     answer = Py_NewRef(results[0]);
@@ -516,8 +545,10 @@ static PyObject *use(PyObject *module, PyObject *given) {
       continue;
     if (all[i].place == &exchangeCapsule) {
       const DLExchange *offered = PyCapsule_GetPointer(found, "dlpack_exchange_api");
-      if (!offered)
-        return NULL;
+      if (!offered) {
+        PyErr_Clear();
+        break;
+      }
       if (offered->major != 1 || !offered->describe)
         break;
       exchange = offered;

@@ -280,6 +280,63 @@ def test_many_traces_of_one_site(ways: Ways, monkeypatch: pytest.MonkeyPatch) ->
         assert_same(call(), in_python(call))
 
 
+def test_more_captures_than_calls_take(ways: Ways) -> None:
+    """Python's own way is quick for them: no plan is left again and again."""
+    numbers = [0.01 * i for i in range(40)]
+
+    def score_mod(s: Any, b: Any, h: Any, q: Any, kv: Any) -> Any:
+        for number in numbers:
+            s = s + number
+        return s
+
+    arguments = operands("numpy")
+    expected = in_python(lambda: heed.flex_attention(*arguments, score_mod))
+    for _ in range(4):
+        assert_same(heed.flex_attention(*arguments, score_mod), expected)
+    assert ways.taken[-2:] == ["python", "python"] and sum(map(len, hot._plans.values())) == 1
+
+
+def test_what_a_scale_raises(ways: Ways) -> None:
+    class Scale:
+        def __float__(self) -> float:
+            raise KeyboardInterrupt
+
+    for library in LIBRARIES:
+        arguments = operands(library)
+        heed.flex_attention(*arguments)
+        with pytest.raises(KeyboardInterrupt):
+            heed.flex_attention(*arguments, scale=Scale())
+
+
+def test_operands_that_a_mod_replaces(ways: Ways) -> None:
+    """What is asked of a mod may run any code: what it leaves counts."""
+
+    class Cache:
+        def __init__(self, key: Any) -> None:
+            self.key, self.grows = key, False
+
+        @property
+        def factor(self) -> float:
+            if self.grows:
+                self.key.data = torch.randn(*self.key.shape)
+            return 0.5
+
+    query, key, value = operands("torch")
+    cache = Cache(key)
+
+    def score_mod(s: Any, b: Any, h: Any, q: Any, kv: Any) -> Any:
+        return s * cache.factor
+
+    for _ in range(2):
+        heed.flex_attention(query, key, value, score_mod)
+    cache.grows = True
+    found = heed.flex_attention(query, key, value, score_mod)
+    cache.grows = False
+    assert ways.taken[-1] != "hot"
+    assert_same(found, in_python(lambda: heed.flex_attention(query, key, value, score_mod)))
+
+
+
 def test_what_fetching_raises(ways: Ways) -> None:
     class Settings:
         error: BaseException | None = None

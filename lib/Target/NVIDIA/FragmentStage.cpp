@@ -232,10 +232,9 @@ std::optional<attn::Divisor> FragmentStage::divisorOf(Operation &op, Element ele
       return (*made).*member;
     });
   };
-  return attn::Divisor{part("sign", &attn::Divisor::sign),
-                       part("magnitude", &attn::Divisor::magnitude),
-                       part("magic", &attn::Divisor::magic),
-                       part("isNonZero", &attn::Divisor::isNonZero)};
+  return attn::Divisor{
+      part("sign", &attn::Divisor::sign), part("magnitude", &attn::Divisor::magnitude),
+      part("magic", &attn::Divisor::magic), part("isNonZero", &attn::Divisor::isNonZero)};
 }
 
 FragmentStage::Form FragmentStage::evaluateOp(Operation &op, Element element) {

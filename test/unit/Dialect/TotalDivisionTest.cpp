@@ -69,9 +69,10 @@ protected:
 constexpr int32_t kMost = INT32_MAX - 1;
 
 TEST_F(Division, Edges) {
-  const int32_t numbers[] = {0,       1,           2,       3,        5,         7,        63,
-                             64,      65,          127,     1000,     65535,     65536,    65537,
-                             1 << 30, (1 << 30) - 1, 715827882, kMost - 1, kMost};
+  const int32_t numbers[] = {
+      0,         1,         2,    3,     5,     7,     63,      64,
+      65,        127,       1000, 65535, 65536, 65537, 1 << 30, (1 << 30) - 1,
+      715827882, kMost - 1, kMost};
   SmallVector<int32_t> all;
   for (int32_t v : numbers)
     all.append({v, -v});

@@ -131,25 +131,24 @@ static Magnitudes emitDivision(OpBuilder &b, Location loc, Value x, const attn::
   Value high = b.createOrFold<arith::ShRUIOp>(loc, wide, constantLike(b, loc, i64, 32));
   Value q = b.createOrFold<arith::TruncIOp>(loc, x.getType(), high);
   Value r = sub(u, b.createOrFold<arith::MulIOp>(loc, q, y.magnitude));
-  Value isOneLess =
-      b.createOrFold<arith::CmpIOp>(loc, arith::CmpIPredicate::uge, r, y.magnitude);
-  q = b.createOrFold<arith::AddIOp>(
-      loc, q, b.createOrFold<arith::ExtUIOp>(loc, x.getType(), isOneLess));
+  Value isOneLess = b.createOrFold<arith::CmpIOp>(loc, arith::CmpIPredicate::uge, r, y.magnitude);
+  q = b.createOrFold<arith::AddIOp>(loc, q,
+                                    b.createOrFold<arith::ExtUIOp>(loc, x.getType(), isOneLess));
   r = b.createOrFold<arith::SelectOp>(loc, isOneLess, sub(r, y.magnitude), r);
   return {q, r, sign};
 }
 
 Value attn::emitFloorDiv(OpBuilder &b, Location loc, Value x, const Divisor &y) {
   Magnitudes m = emitDivision(b, loc, x, y);
-  return b.createOrFold<arith::AndIOp>(
-      loc, b.createOrFold<arith::XOrIOp>(loc, m.quotient, m.sign), y.isNonZero);
+  return b.createOrFold<arith::AndIOp>(loc, b.createOrFold<arith::XOrIOp>(loc, m.quotient, m.sign),
+                                       y.isNonZero);
 }
 
 Value attn::emitMod(OpBuilder &b, Location loc, Value x, const Divisor &y) {
   Magnitudes m = emitDivision(b, loc, x, y);
   // Of a negative dividend, y - 1 - r.
-  Value r = b.createOrFold<arith::AddIOp>(
-      loc, b.createOrFold<arith::XOrIOp>(loc, m.remainder, m.sign),
-      b.createOrFold<arith::AndIOp>(loc, y.magnitude, m.sign));
+  Value r =
+      b.createOrFold<arith::AddIOp>(loc, b.createOrFold<arith::XOrIOp>(loc, m.remainder, m.sign),
+                                    b.createOrFold<arith::AndIOp>(loc, y.magnitude, m.sign));
   return b.createOrFold<arith::SubIOp>(loc, b.createOrFold<arith::XOrIOp>(loc, r, y.sign), y.sign);
 }
