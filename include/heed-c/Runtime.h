@@ -221,7 +221,7 @@ typedef struct heed_gpu_code {
   int32_t blocks_per_sm; /* > 0: a persistent grid of at most that many; 0: a thread block a tile */
   int32_t
       blocks_per_tile;   /* thread blocks that compute a tile together, a slice of the output's
-                            columns each; those   of a tile are neighbours in the grid. At least 1 */
+                            columns each; those of a tile are neighbours in the grid. At least 1 */
   int32_t needs_aligned; /* 1: addresses and strides of query, key, value, output and captured
                             tensors in maps must be multiples of 16 bytes, strides at least 0, and
                             those of rows not 0; such code comes before code without */

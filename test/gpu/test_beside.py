@@ -74,6 +74,28 @@ def test_boolean_mask(dim: int) -> None:
         check_flex(q, k, v, None, lambda b, h, i, j, keep=keep: keep[b, i, j] & (i >= j))
 
 
+@pytest.mark.parametrize("dims", ((128, 256), (192, 256), (64, 128), (128, 64)))
+def test_wider_values(dims: tuple[int, int]) -> None:
+    """Without a place of its own the output takes that of the queries."""
+    q, k, v = inputs(Shape(2, 4, 4, 520, 520), dims)
+    bias = random(4, 520, 520)
+    check_flex(q, k, v, added(bias, "hqk"), causal)
+    check_flex(q, k, v, added(bias.bfloat16(), "hqk"))
+
+
+def test_one_stage() -> None:
+    """Instances that let blocks pass give back what lies beside them before the values arrive."""
+    q, k, v = inputs(Shape(1, 2, 2, 512, 512), (64, 64))
+    check_flex(q, k, v, added(random(2, 512, 512), "hqk"), causal,
+               kernel_options={"num_stages": 1, "num_warpgroups": 2, "BLOCK_N": 64})
+
+
+def test_bias_of_a_chosen_table() -> None:
+    q, k, v = inputs(Shape(1, 2, 2, 200, 200), (64, 64))
+    ids, tables = random(200, dtype=torch.int32).abs(), random(4, 200, 200)
+    check_flex(q, k, v, lambda s, b, h, i, j: s + tables[ids[j], i, j])
+
+
 def test_bias_and_mask() -> None:
     q, k, v = inputs(Shape(2, 4, 2, 320, 320), (128, 128))
     keep, bias = random(320, 320, dtype=torch.bool), random(4, 320, 320)

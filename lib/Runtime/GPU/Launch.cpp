@@ -234,10 +234,11 @@ static heed_status selectCode(const heed_kernel &kernel, const heed_call &call,
       continue;
     if (needsAligned(code)) {
       CallMisfit misfit = findMisfit(kernel, code, call);
-      if (misfit.name) {
-        if (!refused)
+      if (misfit.misfit.expected) {
+        if (!refused) {
           found = misfit;
-        refused = &code;
+          refused = &code;
+        }
         continue;
       }
     }
@@ -254,12 +255,12 @@ static heed_status selectCode(const heed_kernel &kernel, const heed_call &call,
         HEED_UNALIGNED,
         "argument '%s': expected %s bytes, which the code of kernel '%s' for %s needs, found "
         "one that is %lld bytes above",
-        found.name, misfit.expected, nameOf(kernel), target, ll(misfit.found));
+        found.name ? found.name : "?", misfit.expected, nameOf(kernel), target, ll(misfit.found));
   return fail(HEED_UNALIGNED,
               "argument '%s': expected %s in dimension %d, which the code of kernel '%s' for %s "
               "needs, found %lld elements of %d bytes",
-              found.name, misfit.expected, int(misfit.dim), nameOf(kernel), target,
-              ll(misfit.found), found.size);
+              found.name ? found.name : "?", misfit.expected, int(misfit.dim), nameOf(kernel),
+              target, ll(misfit.found), found.size);
 }
 
 /// Checks the code's own description.
@@ -303,6 +304,12 @@ struct Geometry {
 
 static heed_status layOut(const heed_kernel &kernel, const heed_gpu_code &code,
                           const Problem &problem, const Device &device, Geometry &geometry) {
+  // Words of a walk have 23 bits for a block.
+  if (problem.keyLength / code.block_kv >= int64_t(1) << 23)
+    return fail(HEED_INVALID_ARGUMENT,
+                "kernel '%s': expected fewer than 2^23 blocks of %d keys, "
+                "found %lld keys",
+                nameOf(kernel), int(code.block_kv), ll(problem.keyLength));
   int64_t qTiles = (problem.queryLength - 1) / code.block_q + 1, numTiles;
   bool overflows = __builtin_mul_overflow(qTiles, problem.queryHeads, &numTiles);
   overflows |= __builtin_mul_overflow(numTiles, problem.batch, &numTiles);

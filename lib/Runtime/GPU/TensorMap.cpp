@@ -30,7 +30,7 @@ static int64_t mappedExtent(const heed_tensor &tensor, int32_t dim) {
   return tensor.strides[dim] == 0 ? 1 : tensor.shape[dim];
 }
 
-// Extents were checked to be below 2^31, which is less than what maps can hold.
+// Extents of operands were checked to be below 2^31.
 Misfit cuda::findMisfit(const heed_tensor &tensor) {
   if (!hasElements(tensor))
     return {};
@@ -39,6 +39,9 @@ Misfit cuda::findMisfit(const heed_tensor &tensor) {
     return {"an address that is a multiple of 16",
             int64_t(reinterpret_cast<uintptr_t>(tensor.data) % alignment), -1};
   int32_t last = tensor.rank - 1;
+  for (int32_t i = 0; i <= last; ++i)
+    if (mappedExtent(tensor, i) > int64_t(UINT32_MAX))
+      return {"an extent below 2^32", tensor.shape[i], i};
   if (tensor.shape[last] != 1 && tensor.strides[last] != 1)
     return {"a stride of 1", tensor.strides[last], last};
   for (int32_t i = 0; i < last; ++i) {
@@ -113,8 +116,8 @@ struct CachedMap {
   uint64_t lastUse;
 };
 
-/// The maps that a thread encoded last. A set holds those of one call, should they all fall into
-/// it.
+/// The maps that a thread encoded last. A set holds those of a call's operands, should they all
+/// fall into it.
 struct MapCache {
   static constexpr unsigned numSets = 8, numWays = 4;
   CachedMap sets[numSets][numWays];
@@ -146,8 +149,6 @@ static Result encode(const heed_tensor &tensor, const heed_gpu_map &map, void *e
   int32_t rank = tensor.rank, last = rank - 1;
   // Any legal stride for dimensions that have none.
   int64_t rowBytes = (tensor.shape[last] * size + alignment - 1) / alignment * alignment;
-  // A thread that calls a kernel again often has the same tensors: encoding costs more than finding
-  // out.
   MapKey key = {};
   key.extents[0] = uint64_t(tensor.shape[last]);
   for (int32_t i = 0; i < last; ++i) {
@@ -169,6 +170,8 @@ static Result encode(const heed_tensor &tensor, const heed_gpu_map &map, void *e
   key.address = uint64_t(reinterpret_cast<uintptr_t>(address));
   key.box = uint64_t(map.box_columns) << 32 | uint64_t(map.box_rows);
   key.dtype = uint64_t(tensor.dtype) << 8 | uint64_t(rank);
+  // A thread that calls a kernel again often has the same tensors: encoding costs more than finding
+  // out.
   CachedMap *cached;
   if (mapsOfThread.find(key, cached)) {
     encoded = cached->map;

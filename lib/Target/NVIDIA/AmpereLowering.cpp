@@ -65,6 +65,9 @@ LogicalResult AmpereLowering::collect() {
            << loop.getStep() << " is not " << blockKv();
   if (queryScale && queryScale.getTile() != query.load.getResult())
     return queryScale.emitError("expects to scale the queries for the portable GPU path");
+  for (Operation &op : *loop.getBodyBlock())
+    if (isa<tile::AlongKeysOp, tile::LoadElementsOp>(op))
+      return op.emitError("has no lowering for the portable GPU path");
   Value queries = queryScale ? queryScale.getResult() : query.load.getResult();
   for (auto load : loop.getBodyBlock()->getOps<tile::LoadOp>()) {
     auto dot = load->use_empty() ? tile::DotOp() : dyn_cast<tile::DotOp>(*load->user_begin());

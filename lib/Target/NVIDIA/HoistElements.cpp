@@ -37,11 +37,15 @@ static bool isExpensive(Operation *op) {
 
 static SmallVector<Dependence> argumentsOf(Block &block, Value score, Value query, Value key) {
   SmallVector<Dependence> dependences;
-  for (BlockArgument argument : block.getArguments())
+  bool isBehindKey = false; // elements of tiles beside
+  for (BlockArgument argument : block.getArguments()) {
     dependences.push_back(argument == query   ? Dependence::q()
                           : argument == key   ? Dependence::kv()
                           : argument == score ? Dependence::score()
+                          : isBehindKey       ? Dependence::q() | Dependence::kv()
                                               : Dependence::none());
+    isBehindKey |= argument == key;
+  }
   return dependences;
 }
 
@@ -82,7 +86,8 @@ SmallVector<Value> ElementRegion::alongKeys() const {
     bool isUsedByElements = llvm::any_of(op.getUsers(), [&](Operation *user) {
       return user->getNumResults() != 1 || !isOfKey(user->getResult(0));
     });
-    if (isStorable && isUsedByElements && llvm::any_of(sliceOf(v), isExpensive))
+    // From what is there already it may be quick.
+    if (isStorable && isUsedByElements && llvm::any_of(sliceOf(v, found), isExpensive))
       found.push_back(v);
   }
   return found;
@@ -139,14 +144,17 @@ struct TileHoistElements : heed::impl::TileHoistElementsPassBase<TileHoistElemen
     Block &block = *op.getBodyBlock();
     ElementRegion region(block, score, op.getQuery(), op.getKey());
     OpBuilder b(op);
-    if (SmallVector<Value> values = region.alongKeys(); !values.empty()) {
+    SmallVector<Value> values = region.alongKeys();
+    SmallVector<attn::LoadOp> matrices =
+        region.matrices(); // the region does not know new arguments
+    if (!values.empty()) {
       auto along = createAlongKeys(b, op, region, values, partial);
       for (auto [value, tile] : llvm::zip(values, along.getResults())) {
         op.getBesideMutable().append(tile);
         value.replaceAllUsesWith(block.addArgument(value.getType(), value.getLoc()));
       }
     }
-    for (attn::LoadOp load : region.matrices()) {
+    for (attn::LoadOp load : matrices) {
       op.getBesideMutable().append(createLoadElements(op, region, load));
       load.getResult().replaceAllUsesWith(
           block.addArgument(load.getResult().getType(), load.getLoc()));

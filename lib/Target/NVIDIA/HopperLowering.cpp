@@ -48,6 +48,14 @@ LogicalResult HopperLowering::run() {
   if (failed(collect()))
     return failure();
   layOut();
+  if (tileNumberOffset + 8 > kHeaderBytes)
+    return kernel.emitError("expects fewer stages for sm_90a: barriers take ")
+           << tileNumberOffset + 8 << " of " << kHeaderBytes << " bytes";
+  const GPUTarget *target = lookupGPUTarget(schedule.getTarget());
+  if (target && sharedBytes > target->sharedBytes)
+    return kernel.emitError("its schedule takes ")
+           << sharedBytes << " bytes of shared memory, of which " << schedule.getTarget() << " has "
+           << target->sharedBytes;
   return emitKernel();
 }
 
@@ -132,6 +140,9 @@ LogicalResult HopperLowering::collectLoop(Value queries) {
         !isa<tile::MapOp, tile::MaskOp>(*load->user_begin()))
       return load.emitError("expects the rows and keys of the scores, and one map or mask beside "
                             "which it lies, for sm_90a");
+    if (load.getTensor().getType().getElementType().isInteger(64) || load.getIndices().size() > 3)
+      return load.emitError("expects at most five dimensions, of elements of at most 32 bits, for "
+                            "sm_90a");
     Ring ring;
     ring.load = load;
     ring.tensor = load.getTensor();
@@ -142,6 +153,13 @@ LogicalResult HopperLowering::collectLoop(Value queries) {
     ring.stages = schedule.getStages();
     matrices.push_back(ring);
   }
+  for (Operation &op : body)
+    if (isa<tile::MapOp, tile::MaskOp>(op))
+      for (Value v : op.getOperands())
+        if (isa<tile::TileType>(v.getType()) && v != op.getOperand(0) &&
+            !isa_and_present<tile::AlongKeysOp, tile::LoadElementsOp>(v.getDefiningOp()))
+          return op.emitError("expects tiles of tile.along_keys and tile.load_elements beside "
+                              "scores for sm_90a");
   auto dots = body.getOps<tile::DotOp>();
   auto softmaxes = body.getOps<tile::OnlineSoftmaxOp>();
   if (rings.size() != 2 || accumulated.size() != 1 || !llvm::hasNItems(dots, 2))
@@ -203,6 +221,10 @@ void HopperLowering::layOut() {
     numBarriers += 2 * ring.stages;
   };
   place(*queryTile, 0);
+  int64_t outputBytes = tileRows() * numBoxes(tensorType(3).getExtents()[3]) * kSwizzleBytes;
+  // Without a place of its own the output takes that of the queries, and may be wider.
+  if (!schedule.getOwnOutput())
+    offset = std::max(offset, queryTile->offset + outputBytes);
   for (auto [i, ring] : llvm::enumerate(rings))
     place(ring, i + 1);
   outputMap = rings.size() + 1;
@@ -211,7 +233,7 @@ void HopperLowering::layOut() {
   outputOffset = queryTile->offset;
   if (schedule.getOwnOutput()) {
     outputOffset = offset;
-    offset += tileRows() * numBoxes(tensorType(3).getExtents()[3]) * kSwizzleBytes;
+    offset += outputBytes;
   }
   alongOffset = offset;
   for (tile::AlongKeysOp along : alongKeys)
@@ -593,14 +615,14 @@ void HopperLowering::emitProducer() {
       BlockWalk::Walk walk = walker->begin(tile);
       IRMapping mapping = walker->instanceScalars(tile, e.cst(0));
       SmallVector<Value> used;
-      for (Ring *ring : {&*queryTile, &rings[0], &rings[1]})
-        for (Value v : ring->load->getOperands().drop_front())
-          if (v != loop.getBlockStart())
-            used.push_back(v);
-      for (const Ring &ring : matrices)
+      auto addUsed = [&](const Ring &ring) {
         for (Value v : ring.load->getOperands().drop_front())
           if (v != loop.getBlockStart())
             used.push_back(v);
+      };
+      addUsed(*queryTile);
+      llvm::for_each(rings, addUsed);
+      llvm::for_each(matrices, addUsed);
       for (tile::AlongKeysOp along : alongKeys)
         for (Operation &inner : *along.getBodyBlock())
           for (Value v : inner.getOperands())
@@ -958,12 +980,13 @@ LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
     wait(barrier(rings[0].full, slot), parityOf(rings[0], front));
     Value word = readWord(e.add(sharedAddress(wordOffset + 4), e.shl(slot, 2)));
     giveBackFront(slot);
-    wait(barrier(rings[1].full, backSlot), parityOf(rings[1], back));
-    arrive(barrier(rings[1].empty, backSlot), isLeadLane);
     for (const Ring &ring : matrices) {
       wait(barrier(ring.full, slotOf(ring, front)), parityOf(ring, front));
       arrive(barrier(ring.empty, slotOf(ring, front)), e.cstBool(true));
     }
+    // Last: the producer fills these values behind the next keys and what lies beside them.
+    wait(barrier(rings[1].full, backSlot), parityOf(rings[1], back));
+    arrive(barrier(rings[1].empty, backSlot), isLeadLane);
     front = e.add(front, 1);
     back = e.add(back, 1);
     return word;

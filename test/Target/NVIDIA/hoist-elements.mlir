@@ -96,3 +96,58 @@ func.func @full_bias(%q: !t, %k: !k, %v: !k, %scale: f32, %bias: !bias) -> (!t, 
   %o, %lse, %max = attn.forward @biased(%q, %k, %v) scale(%scale) captures(%bias) : (!t, !k, !k, !bias) -> (!t, !lse)
   return %o, %lse, %max : !t, !lse, !lse
 }
+
+// -----
+
+!lse = !attn.tensor<[B, Hq, Sq], f32>
+!t = !attn.tensor<[B, Hq, Sq, 16], bf16>
+!k = !attn.tensor<[B, Hkv, Skv, 16], bf16>
+!ids = !attn.tensor<[Skv], i32>
+!table = !attn.tensor<[?, Sq, Skv], bf16>
+
+// An index that differs from key to key makes no tile.
+attn.variant @chosen(%ids: !ids {attn.name = "ids"}, %table: !table {attn.name = "table"}) {
+  attn.score(%s, %b, %h, %q, %kv) {
+    %id = attn.load %ids[%kv] : !ids
+    %x = attn.load %table[%id, %q, %kv] : !table
+    %y = arith.addf %s, %x : f32
+    attn.yield %y : f32
+  }
+}
+// CHECK-LABEL: tile.kernel @chosen_bias(
+// CHECK:         tile.along_keys
+// CHECK-NOT:     tile.load_elements
+// CHECK:         tile.map {{.*}} (%[[S:.+]], %[[Q:.+]], %[[K:.+]], %[[ID:.+]]) {
+// CHECK-NEXT:      attn.load %{{.+}}[%[[ID]], %[[Q]], %[[K]]]
+func.func @chosen_bias(%q: !t, %k: !k, %v: !k, %scale: f32, %ids: !ids, %table: !table) -> (!t, !lse, !lse) {
+  %o, %lse, %max = attn.forward @chosen(%q, %k, %v) scale(%scale) captures(%ids, %table) : (!t, !k, !k, !ids, !table) -> (!t, !lse)
+  return %o, %lse, %max : !t, !lse, !lse
+}
+
+// -----
+
+!lse = !attn.tensor<[B, Hq, Sq], f32>
+!t = !attn.tensor<[B, Hq, Sq, 16], bf16>
+!k = !attn.tensor<[B, Hkv, Skv, 16], bf16>
+!w = !attn.tensor<[Skv], f32>
+
+// What follows quickly from a number that is stored anyway is not stored.
+attn.variant @weighted(%w: !w {attn.name = "w"}) {
+  attn.score(%s, %b, %h, %q, %kv) {
+    %x = attn.load %w[%kv] : !w
+    %f = arith.sitofp %q : i32 to f32
+    %y = arith.mulf %x, %f : f32
+    %double = arith.addf %x, %x : f32
+    %z = arith.mulf %s, %y : f32
+    %r = arith.mulf %z, %double : f32
+    attn.yield %r : f32
+  }
+}
+// CHECK-LABEL: tile.kernel @weights(
+// CHECK:         tile.along_keys %{{.+}} -> !tile.tile<32xf32> (
+// CHECK:         tile.map {{.*}} (%{{.+}}, %{{.+}}, %{{.+}}, %[[W:.+]]) {
+// CHECK:           arith.addf %[[W]], %[[W]]
+func.func @weights(%q: !t, %k: !k, %v: !k, %scale: f32, %w: !w) -> (!t, !lse, !lse) {
+  %o, %lse, %max = attn.forward @weighted(%q, %k, %v) scale(%scale) captures(%w) : (!t, !k, !k, !w) -> (!t, !lse)
+  return %o, %lse, %max : !t, !lse, !lse
+}

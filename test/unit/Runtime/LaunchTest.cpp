@@ -725,11 +725,11 @@ TEST_F(Gpu, NoMemoryForLists) {
   code.classify = "attend_classify";
   code.classify_threads = 32;
   code.lists_per_batch = code.lists_per_head = 1;
-  // 2 x 4 x 5 lists of 1 + 2^31 / 64 words
-  c.call.key.shape[2] = c.call.value.shape[2] = int64_t(1) << 30;
+  // 2 x 4 x 5 lists of 2^23 words
+  c.call.key.shape[2] = c.call.value.shape[2] = (int64_t(1) << 29) - 64;
   c.call.key.strides[2] = c.call.value.strides[2] = 0;
   expectError(c,
-              "kernel 'fake': no 2684354720 bytes of memory for block lists on cuda:0: "
+              "kernel 'fake': no 1342177280 bytes of memory for block lists on cuda:0: "
               "CUDA_ERROR_OUT_OF_MEMORY (out of memory)",
               HEED_OUT_OF_MEMORY);
 
@@ -740,10 +740,20 @@ TEST_F(Gpu, NoMemoryForLists) {
   one.block_q = one.block_kv = 1;
   d.call.query.shape[2] = d.call.output.shape[2] = INT32_MAX;
   d.call.query.strides[2] = d.call.output.strides[2] = 64;
-  d.call.key.shape[2] = d.call.value.shape[2] = INT32_MAX;
+  d.call.key.shape[2] = d.call.value.shape[2] = (1 << 23) - 1;
   d.call.key.strides[2] = d.call.value.strides[2] = 0;
-  expectError(d, "kernel 'fake': no memory for 2147483647 lists of 2147483647 blocks",
+  expectError(d,
+              "kernel 'fake': no 72057594004373504 bytes of memory for block lists on cuda:0: "
+              "CUDA_ERROR_OUT_OF_MEMORY (out of memory)",
               HEED_OUT_OF_MEMORY);
+}
+
+TEST_F(Gpu, MoreBlocksThanWordsHold) {
+  expectError("kernel 'fake': expected fewer than 2^23 blocks of 64 keys, found 536870912 keys",
+              [](Launch &c) {
+                c.call.key.shape[2] = c.call.value.shape[2] = int64_t(1) << 29;
+                c.call.key.strides[2] = c.call.value.strides[2] = 0;
+              });
 }
 
 TEST_F(Gpu, FailedLaunchesFreeTheirLists) {

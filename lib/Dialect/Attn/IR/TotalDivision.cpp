@@ -119,7 +119,7 @@ struct Magnitudes {
 } // namespace
 
 /// With m = floor((2^32 - 1) / y), floor(u m / 2^32) is the quotient of 0 <= u < 2^31 or one less.
-static Magnitudes emitDivision(OpBuilder &b, Location loc, Value x, const attn::Divisor &y) {
+static Magnitudes emitMagnitudes(OpBuilder &b, Location loc, Value x, const attn::Divisor &y) {
   auto exclusiveOr = [&](Value u, Value v) { return b.createOrFold<arith::XOrIOp>(loc, u, v); };
   auto sub = [&](Value u, Value v) { return b.createOrFold<arith::SubIOp>(loc, u, v); };
   Type i64 = b.getI64Type();
@@ -139,13 +139,13 @@ static Magnitudes emitDivision(OpBuilder &b, Location loc, Value x, const attn::
 }
 
 Value attn::emitFloorDiv(OpBuilder &b, Location loc, Value x, const Divisor &y) {
-  Magnitudes m = emitDivision(b, loc, x, y);
+  Magnitudes m = emitMagnitudes(b, loc, x, y);
   return b.createOrFold<arith::AndIOp>(loc, b.createOrFold<arith::XOrIOp>(loc, m.quotient, m.sign),
                                        y.isNonZero);
 }
 
 Value attn::emitMod(OpBuilder &b, Location loc, Value x, const Divisor &y) {
-  Magnitudes m = emitDivision(b, loc, x, y);
+  Magnitudes m = emitMagnitudes(b, loc, x, y);
   // Of a negative dividend, y - 1 - r.
   Value r =
       b.createOrFold<arith::AddIOp>(loc, b.createOrFold<arith::XOrIOp>(loc, m.remainder, m.sign),

@@ -490,7 +490,11 @@ LogicalResult AlongKeysOp::verifyRegions() {
     auto tile = cast<TileType>(type);
     if (tile.getRank() != 1 || tile.getShape() != cast<TileType>(getResultTypes()[0]).getShape())
       return emitOpError("expects tiles of rank 1 and one length as results, found ") << type;
-    types.push_back(tile.getElementType());
+    Type element = tile.getElementType();
+    if (!element.isInteger(1) && !element.isInteger(32) && !element.isInteger(64) &&
+        !element.isF32())
+      return emitOpError("expects tiles of i1, i32, i64 or f32 as results, found ") << type;
+    types.push_back(element);
   }
   if (block.getTerminator()->getOperandTypes() != TypeRange(types))
     return emitOpError("expects its region to yield ") << TypeRange(types);
