@@ -19,6 +19,9 @@
 
 namespace heed {
 
+/// A kernel's arguments before the variant's parameters: six tensors and the scale.
+constexpr unsigned kFirstParameter = 7;
+
 /// A captured tensor as the argument block describes it.
 struct CapturedTensor {
   mlir::Value data;                                // an address

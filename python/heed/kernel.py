@@ -113,8 +113,8 @@ class Kernel:
         words, tensors = self._pack(values, device) if values else (b"", b"")
         status = _heed_launch(self._address, call, addresses, words, tensors, stream, device)
         if status == _HEED_UNALIGNED and self.portable is not None:
-            self.portable().launch(call, addresses, values, device, stream)
-        elif status != 0:
+            status = _heed_launch(self.portable()._address, call, addresses, words, tensors, stream, device)
+        if status != 0:
             raise HeedError(_runtime.lib.heed_last_error().decode())
 
     def classify(self, extents: tuple[int, int, int, int, int], block_size: tuple[int, int], values: Sequence[Any],

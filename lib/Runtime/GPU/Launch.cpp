@@ -338,10 +338,7 @@ static heed_status layOut(const heed_kernel &kernel, const heed_gpu_code &code,
   int64_t numLists = (code.lists_per_batch ? problem.batch : 1) *
                      (code.lists_per_head ? problem.queryHeads : 1) * qTiles;
   int64_t kvBlocks = (problem.keyLength + code.block_kv - 1) / code.block_kv;
-  // At most 2^31 x 2^31 words.
-  if (__builtin_mul_overflow(numLists * (1 + kvBlocks), int64_t(4), &geometry.listBytes))
-    return fail(HEED_OUT_OF_MEMORY, "kernel '%s': no memory for %lld lists of %lld blocks",
-                nameOf(kernel), ll(numLists), ll(kvBlocks));
+  geometry.listBytes = numLists * (1 + kvBlocks) * 4; // at most 2^31 x 2^23 words
   geometry.numLists = unsigned(numLists);
   return HEED_OK;
 }

@@ -71,7 +71,7 @@ void KernelLowering::bindArguments(Value argBlock, Value batch, Value head, Valu
   scalars.map(kernel.getQueryTile(), index(queryTile));
   auto arguments = kernel.getKernelArguments();
   scalars.map(arguments[6], scalarArgument(arguments[6].getType(), HEED_ARG_SCALE));
-  bindCaptures(arguments.drop_front(7));
+  bindCaptures(arguments.drop_front(kFirstParameter));
 }
 
 LogicalResult KernelLowering::emitTileFunction() {

@@ -89,7 +89,7 @@ llvm::Expected<GPUScheduleOverrides> GPUScheduleOverrides::parse(StringRef text)
 
 /// Bytes of a tile in shared memory: rows are padded to whole 128-byte boxes.
 static int64_t tileBytes(int64_t rows, int64_t columns, int64_t elementBytes) {
-  return rows * llvm::alignTo(columns * elementBytes, 128);
+  return rows * 128 * countBoxes(columns, elementBytes);
 }
 
 int64_t heed::sliceColumnsOf(tile::GPUScheduleAttr schedule, int64_t valueHeadDim) {
@@ -126,7 +126,7 @@ int64_t heed::sharedBytesOf(tile::GPUScheduleAttr schedule, Type elementType, in
   // Twice as many places as keys have: a place is read after its keys are given back.
   stage += 2 * schedule.getBlockKv() * stages.alongKeyBytes;
   for (int64_t elementBytes : stages.matrixBytes)
-    stage += rows * 128 * countBoxes(schedule.getBlockKv(), elementBytes);
+    stage += tileBytes(rows, schedule.getBlockKv(), elementBytes);
   return 1024 + shared + schedule.getStages() * stage;
 }
 

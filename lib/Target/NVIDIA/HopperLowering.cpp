@@ -23,12 +23,11 @@ using namespace heed::nvidia;
 /// Elements of a row of a 128-byte swizzled box.
 static constexpr int64_t kBoxColumns = 64;
 static constexpr int64_t kSwizzleBytes = 128;
-/// The kernel's arguments before the variant's parameters: six tensors and the scale.
-static constexpr int64_t kFirstParameter = 7;
 /// Bytes at the start of shared memory for barriers and words; also the alignment of tiles.
 static constexpr int64_t kHeaderBytes = 1024;
 
-static int64_t numBoxes(int64_t columns) { return llvm::divideCeil(columns, kBoxColumns); }
+/// Of queries, keys, values and output: other elements have the portable path.
+static constexpr int64_t kElementBytes = 2;
 
 HopperLowering::Ring HopperLowering::ringOf(tile::LoadOp load, int64_t rows, int64_t stages) {
   Ring ring;
@@ -221,7 +220,8 @@ void HopperLowering::layOut() {
     numBarriers += 2 * ring.stages;
   };
   place(*queryTile, 0);
-  int64_t outputBytes = tileRows() * numBoxes(tensorType(3).getExtents()[3]) * kSwizzleBytes;
+  int64_t outputBytes =
+      tileRows() * countBoxes(tensorType(3).getExtents()[3], kElementBytes) * kSwizzleBytes;
   // Without a place of its own the output takes that of the queries, and may be wider.
   if (!schedule.getOwnOutput())
     offset = std::max(offset, queryTile->offset + outputBytes);
@@ -803,7 +803,7 @@ LogicalResult HopperLowering::lowerScale(tile::ScaleOp op) {
     // 64 rows of a box are 8 KiB in a row: 64 bytes a thread, of which the layout does not matter.
     Value base = e.add(sharedAddress(queryTile->offset),
                        e.add(e.mul(group, kInstanceRows * kSwizzleBytes), e.shl(thread, 4)));
-    for (int64_t box = 0; box < numBoxes(queryTile->columns); ++box)
+    for (int64_t box = 0; box < queryTile->numBoxes(); ++box)
       for (int64_t part = 0; part < 4; ++part) {
         Value address = e.add(base, box * tileRows() * kSwizzleBytes + part * 2048);
         Registers words = e.ptx("ld.shared.v4.b32 {$0, $1, $2, $3}, [$4];", "=r,=r,=r,=r,r",
@@ -1095,7 +1095,7 @@ void HopperLowering::storeTile(tile::StoreOp op) {
   e.ptx("fence.proxy.async.shared::cta;", "", {});
   e.barrier(named, kInstanceThreads);
   e.ifThen(isLead, [&] {
-    for (int64_t box = 0; box < numBoxes(columns); ++box)
+    for (int64_t box = 0; box < countBoxes(columns, kElementBytes); ++box)
       e.ptx("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [$0, {$1, $2, $3, $4}], "
             "[$5];",
             "l,r,r,r,r,r",

@@ -50,7 +50,7 @@ private:
     mlir::Operation *load = nullptr; // tile.load or tile.load_elements
     Value tensor;                    // that it reads
     int64_t rows = 0, columns = 0;   // of a stage; columns are those that exist
-    int64_t elementBytes = 2;
+    int64_t elementBytes = 2;        // of queries, keys and values
     int64_t stages = 1;
     int64_t offset = 0;          // in shared memory, bytes
     int64_t full = 0, empty = 0; // barrier numbers of stage 0

@@ -26,12 +26,12 @@ Scalars::Scalars(Emitter &e, tile::KernelOp kernel, Value args) : e(e), kernel(k
   mapping.map(arguments[6],
               emitScalarArgument(e.b, e.loc, arguments[6].getType(), word(HEED_ARG_SCALE)));
   bindParameters(
-      e.b, e.loc, arguments.drop_front(7), [&](int64_t index) { return word(index); },
+      e.b, e.loc, arguments.drop_front(kFirstParameter), [&](int64_t index) { return word(index); },
       [&](int64_t index) { return pointer(index); }, mapping, captured);
 }
 
 int64_t Scalars::countWords(tile::KernelOp kernel) {
-  return countArgumentWords(kernel.getKernelArguments().drop_front(7));
+  return countArgumentWords(kernel.getKernelArguments().drop_front(kFirstParameter));
 }
 
 Value Scalars::word(int64_t index) { return e.load(e.i64(), e.at(args, e.cst(8 * index)), 8); }
