@@ -12,8 +12,10 @@ them; "memory" is what the process grew by at its peak until the blocks were kno
 The second table compares attention with a mask given as code to the same with lists given (from_kv_blocks, of the
 kernel's own block size), both with their blocks found anew for each call, interleaved; f32, head dim 64, 4 heads.
 
-With --device what masks capture lies on a GPU, and another table is made: "create" is create_block_mask, after which
-attention can be called, "kv lists" the four lists, on that device, and "torch" its compiled create_block_mask, warm.
+With --device what masks capture lies on a GPU, and so do the lists. "first" is create_block_mask and its kv lists, with
+tracing and code generation; "create" create_block_mask alone, after which attention can be called; "kv lists" both, warm,
+and "all lists" the q lists too; "memory" is what the device's grew by at its peak for all lists; "torch" is torch's
+compiled create_block_mask, warm, up to 131072. Attention is compared as above, in bf16 with 16 heads of 128.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
+import re
 import resource
 import statistics
 import subprocess
@@ -37,6 +40,7 @@ sys.path.append(str(ROOT / "python"))
 
 LENGTHS = (8192, 131072, 1048576)
 TORCH_LENGTH = 8192  # of the pairs that torch evaluates
+TORCH_DEVICE_LENGTH = 131072  # on a GPU
 Mask = Callable[[Any, Any, Any, Any], Any]
 
 
@@ -133,47 +137,112 @@ def compare(name: str, length: int) -> str:
     return f"| {name} | {length} | {statistics.median(times):.1f} | {statistics.median(ratios):.3f} |"
 
 
+def device_masks(device: str, length: int) -> dict[str, Mask]:
+    import torch
+
+    return masks(length, lambda x: torch.as_tensor(x, device=device))
+
+
+def wait(device: str) -> None:
+    if device != "cpu":
+        import torch
+
+        torch.cuda.synchronize()
+
+
 def measure_on(device: str, name: str, length: int) -> str:
-    """A row of the table of a device."""
+    """A row of the first table of a device."""
     import torch
     from torch.nn.attention.flex_attention import create_block_mask
 
     import heed
 
-    mask_mod = masks(length, lambda x: torch.as_tensor(x, device=device))[name]
+    mask_mod = device_masks(device, length)[name]
 
-    def wait() -> None:
-        if device != "cpu":
-            torch.cuda.synchronize()
-
-    def median(call: Callable[[], Any], count: int = 5) -> float:
+    def timed(call: Callable[[], Any]) -> float:
         def run() -> None:
             call()
-            wait()
+            wait(device)
 
-        run()
-        return statistics.median(milliseconds(run) for _ in range(count))
+        wait(device)
+        return milliseconds(run)
 
-    def lists() -> Any:
-        made = heed.create_block_mask(mask_mod, None, None, length, length, device=device)
+    def median(call: Callable[[], Any], count: int = 9) -> float:
+        timed(call)
+        return statistics.median(timed(call) for _ in range(count))
+
+    def create() -> Any:
+        return heed.create_block_mask(mask_mod, None, None, length, length, device=device)
+
+    def kv_lists() -> Any:
+        made = create()
         return made.kv_indices, made.full_kv_indices
 
-    create = median(lambda: heed.create_block_mask(mask_mod, None, None, length, length, device=device))
-    compiled = torch.compile(create_block_mask)
-    theirs = median(lambda: compiled(mask_mod, None, None, length, length, device=device), 3)
-    return f"| {name} | {length} | {create:.2f} | {median(lists):.1f} | {theirs:.1f} |"
+    def all_lists() -> Any:
+        made = create()
+        return made.kv_indices, made.full_kv_indices, made.q_indices, made.full_q_indices
+
+    heed.create_block_mask(lambda b, h, q, kv: q < kv, None, None, 8, 8, device=device).kv_indices  # loads the compiler
+    first = timed(kv_lists)
+    row = [median(create), median(kv_lists)]
+    before = peak = 0
+    if device != "cpu":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+    row.append(median(all_lists))
+    if device != "cpu":
+        peak = torch.cuda.max_memory_allocated() - before
+    theirs = ""
+    if length <= TORCH_DEVICE_LENGTH:
+        compiled = torch.compile(create_block_mask)
+        theirs = f"{median(lambda: compiled(mask_mod, None, None, length, length, device=device), 3):.2f}"
+    return (f"| {name} | {length} | {first:.0f} | {row[0]:.2f} | {row[1]:.2f} | {row[2]:.2f} | {peak / 1e6:.0f} | {theirs} |")
+
+
+def compare_on(device: str, name: str, length: int) -> str:
+    """A row of the second table of a device."""
+    import torch
+
+    import heed
+    from heed import arrays, tracing, variant
+
+    dims = (1, 16, length, 128) if device != "cpu" else (1, 1, length, 64)
+    query, key, value = (torch.randn(dims, device=device, dtype=torch.bfloat16) for _ in range(3))
+    mask_mod = device_masks(device, length)[name]
+    kernel = variant.of_trace(tracing.lookup(None, mask_mod)[0]).kernel("bf16", dims[3], dims[3], arrays.device_of(query))
+    made = heed.create_block_mask(mask_mod, None, None, length, length, device=device, BLOCK_SIZE=kernel.block_shape)
+    given = heed.BlockMask.from_kv_blocks(made.kv_num_blocks, made.kv_indices, made.full_kv_num_blocks, made.full_kv_indices,
+                                          BLOCK_SIZE=kernel.block_shape, mask_mod=mask_mod, seq_lengths=(length, length))
+    as_code = lambda: heed.flex_attention(query, key, value, mask_mod=mask_mod)  # noqa: E731
+    as_lists = lambda: heed.flex_attention(query, key, value, block_mask=given)  # noqa: E731
+    worst = float((as_code().float() - as_lists().float()).abs().max())
+    assert worst < 0.05, f"{name}: code and lists differ by {worst}"
+
+    def timed(call: Callable[[], Any]) -> float:
+        def run() -> None:
+            for _ in range(5):
+                call()
+            wait(device)
+
+        wait(device)
+        return milliseconds(run) / 5
+
+    pairs = [(timed(as_code), timed(as_lists)) for _ in range(7)]
+    return (f"| {name} | {length} | {statistics.median(code for code, _ in pairs):.2f} | "
+            f"{statistics.median(code / lists for code, lists in pairs):.3f} |")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="the shortest length only")
     parser.add_argument("--device", help="cuda: masks whose tensors lie there; cpu exercises that")
+    parser.add_argument("--only", help="a regular expression of rows, such as 'measure causal 8192'")
     parser.add_argument("--row", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row:
         kind, name, length = options.row
         if options.device:
-            print(measure_on(options.device, name, int(length)))
+            print({"measure": measure_on, "compare": compare_on}[kind](options.device, name, int(length)))
         else:
             print({"measure": measure, "compare": compare}[kind](name, int(length)))
         return 0
@@ -183,14 +252,19 @@ def main() -> int:
     def rows(kind: str, lengths: tuple[int, ...]) -> None:
         for name in masks(8192):
             for length in lengths:
+                if options.only and not re.search(options.only, f"{kind} {name} {length}"):
+                    continue
                 with tempfile.TemporaryDirectory() as cache:
                     done = subprocess.run([sys.executable, __file__, "--row", kind, name, str(length), *on], capture_output=True,
                                           text=True, env={**os.environ, "HEED_CACHE_DIR": cache}, check=False)
                 print(done.stdout.strip() or f"| {name} | {length} | failed: {done.stderr.strip().splitlines()[-1]} |", flush=True)
 
     if options.device:
-        print("| mask | length | create, ms | kv lists, ms | torch, ms |\n|---|---|---|---|---|")
-        rows("on", LENGTHS[:1] if options.quick else LENGTHS[:2])
+        print("| mask | length | first, ms | create, ms | kv lists, ms | all lists, ms | memory, MB | torch, ms |\n"
+              "|---|---|---|---|---|---|---|---|")
+        rows("measure", LENGTHS[:1] if options.quick else LENGTHS)
+        print("\n| mask | length | as code, ms | times lists given |\n|---|---|---|---|")
+        rows("compare", (2048,) if options.quick else (8192, 131072))
         return 0
     print("| mask | length | first, ms | warm, ms | kv lists, ms | memory, MB | skipped, % | torch, ms |\n|---|---|---|---|---|---|---|---|")
     rows("measure", LENGTHS[:1] if options.quick else LENGTHS)

@@ -233,7 +233,7 @@ bool runOnGPU(const Problem &p) {
     cuda.check(cuda.memFree(pointer));
   const heed_gpu_code *code = heed_select_gpu_code(&alibi_bf16_d128_kernel, 0);
   double pairs = double(kBatch * kHeads) * double(p.length) * double(p.length + 1) / 2;
-  std::printf("%s, code for %s: %.3f ms, %.0f TFLOP/s\n", name, code ? code->target : "another GPU", double(milliseconds),
+  std::printf("%s, code for %s: %.3f ms, %.0f TFLOP/s\n", name, code ? code->module.target : "another GPU", double(milliseconds),
               4 * double(kHeadDim) * pairs / double(milliseconds) * 1e-9);
   return report("GPU", largestError(p, result));
 }

@@ -37,7 +37,7 @@ extern "C" {
 #endif
 
 /* Raised whenever the layout of a struct or of the argument block changes. */
-#define HEED_ABI_VERSION 4
+#define HEED_ABI_VERSION 5
 
 /*===-- Status ------------------------------------------------------------===*/
 
@@ -204,17 +204,22 @@ typedef struct heed_gpu_map {
   int32_t box_columns;
 } heed_gpu_map;
 
-/* The code for one GPU architecture. Its entry points take the tensor maps in order (128 bytes
- * each, by value) and then the argument block (by value). */
-typedef struct heed_gpu_code {
+/* Code for one GPU architecture. */
+typedef struct heed_gpu_module {
   const char *target;             /* "sm_90a", ... */
   int32_t capability;             /* major * 10 + minor: what a device must have at least */
   int32_t is_exact;               /* 1: and at most (sm_90a) */
   const char *ptx;                /* zero-terminated text, or NULL with a cubin */
   const void *cubin;              /* or NULL */
   int64_t ptx_bytes, cubin_bytes; /* without the zero */
-  const char *entry;              /* the kernel's name in the code */
-  int32_t block_q; /* queries of a thread block: there are B * Hq * ceil(Sq / block_q) tiles */
+} heed_gpu_module;
+
+/* A kernel for one GPU architecture. Its entry points take the tensor maps in order (128 bytes
+ * each, by value) and then the argument block (by value). */
+typedef struct heed_gpu_code {
+  heed_gpu_module module;
+  const char *entry; /* the kernel's name in the code */
+  int32_t block_q;   /* queries of a thread block: there are B * Hq * ceil(Sq / block_q) tiles */
   int32_t block_kv;
   int32_t num_threads;   /* of a thread block */
   int32_t shared_bytes;  /* dynamic shared memory of a thread block */
@@ -255,6 +260,38 @@ typedef struct heed_mask_code {
   heed_box_count_fn count;
 } heed_mask_code;
 
+/* A variant's mask for one GPU architecture: kernels that take the argument block (by value). Each
+ * warp of 32 threads has a piece of work: of classify 32 x 32 blocks of a list, of settle 32 blocks
+ * of a row, of list a row. Those of a list follow each other by rows, lists by batch and head. */
+typedef struct heed_gpu_mask_code {
+  heed_gpu_module module;
+  const char *classify; /* fills the matrix of classes; 3 stands for a block that is left open */
+  const char *settle;   /* decides the open blocks of the matrix */
+  const char *list;     /* lists the blocks of a row of the matrix */
+  int32_t warps;        /* of a thread block */
+  int32_t uses_batch;   /* 0: the mask is the same for all batches */
+  int32_t uses_head;
+} heed_gpu_mask_code;
+
+/* What the argument block of these kernels has in place of strides. */
+enum {
+  HEED_MASK_ARG_BLOCK_Q = 12,
+  HEED_MASK_ARG_BLOCK_KV = 13,
+  HEED_MASK_ARG_HANGING_IS_PARTIAL = 14,
+  HEED_MASK_ARG_LISTS = 15, /* batches times heads of the matrix */
+  HEED_MASK_ARG_HEADS = 16,
+  HEED_MASK_ARG_ROWS = 17, /* of the matrix; of list the key blocks, where it lists by them */
+  HEED_MASK_ARG_COLUMNS = 18,
+  HEED_MASK_ARG_CLASSES = 19,     /* the matrix of classes: bytes */
+  HEED_MASK_ARG_LIST_STRIDE = 20, /* strides of the matrix */
+  HEED_MASK_ARG_ROW_STRIDE = 21,
+  HEED_MASK_ARG_COLUMN_STRIDE = 22,
+  HEED_MASK_ARG_PARTIAL_COUNTS = 23, /* what list writes: i32, dense */
+  HEED_MASK_ARG_PARTIAL_INDICES = 24,
+  HEED_MASK_ARG_FULL_COUNTS = 25,
+  HEED_MASK_ARG_FULL_INDICES = 26
+};
+
 typedef struct heed_kernel {
   uint32_t abi_version; /* HEED_ABI_VERSION of the compiler */
   int32_t num_params;
@@ -269,6 +306,8 @@ typedef struct heed_kernel {
   const heed_gpu_code *gpu_codes;
   int32_t num_mask_codes; /* best first; needed where a code uses lists */
   const heed_mask_code *mask_codes;
+  int32_t num_gpu_mask_codes; /* best first */
+  const heed_gpu_mask_code *gpu_mask_codes;
 } heed_kernel;
 
 /*===-- Calling -----------------------------------------------------------===*/
@@ -349,6 +388,38 @@ HEED_EXPORT heed_status heed_launch_packed(const heed_kernel *kernel, const heed
                                            void *const *data, const heed_value *params,
                                            const heed_tensor *tensors, void *stream,
                                            int32_t device);
+
+/* The class of every block of a mask, in memory of a GPU: 0 skipped, 1 partial, 2 full, bytes of a
+ * dense matrix (num_batches, num_heads, num_rows, num_columns). Rows and columns are ceil(length /
+ * block); num_batches and num_heads are those of the question, or 1 where the mask does not depend
+ * on them. */
+typedef struct heed_class_matrix {
+  int8_t *classes;
+  int64_t num_batches, num_heads, num_rows, num_columns;
+} heed_class_matrix;
+
+/* Lists of blocks in memory of a GPU, dense: counts (num_batches, num_heads, num_rows), and indices
+ * (num_batches, num_heads, num_rows, num_columns), of which the first `count` of a row are the
+ * blocks listed, and the others the rest, both in ascending order. */
+typedef struct heed_block_lists {
+  int32_t *partial_counts, *partial_indices, *full_counts, *full_indices;
+} heed_block_lists;
+
+/* Fills the matrix, exactly, on a device that holds it and all captured tensors, for a kernel with
+ * gpu_mask_codes (HEED_EMIT_CLASSIFIER for a GPU). `tensors` as in heed_classify. Returns at once;
+ * the work follows the order of `stream` and waits for nothing on the host. question->num_threads
+ * is ignored. */
+HEED_EXPORT heed_status heed_launch_classify(const heed_kernel *kernel,
+                                             const heed_mask_question *question,
+                                             const heed_tensor *tensors,
+                                             const heed_class_matrix *matrix, void *stream,
+                                             int32_t device);
+
+/* Lists the blocks of a matrix that heed_launch_classify fills, with the same kernel: by rows, or
+ * with by_column by its columns, in which case rows and columns change places in `lists`. */
+HEED_EXPORT heed_status heed_launch_list(const heed_kernel *kernel, const heed_class_matrix *matrix,
+                                         int32_t by_column, const heed_block_lists *lists,
+                                         void *stream, int32_t device);
 
 /* The number of devices, 0 without a driver (heed_last_error says why). */
 HEED_EXPORT int32_t heed_gpu_count(void);

@@ -322,13 +322,17 @@ llvm::Error heed::compile(MLIRContext &context, ArrayRef<const lang::Variant *> 
   std::unique_ptr<llvm::Module> linked;
   std::vector<KernelTable> tables(variants.size());
   bool isClassifier = kind == EmitKind::Classifier;
-  ArrayRef<GPUTarget> gpuTargets;
-  if (!isClassifier)
-    gpuTargets = options.gpuTargets;
-  for (const GPUTarget &target : llvm::reverse(gpuTargets))
+  auto note = [&](std::string phase) { watch.phase(phase); };
+  for (const GPUTarget &target : llvm::reverse(options.gpuTargets))
     for (auto [variant, table] : llvm::zip(variants, tables)) {
-      auto codes = compileForGPU(context, *variant, options, target, kind, os,
-                                 [&](std::string phase) { watch.phase(phase); });
+      if (isClassifier) {
+        auto code = compileMaskForGPU(context, *variant, options, target, kind, note);
+        if (!code)
+          return code.takeError();
+        table.addGPUMaskCode(std::move(*code));
+        continue;
+      }
+      auto codes = compileForGPU(context, *variant, options, target, kind, os, note);
       if (!codes)
         return codes.takeError();
       if (kind == EmitKind::PTX || kind == EmitKind::Asm)
@@ -340,7 +344,7 @@ llvm::Error heed::compile(MLIRContext &context, ArrayRef<const lang::Variant *> 
         os << codes->front().cubin;
       table.addGPUCode(std::move(*codes));
     }
-  if (isGPUText || (options.targets.empty() && kind != EmitKind::Object))
+  if (isGPUText || (options.targets.empty() && kind != EmitKind::Object && !isClassifier))
     return llvm::Error::success();
   // Best first: that is the order in which the runtime chooses.
   for (const CPUTarget &target : llvm::reverse(options.targets)) {

@@ -40,6 +40,11 @@ static llvm::Error runPasses(ModuleOp module, llvm::function_ref<void(OpPassMana
   return llvm::Error::success();
 }
 
+static void addSimplification(OpPassManager &pm) {
+  pm.addPass(createCanonicalizerPass());
+  pm.addPass(createCSEPass());
+}
+
 static llvm::Expected<std::unique_ptr<llvm::TargetMachine>>
 makeTargetMachine(const GPUTarget &target) {
   static const bool initialized = [] {
@@ -105,6 +110,29 @@ static GPUCode readAttributes(LLVM::LLVMFuncOp function, const GPUTarget &target
   return code;
 }
 
+/// Threads that have become code of the NVIDIA target to PTX.
+static llvm::Expected<std::string> lowerToPTX(ModuleOp module, bool strictMath,
+                                              const GPUTarget &target, NotePhase note,
+                                              llvm::raw_ostream *asLLVM = nullptr) {
+  if (llvm::Error error =
+          runPasses(module, [&](OpPassManager &pm) { buildNVIDIAToLLVMPipeline(pm, strictMath); }))
+    return std::move(error);
+  note("thread code " + target.name);
+  llvm::LLVMContext llvmContext;
+  std::unique_ptr<llvm::Module> translated = translateModuleToLLVMIR(module, llvmContext);
+  if (!translated)
+    return llvm::createStringError("translation to LLVM IR failed");
+  note("LLVM IR " + target.name);
+  if (asLLVM) {
+    translated->print(*asLLVM, nullptr);
+    return std::string();
+  }
+  auto ptx = emitPTX(*translated, target);
+  if (ptx)
+    note("PTX " + target.name);
+  return ptx;
+}
+
 /// Assembles all codes at the same time: most of a compilation is ptxas.
 static llvm::Error assemble(std::vector<GPUCode> &codes) {
   std::vector<std::string> errors(codes.size());
@@ -134,10 +162,7 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
                                                          const GPUTarget &target, EmitKind kind,
                                                          llvm::raw_ostream &os, NotePhase note) {
   OwningOpRef<ModuleOp> attnModule = buildAttnModule(context, &variant, options);
-  if (llvm::Error error = runPasses(*attnModule, [](OpPassManager &pm) {
-        pm.addPass(createCanonicalizerPass());
-        pm.addPass(createCSEPass());
-      }))
+  if (llvm::Error error = runPasses(*attnModule, addSimplification))
     return std::move(error);
   note("attn " + target.name);
 
@@ -155,7 +180,6 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
   });
 
   std::vector<GPUCode> codes;
-  llvm::LLVMContext llvmContext;
   // What needs aligned arguments is followed by code that does not.
   for (bool isFallback = false;; isFallback = true) {
     GPUScheduleOverrides overrides = isFallback ? GPUScheduleOverrides() : options.gpuSchedule;
@@ -173,8 +197,7 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
           tileOptions.blockKv = schedule->getBlockKv();
           tileOptions.narrowWeights = options.dtype != HEED_F32;
           pm.addPass(createAttnToTilePass(tileOptions));
-          pm.addPass(createCanonicalizerPass());
-          pm.addPass(createCSEPass());
+          addSimplification(pm);
         }))
       return std::move(error);
     for (auto kernel : module->getOps<tile::KernelOp>())
@@ -195,26 +218,15 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
       return std::move(error);
     std::string entry = defaultSymbol(variant, options);
     GPUCode code = readAttributes(module->lookupSymbol<LLVM::LLVMFuncOp>(entry), target);
-    if (llvm::Error error = runPasses(*module, [&](OpPassManager &pm) {
-          // Float32 results are as accurate as float32 is, unless TF32 will do.
-          bool isF32 = options.dtype == HEED_F32 && !options.gpuSchedule.tf32;
-          buildNVIDIAToLLVMPipeline(pm, options.gpuSchedule.strictMath || isF32);
-        }))
-      return std::move(error);
-    note("thread code " + target.name);
-    std::unique_ptr<llvm::Module> translated = translateModuleToLLVMIR(*module, llvmContext);
-    if (!translated)
-      return llvm::createStringError("translation to LLVM IR failed");
-    note("LLVM IR " + target.name);
-    if (kind == EmitKind::LLVM) {
-      translated->print(os, nullptr);
-      return codes;
-    }
-    auto ptx = emitPTX(*translated, target);
+    // Float32 results are as accurate as float32 is, unless TF32 will do.
+    bool isF32 = options.dtype == HEED_F32 && !options.gpuSchedule.tf32;
+    auto ptx = lowerToPTX(*module, options.gpuSchedule.strictMath || isF32, target, note,
+                          kind == EmitKind::LLVM ? &os : nullptr);
     if (!ptx)
       return ptx.takeError();
+    if (kind == EmitKind::LLVM)
+      return codes;
     code.ptx = std::move(*ptx);
-    note("PTX " + target.name);
     bool isLast = !code.needsAligned || options.gpuSchedule.alignedOnly;
     codes.push_back(std::move(code));
     if (isLast || isFallback || kind == EmitKind::PTX || kind == EmitKind::Cubin)
@@ -226,6 +238,45 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
     note("ptxas " + target.name);
   }
   return codes;
+}
+
+llvm::Expected<GPUMaskCode> heed::compileMaskForGPU(MLIRContext &context,
+                                                    const lang::Variant &variant,
+                                                    const CompileOptions &options,
+                                                    const GPUTarget &target, EmitKind kind,
+                                                    NotePhase note) {
+  OwningOpRef<ModuleOp> module = buildAttnModule(context, &variant, options);
+  if (llvm::Error error = runPasses(*module, [](OpPassManager &pm) {
+        addSimplification(pm);
+        AttnToClassifierPassOptions classifierOptions;
+        classifierOptions.forPairs = true;
+        pm.addPass(createAttnToClassifierPass(classifierOptions));
+        addSimplification(pm);
+        pm.addPass(createClassifierToNVIDIAPass());
+      }))
+    return std::move(error);
+  GPUMaskCode code;
+  code.target = target;
+  code.name = defaultSymbol(variant, options);
+  auto function = module->lookupSymbol<LLVM::LLVMFuncOp>(code.name + "_classify");
+  auto attributes = function->getAttrOfType<DictionaryAttr>("heed.gpu_mask_code");
+  auto number = [&](StringRef key) { return cast<IntegerAttr>(attributes.get(key)).getInt(); };
+  code.warps = number("warps");
+  code.usesBatch = number("uses_batch") != 0;
+  code.usesHead = number("uses_head") != 0;
+  function->removeAttr("heed.gpu_mask_code");
+  auto ptx = lowerToPTX(*module, /*strictMath=*/true, target, note);
+  if (!ptx)
+    return ptx.takeError();
+  code.ptx = std::move(*ptx);
+  if (kind == EmitKind::PTX)
+    return code;
+  auto cubin = assemblePTX(code.ptx, target.name);
+  if (!cubin)
+    return cubin.takeError();
+  code.cubin = std::move(*cubin);
+  note("ptxas " + target.name);
+  return code;
 }
 
 //===----------------------------------------------------------------------===//

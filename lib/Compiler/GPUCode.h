@@ -26,6 +26,14 @@ struct GPUCode {
   std::vector<std::array<int32_t, 3>> maps;
 };
 
+/// What becomes a heed_gpu_mask_code.
+struct GPUMaskCode {
+  GPUTarget target;
+  std::string name, ptx, cubin; // kernels are NAME_classify, NAME_settle and NAME_list
+  int64_t warps = 0;
+  bool usesBatch = false, usesHead = false;
+};
+
 /// Notes the time since the last call under a name.
 using NotePhase = llvm::function_ref<void(std::string)>;
 
@@ -37,6 +45,14 @@ llvm::Expected<std::vector<GPUCode>> compileForGPU(mlir::MLIRContext &context,
                                                    const CompileOptions &options,
                                                    const GPUTarget &target, EmitKind kind,
                                                    llvm::raw_ostream &os, NotePhase note);
+
+/// Compiles what makes block lists of a variant's mask for one architecture. With EmitKind::PTX
+/// nothing is assembled.
+llvm::Expected<GPUMaskCode> compileMaskForGPU(mlir::MLIRContext &context,
+                                              const lang::Variant &variant,
+                                              const CompileOptions &options,
+                                              const GPUTarget &target, EmitKind kind,
+                                              NotePhase note);
 
 /// Assembles PTX with NVIDIA's ptxas; an empty string where there is none (HEED_PTXAS, PATH,
 /// CUDA_HOME, /usr/local/cuda).

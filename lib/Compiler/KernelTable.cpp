@@ -48,6 +48,8 @@ void KernelTable::addGPUCode(std::vector<GPUCode> added) {
   std::move(added.begin(), added.end(), std::back_inserter(gpuCodes));
 }
 
+void KernelTable::addGPUMaskCode(GPUMaskCode code) { gpuMaskCodes.push_back(std::move(code)); }
+
 namespace {
 /// Builds constants with the layout of the C structs: LLVM's natural alignment is C's.
 class TableBuilder {
@@ -156,34 +158,23 @@ void KernelTable::emit(llvm::Module &module, const lang::Variant &variant, Strin
          b.i32(code.blockKv), b.i64(code.scratchBytes), b.i64(code.packedBytesPerBlock),
          function("_prepare"), function("_tile"), function("_cost"), b.i32(code.usesLists)}));
   }
+  auto moduleOf = [&](const GPUTarget &target, StringRef ptx, StringRef cubin) {
+    return b.structure({b.string(target.name), b.i32(target.capability), b.i32(target.isExact),
+                        b.string(ptx), cubin.empty() ? b.null() : b.string(cubin),
+                        b.i64(ptx.size()), b.i64(cubin.size())});
+  };
   llvm::SmallVector<Constant *> gpuEntries;
   for (const GPUCode &code : gpuCodes) {
     llvm::SmallVector<Constant *> maps;
     for (auto [operand, rows, columns] : code.maps)
       maps.push_back(b.structure({b.i32(operand), b.i32(rows), b.i32(columns)}));
-    Constant *cubin = code.cubin.empty() ? b.null() : b.string(code.cubin);
     Constant *classify = code.classifyThreads ? b.string(code.entry + "_classify") : b.null();
-    gpuEntries.push_back(b.structure({b.string(code.target.name),
-                                      b.i32(code.target.capability),
-                                      b.i32(code.target.isExact),
-                                      b.string(code.ptx),
-                                      cubin,
-                                      b.i64(code.ptx.size()),
-                                      b.i64(code.cubin.size()),
-                                      b.string(code.entry),
-                                      b.i32(code.blockQ),
-                                      b.i32(code.blockKv),
-                                      b.i32(code.numThreads),
-                                      b.i32(code.sharedBytes),
-                                      b.i32(code.blocksPerSM),
-                                      b.i32(code.blocksPerTile),
-                                      b.i32(code.needsAligned),
-                                      b.i32(code.maps.size()),
-                                      b.array(maps),
-                                      classify,
-                                      b.i32(code.classifyThreads),
-                                      b.i32(code.listsPerBatch),
-                                      b.i32(code.listsPerHead)}));
+    gpuEntries.push_back(b.structure(
+        {moduleOf(code.target, code.ptx, code.cubin), b.string(code.entry), b.i32(code.blockQ),
+         b.i32(code.blockKv), b.i32(code.numThreads), b.i32(code.sharedBytes),
+         b.i32(code.blocksPerSM), b.i32(code.blocksPerTile), b.i32(code.needsAligned),
+         b.i32(code.maps.size()), b.array(maps), classify, b.i32(code.classifyThreads),
+         b.i32(code.listsPerBatch), b.i32(code.listsPerHead)}));
   }
   llvm::SmallVector<Constant *> maskEntries;
   for (const MaskCode &code : maskCodes) {
@@ -194,12 +185,18 @@ void KernelTable::emit(llvm::Module &module, const lang::Variant &variant, Strin
         b.structure({b.string(code.target.name), b.i64(code.target.cpuBits), b.i32(code.usesBatch),
                      b.i32(code.usesHead), function("_classify"), function("_count")}));
   }
+  llvm::SmallVector<Constant *> gpuMaskEntries;
+  for (const GPUMaskCode &code : gpuMaskCodes)
+    gpuMaskEntries.push_back(
+        b.structure({moduleOf(code.target, code.ptx, code.cubin), b.string(code.name + "_classify"),
+                     b.string(code.name + "_settle"), b.string(code.name + "_list"),
+                     b.i32(code.warps), b.i32(code.usesBatch), b.i32(code.usesHead)}));
   int64_t valueDim = options.valueHeadDim ? options.valueHeadDim : options.headDim;
-  Constant *kernel = b.structure({b.i32(HEED_ABI_VERSION), b.i32(params.size()), b.string(name),
-                                  b.i32(options.dtype), b.i32(options.headDim), b.i32(valueDim),
-                                  b.i32(entries.size()), b.array(params), b.array(entries),
-                                  b.i32(gpuEntries.size()), b.array(gpuEntries),
-                                  b.i32(maskEntries.size()), b.array(maskEntries)});
+  Constant *kernel = b.structure(
+      {b.i32(HEED_ABI_VERSION), b.i32(params.size()), b.string(name), b.i32(options.dtype),
+       b.i32(options.headDim), b.i32(valueDim), b.i32(entries.size()), b.array(params),
+       b.array(entries), b.i32(gpuEntries.size()), b.array(gpuEntries), b.i32(maskEntries.size()),
+       b.array(maskEntries), b.i32(gpuMaskEntries.size()), b.array(gpuMaskEntries)});
   new llvm::GlobalVariable(module, kernel->getType(), /*isConstant=*/true,
                            llvm::GlobalValue::ExternalLinkage, kernel, (name + "_kernel").str());
 }

@@ -30,6 +30,7 @@ public:
 
   /// Notes code for a GPU architecture.
   void addGPUCode(std::vector<GPUCode> codes);
+  void addGPUMaskCode(GPUMaskCode code);
 
   /// Adds the global `NAME_kernel`, whose entry points are the functions NAME_tile.TARGET and so
   /// on.
@@ -49,6 +50,7 @@ private:
   };
   std::vector<GPUCode> gpuCodes;
   std::vector<MaskCode> maskCodes;
+  std::vector<GPUMaskCode> gpuMaskCodes;
 };
 
 } // namespace heed

@@ -182,6 +182,14 @@ heed_status heed::runtime::checkKernel(const heed_kernel *kernel) {
   for (int32_t i = 0; i < kernel->num_mask_codes; ++i)
     if (!kernel->mask_codes[i].classify || !kernel->mask_codes[i].count)
       return damaged(*kernel, "a mask code has no entry point");
+  if (kernel->num_gpu_mask_codes < 0 || (kernel->num_gpu_mask_codes > 0 && !kernel->gpu_mask_codes))
+    return damaged(*kernel, "its list of GPU mask codes is missing");
+  for (int32_t i = 0; i < kernel->num_gpu_mask_codes; ++i) {
+    const heed_gpu_mask_code &code = kernel->gpu_mask_codes[i];
+    if ((!code.module.ptx && !code.module.cubin) || !code.classify || !code.settle || !code.list ||
+        code.warps < 1 || code.warps > 32)
+      return damaged(*kernel, "a GPU mask code has no entry point or no threads");
+  }
   for (int32_t i = 0; i < kernel->num_params; ++i) {
     const heed_param &param = kernel->params[i];
     if (!param.name || !describe(param.dtype).name || param.rank < -1 ||

@@ -287,14 +287,12 @@ heed_status heed::runtime::classifyBlocks(const heed_kernel &kernel, const heed_
   return *result ? HEED_OK : noMemory(kernel);
 }
 
-extern "C" heed_status heed_classify(const heed_kernel *kernel, const heed_mask_question *question,
-                                     const heed_tensor *tensors, heed_block_runs **result) {
-  if (heed_status status = checkKernel(kernel))
-    return status;
-  if (!question || !result)
-    return fail(HEED_INVALID_ARGUMENT, "argument '%s': expected an address, found NULL",
-                question ? "result" : "question");
-  *result = nullptr;
+heed_status heed::runtime::readQuestion(const heed_kernel &kernel,
+                                        const heed_mask_question *question,
+                                        const heed_tensor *tensors, heed_value *values,
+                                        heed_call &call, Problem &problem) {
+  if (!question)
+    return fail(HEED_INVALID_ARGUMENT, "argument 'question': expected an address, found NULL");
   const struct {
     const char *name;
     int64_t value, least;
@@ -309,24 +307,35 @@ extern "C" heed_status heed_classify(const heed_kernel *kernel, const heed_mask_
                   "argument '%s': expected a number from %lld to %lld, found %lld", number.name,
                   static_cast<long long>(number.least), static_cast<long long>(INT32_MAX),
                   static_cast<long long>(number.value));
+  call = {};
+  call.params = question->params;
+  if (tensors && question->params) {
+    unpackParams(kernel, question->params, tensors, values);
+    call.params = values;
+  }
+  problem = {question->batch, question->query_heads, question->key_heads, question->query_length,
+             question->key_length};
+  return checkParams(kernel, call, problem);
+}
+
+extern "C" heed_status heed_classify(const heed_kernel *kernel, const heed_mask_question *question,
+                                     const heed_tensor *tensors, heed_block_runs **result) {
+  if (heed_status status = checkKernel(kernel))
+    return status;
+  if (!result)
+    return fail(HEED_INVALID_ARGUMENT, "argument 'result': expected an address, found NULL");
+  *result = nullptr;
   const heed_mask_code *code = selectCode(kernel->mask_codes, kernel->num_mask_codes);
   if (!code)
     return fail(HEED_UNSUPPORTED_CPU,
                 "kernel '%s' has no code for this machine that classifies blocks",
                 kernel->name ? kernel->name : "?");
-
   Buffer<heed_value> values(kernel->num_params);
   if (!values.data)
     return noMemory(*kernel);
-  heed_call call = {};
-  call.params = question->params;
-  if (tensors && question->params) {
-    unpackParams(*kernel, question->params, tensors, values.data);
-    call.params = values.data;
-  }
-  Problem problem = {question->batch, question->query_heads, question->key_heads,
-                     question->query_length, question->key_length};
-  if (heed_status status = checkParams(*kernel, call, problem))
+  heed_call call;
+  Problem problem;
+  if (heed_status status = readQuestion(*kernel, question, tensors, values.data, call, problem))
     return status;
   Buffer<int64_t> args(countArgumentWords(*kernel));
   if (!args.data)

@@ -18,6 +18,12 @@ struct BlockShape {
   bool hangingIsPartial;
 };
 
+/// What a question says in the words of a call: `values` (one for each parameter) keeps what
+/// `call.params` points to. Checks all of it.
+heed_status readQuestion(const heed_kernel &kernel, const heed_mask_question *question,
+                         const heed_tensor *tensors, heed_value *values, heed_call &call,
+                         Problem &problem);
+
 /// heed_classify for checked arguments, of which `args` is the block.
 heed_status classifyBlocks(const heed_kernel &kernel, const heed_mask_code &code,
                            const Problem &problem, const BlockShape &shape, int32_t threads,

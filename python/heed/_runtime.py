@@ -55,16 +55,30 @@ class GPUMap(ctypes.Structure):
     _fields_ = [("operand", ctypes.c_int32), ("box_rows", ctypes.c_int32), ("box_columns", ctypes.c_int32)]
 
 
-class GPUCode(ctypes.Structure):
-    """heed_gpu_code"""
+class GPUModule(ctypes.Structure):
+    """heed_gpu_module"""
 
     _fields_ = [("target", ctypes.c_char_p), ("capability", ctypes.c_int32), ("is_exact", ctypes.c_int32),
                 ("ptx", ctypes.c_char_p), ("cubin", ctypes.c_void_p), ("ptx_bytes", ctypes.c_int64),
-                ("cubin_bytes", ctypes.c_int64), ("entry", ctypes.c_char_p), ("block_q", ctypes.c_int32),
+                ("cubin_bytes", ctypes.c_int64)]
+
+
+class GPUCode(ctypes.Structure):
+    """heed_gpu_code"""
+
+    _fields_ = [("module", GPUModule), ("entry", ctypes.c_char_p), ("block_q", ctypes.c_int32),
                 ("block_kv", ctypes.c_int32), ("num_threads", ctypes.c_int32), ("shared_bytes", ctypes.c_int32),
                 ("blocks_per_sm", ctypes.c_int32), ("blocks_per_tile", ctypes.c_int32),
-                ("needs_aligned", ctypes.c_int32), ("num_maps", ctypes.c_int32), ("maps", ctypes.POINTER(GPUMap)), ("classify", ctypes.c_char_p), ("classify_threads", ctypes.c_int32),
+                ("needs_aligned", ctypes.c_int32), ("num_maps", ctypes.c_int32), ("maps", ctypes.POINTER(GPUMap)),
+                ("classify", ctypes.c_char_p), ("classify_threads", ctypes.c_int32),
                 ("lists_per_batch", ctypes.c_int32), ("lists_per_head", ctypes.c_int32)]
+
+
+class GPUMaskCode(ctypes.Structure):
+    """heed_gpu_mask_code"""
+
+    _fields_ = [("module", GPUModule), ("classify", ctypes.c_char_p), ("settle", ctypes.c_char_p), ("list", ctypes.c_char_p),
+                ("warps", ctypes.c_int32), ("uses_batch", ctypes.c_int32), ("uses_head", ctypes.c_int32)]
 
 
 class KernelTable(ctypes.Structure):
@@ -75,7 +89,8 @@ class KernelTable(ctypes.Structure):
                 ("value_head_dim", ctypes.c_int32), ("num_codes", ctypes.c_int32),
                 ("params", ctypes.POINTER(Param)), ("codes", ctypes.POINTER(Code)), ("num_gpu_codes", ctypes.c_int32),
                 ("gpu_codes", ctypes.POINTER(GPUCode)), ("num_mask_codes", ctypes.c_int32),
-                ("mask_codes", ctypes.c_void_p)]
+                ("mask_codes", ctypes.c_void_p), ("num_gpu_mask_codes", ctypes.c_int32),
+                ("gpu_mask_codes", ctypes.POINTER(GPUMaskCode))]
 
 
 class MaskQuestion(ctypes.Structure):
@@ -85,6 +100,20 @@ class MaskQuestion(ctypes.Structure):
                 ("query_length", ctypes.c_int64), ("key_length", ctypes.c_int64), ("block_q", ctypes.c_int32),
                 ("block_kv", ctypes.c_int32), ("params", ctypes.c_char_p), ("num_threads", ctypes.c_int32),
                 ("hanging_is_partial", ctypes.c_int32)]
+
+
+class ClassMatrix(ctypes.Structure):
+    """heed_class_matrix"""
+
+    _fields_ = [("classes", ctypes.c_void_p), ("num_batches", ctypes.c_int64), ("num_heads", ctypes.c_int64),
+                ("num_rows", ctypes.c_int64), ("num_columns", ctypes.c_int64)]
+
+
+class BlockLists(ctypes.Structure):
+    """heed_block_lists"""
+
+    _fields_ = [("partial_counts", ctypes.c_void_p), ("partial_indices", ctypes.c_void_p), ("full_counts", ctypes.c_void_p),
+                ("full_indices", ctypes.c_void_p)]
 
 
 class BlockRuns(ctypes.Structure):
@@ -121,6 +150,10 @@ def _load() -> ctypes.CDLL:
                                       ctypes.POINTER(ctypes.POINTER(BlockRuns))]
     library.heed_block_runs_free.argtypes = [ctypes.POINTER(BlockRuns)]
     library.heed_block_runs_free.restype = None
+    library.heed_launch_classify.argtypes = [ctypes.c_void_p, ctypes.POINTER(MaskQuestion), ctypes.c_char_p,
+                                             ctypes.POINTER(ClassMatrix), ctypes.c_void_p, ctypes.c_int32]
+    library.heed_launch_list.argtypes = [ctypes.c_void_p, ctypes.POINTER(ClassMatrix), ctypes.c_int32,
+                                         ctypes.POINTER(BlockLists), ctypes.c_void_p, ctypes.c_int32]
     library.heed_gpu_count.restype = library.heed_gpu_capability.restype = ctypes.c_int32
     library.heed_gpu_capability.argtypes = [ctypes.c_int32]
     library.heed_select_gpu_code.argtypes = [ctypes.c_void_p, ctypes.c_int32]

@@ -35,6 +35,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from heed import arrays, tracing, variant
+from heed.block_matrix import BlockMatrix, device_for
 from heed.block_runs import FULL, PARTIAL, SKIPPED, BlockRuns
 
 MaskMod = Callable[[Any, Any, Any, Any], Any]  # (b, h, q_idx, kv_idx) -> bool
@@ -267,6 +268,7 @@ class _Derivation:
         self.mask_mod = mask_mod
         self.shape = shape
         self.block_size = block_size
+        self._matrices: dict[int, BlockMatrix] = {}  # by GPU
 
     @functools.cached_property
     def runs(self) -> BlockRuns:
@@ -283,6 +285,14 @@ class _Derivation:
         """int8 (B, H, query blocks, key blocks), read-only."""
         matrix = self.runs.matrix()
         return np.broadcast_to(matrix, (*self.shape[:2], *matrix.shape[2:]))
+
+    def matrix_on(self, wanted: Any) -> BlockMatrix | None:
+        """The kinds of blocks as a GPU finds them, if lists wanted on that device can be made there."""
+        trace, values = tracing.lookup(None, self.mask_mod)
+        device = device_for(values, wanted)
+        if device is not None and device not in self._matrices:
+            self._matrices[device] = BlockMatrix.classify(trace, values, self.shape, self.block_size, device)
+        return None if device is None else self._matrices[device]
 
     def lists(self, kind: int) -> tuple[np.ndarray, np.ndarray]:
         """kv_num_blocks and kv_indices of the blocks of a kind."""
@@ -452,7 +462,13 @@ class BlockMask:
 
     @_eager
     def _compute_list(self, name: str) -> None:
-        """Fills in a list that was never read, and the other of its pair."""
+        """Fills in a list that was never read, and those that are made with it."""
+        if self._derivation is not None and (matrix := self._derivation.matrix_on(self.device)) is not None:
+            made = matrix.lists(by_column=name in _Q_NAMES)
+            batch_dims = self._batch_dims
+            self._lists.update((name, x.expand(*batch_dims, *x.shape[2:]).contiguous())
+                               for name, x in zip(_Q_NAMES if name in _Q_NAMES else _KV_NAMES, made))
+            return
         number = _LIST_NAMES.index(name) // 2
         names, kind, is_transposed = _PAIRS[number], (PARTIAL, FULL)[number % 2], number >= 2
         pair: tuple[np.ndarray | None, np.ndarray | None] = (None, None)

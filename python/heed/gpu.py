@@ -51,6 +51,11 @@ def target(device: int) -> str:
     return _TARGETS.get(capability) or _FAMILIES.get(major, "sm_80")
 
 
+def is_supported(device: int) -> bool:
+    """Whether Heed has kernels for a device."""
+    return bool(os.environ.get("HEED_GPU_TARGET")) or lib.heed_gpu_capability(device) >= MIN_CAPABILITY
+
+
 def summary() -> str:
     """The devices, or why there are none, for a bug report."""
     found = [lib.heed_gpu_capability(device) for device in range(lib.heed_gpu_count())]

@@ -74,13 +74,16 @@ class Kernel:
         """The CPU level that calls on this machine run, or of a kernel for GPUs only what its first GPU runs; "none"
         where it has no code for them."""
         code = self._code()
-        return code.contents.target.decode() if code else "none"
+        if not code:
+            return "none"
+        target: bytes = getattr(code.contents, "module", code.contents).target
+        return target.decode()
 
     @property
     def gpu_targets(self) -> list[str]:
         """The GPU architectures that it has code for, best first; some have two pieces of it."""
         table = _runtime.KernelTable.from_address(self._address)
-        return [table.gpu_codes[i].target.decode() for i in range(table.num_gpu_codes)]
+        return [table.gpu_codes[i].module.target.decode() for i in range(table.num_gpu_codes)]
 
     @property
     def block_shape(self) -> tuple[int, int]:
@@ -128,6 +131,20 @@ class Kernel:
         if _runtime.lib.heed_classify(self._address, question, tensors, result) != 0:
             raise HeedError(_runtime.lib.heed_last_error().decode())
         return BlockRuns.take(result)
+
+    def launch_classify(self, extents: tuple[int, int, int, int, int], block_size: tuple[int, int], values: Sequence[Any],
+                        matrix: _runtime.ClassMatrix, device: int, stream: int) -> None:
+        """heed_launch_classify, of a kernel that Variant.classifier made for a GPU, which holds tensors and matrix."""
+        words, tensors = self._pack(values, device) if values else (b"", b"")
+        question = _runtime.MaskQuestion(*extents, *block_size, words or None, 0, 1)
+        if _runtime.lib.heed_launch_classify(self._address, question, tensors, matrix, stream, device) != 0:
+            raise HeedError(_runtime.lib.heed_last_error().decode())
+
+    def launch_list(self, matrix: _runtime.ClassMatrix, by_column: bool, lists: _runtime.BlockLists, device: int,
+                    stream: int) -> None:
+        """heed_launch_list, of a matrix that launch_classify filled."""
+        if _runtime.lib.heed_launch_list(self._address, matrix, by_column, lists, stream, device) != 0:
+            raise HeedError(_runtime.lib.heed_last_error().decode())
 
     def _pack(self, values: Sequence[Any], device: int | None) -> tuple[bytes, bytes]:
         """heed_value of all params, and heed_tensor of those that are tensors."""

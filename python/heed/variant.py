@@ -50,7 +50,7 @@ class Variant:
         self.name = name
         self._digest = digest
         self._kernels: dict[tuple[str, int, int, str, str], Kernel] = {}
-        self._classifier: Kernel | None = None
+        self._classifiers: dict[str, Kernel] = {}  # by target
         self._lock = threading.Lock()
 
     @property
@@ -114,13 +114,15 @@ class Variant:
                     kernel = self._kernels[key] = _cached(self._cache_digest(), request)
         return kernel
 
-    def classifier(self) -> Kernel:
-        """What classifies blocks of the mask on this machine's CPU, from memory or the disk cache where possible."""
+    def classifier(self, device: int | None = None) -> Kernel:
+        """What classifies blocks of the mask on this machine's CPU or one of its GPUs, from memory or the disk cache where
+        possible."""
+        target = _compiler.native_target() if device is None else gpu.target(device)
         with self._lock:
-            if self._classifier is None:
-                request = self._request("f32", 64, 64, _compiler.native_target(), _SYMBOL)
-                self._classifier = _cached(self._cache_digest(), request, "classifier")
-        return self._classifier
+            if target not in self._classifiers:
+                request = self._request("f32", 64, 64, target, _SYMBOL)
+                self._classifiers[target] = _cached(self._cache_digest(), request, "classifier")
+        return self._classifiers[target]
 
     def _cache_digest(self) -> str:
         """Of everything that the code depends on but for the request's other fields."""

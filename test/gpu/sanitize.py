@@ -64,6 +64,21 @@ def calls(device: Any) -> dict[str, tuple[support.Shape, tuple[int, int], str, A
     }
 
 
+def check_lists(device: Any) -> int:
+    """Whether block lists made on the device are wrong; of more than 32 rows and columns, with blocks of all kinds."""
+    ids = torch.arange(700, dtype=torch.int32) // 90
+
+    def lists(document: torch.Tensor, place: Any) -> list[torch.Tensor]:
+        made = heed.create_block_mask(lambda b, h, i, j: (document[i] == document[j]) & ((i - j) % 7 < 6), None, None, 700, 690,
+                                      device=place, BLOCK_SIZE=16)
+        return [made.kv_num_blocks, made.kv_indices, made.full_kv_num_blocks, made.full_kv_indices, made.q_num_blocks,
+                made.q_indices]
+
+    wrong = any((x.cpu() != y).any() for x, y in zip(lists(ids.to(device), device), lists(ids, "cpu")))
+    print("WRONG   block lists" if wrong else "ok      block lists", flush=True)
+    return int(wrong)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", default="cuda")
@@ -87,7 +102,8 @@ def main() -> int:
             except AssertionError as error:
                 print(f"WRONG   {error}", flush=True)
                 failed += 1
-    print(f"{len(here) - failed} of {len(here)} calls right", flush=True)
+        failed += check_lists(options.device)
+    print(f"{len(here) + 1 - failed} of {len(here) + 1} calls right", flush=True)
     return 1 if failed else 0
 
 

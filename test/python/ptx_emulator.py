@@ -151,7 +151,7 @@ class Kernel:
     def advance(self, w: Warp) -> None:
         """Runs a warp up to its next barrier or to its end."""
         while not w.at_barrier and (w.pcs >= 0).any():
-            pc = int(w.pcs[w.pcs >= 0].min())
+            pc = self.next_pc(w)
             active = w.pcs == pc
             if pc == len(self.code):
                 w.pcs[active] = -1
@@ -167,6 +167,13 @@ class Kernel:
                 self.execute(w, i, active)
             except Exception as problem:
                 raise RuntimeError(f"in '{i.text}': {problem}") from problem
+
+    def next_pc(self, w: Warp) -> int:
+        """The first place where lanes can go on: what synchronises a warp waits for all of them."""
+        for pc in np.unique(w.pcs[w.pcs >= 0]):
+            if pc == len(self.code) or (w.pcs == pc).all() or not self.code[pc].op[1:] or "sync" not in self.code[pc].op[1:3]:
+                return int(pc)
+        raise AssertionError("lanes wait for each other at different places")
 
     # -- Operands --------------------------------------------------------------------------------------
 
@@ -242,7 +249,8 @@ class Kernel:
                 data = np.zeros((32, total), np.uint8)
                 data[active] = self.memory.bytes[self.memory.index(addresses[active], total, "load")]
             for k, n in enumerate(names):
-                self.put(w, n, value_of(data[:, k * size:(k + 1) * size]), active)
+                value = value_of(data[:, k * size:(k + 1) * size])
+                self.put(w, n, signed(value, 8 * size).astype(U) if kind[0] == "s" else value, active)
         elif name == "st":
             size = int(kind[1:]) // 8
             names = split_operands(o[1].strip("{}"))
@@ -295,12 +303,14 @@ class Kernel:
             votes = get(o[1]).astype(bool)
             put(np.full(32, votes.any() if op[2] == "any" else (votes.astype(U) << LANES.astype(U)).sum(dtype=U)))
         elif name == "mov" and o[0][0] == "{":
+            half = int(kind[1:]) // 2
             for k, n in enumerate(split_operands(o[0].strip("{}"))):
                 if n != "_":
-                    self.put(w, n, (get(o[1]) >> U(16 * k)) & U(0xFFFF), active)
+                    self.put(w, n, (get(o[1]) >> U(half * k)) & MASKS[half], active)
         elif name == "mov" and o[1][0] == "{":
+            half = int(kind[1:]) // 2
             low, high = split_operands(o[1].strip("{}"))
-            put((get(low) & U(0xFFFF)) | (get(high) << U(16)))
+            put((get(low) & MASKS[half]) | ((get(high) & MASKS[half]) << U(half)))
         elif name in ("mov", "cvta"):
             put(get(o[1]))
         elif name == "setp":
@@ -413,7 +423,7 @@ def integer(name: str, op: list[str], kind: str, x: list[np.ndarray]) -> np.ndar
             return out & MASKS[2 * width]
         if name in ("mul", "mad") and "hi" in op:
             out = (v[0] * v[1]).astype(U) >> U(width) if width <= 32 else np.array(
-                [(int(a) * int(b)) >> 64 for a, b in zip(v[0], v[1])], U)
+                [((int(a) * int(b)) >> 64) & 0xFFFFFFFFFFFFFFFF for a, b in zip(v[0], v[1])], U)
             return out & MASKS[width]
         shift = [np.minimum(t & MASKS[32], U(width)) for t in x]
         table: dict[str, Callable[[], np.ndarray]] = {

@@ -53,8 +53,14 @@ def AttnToClassifierPass : Pass<"attn-to-classifier", "::mlir::ModuleOp"> {
     func.func @f_classify(captures..., %b, %h, %q0, %q1, %k0, %k1 : index) -> i32
     func.func @f_count(captures..., %b, %h, %q0, %q1, %k0, %k1 : index) -> i64
     ```
-    The attribute `heed.box` of both holds the head dims, and whether the mask depends on batch and head.
+    The attribute `heed.box` of both holds the head dims, and whether the mask depends on batch and head. With `for-pairs`
+    the second function is the mask itself, for targets whose threads look at many pairs at a time:
+
+    ```mlir
+    func.func @f_attends(captures..., %b, %h, %q, %kv : index) -> i1
+    ```
   }];
+  let options = [Option<"forPairs", "for-pairs", "bool", "false", "Write the mask of a pair instead of a count">];
   let dependentDialects = ["::heed::tile::TileDialect", "::mlir::arith::ArithDialect", "::mlir::func::FuncDialect",
                            "::mlir::scf::SCFDialect"];
 }

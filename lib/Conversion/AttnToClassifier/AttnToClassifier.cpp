@@ -34,21 +34,34 @@ public:
       : b(b), loc(forward.getLoc()), forward(forward), variant(forward.lookupVariant()),
         mask(variant.getStage<attn::MaskOp>()), name(name) {}
 
-  void build() {
-    emitFunction("_classify", b.getI32Type(), [&] { return emitClass(); });
-    emitFunction("_count", b.getI64Type(), [&] { return emitCount(); });
+  void build(bool forPairs) {
+    emitBoxFunction("_classify", b.getI32Type(), [&] { return emitClass(); });
+    if (forPairs)
+      emitFunction("_attends", 4, b.getI1Type(),
+                   [&](ValueRange grid) { return emitElement(grid[2], grid[3]); });
+    else
+      emitBoxFunction("_count", b.getI64Type(), [&] { return emitCount(); });
   }
 
 private:
   Value index(int64_t v) { return arith::ConstantIndexOp::create(b, loc, v); }
   Value toI32(Value v) { return arith::IndexCastOp::create(b, loc, b.getI32Type(), v); }
 
-  void emitFunction(StringRef suffix, Type result, llvm::function_ref<Value()> body) {
+  void emitBoxFunction(StringRef suffix, Type result, llvm::function_ref<Value()> body) {
+    emitFunction(suffix, 6, result, [&](ValueRange grid) {
+      firstQ = grid[2], endQ = grid[3], firstKv = grid[4], endKv = grid[5];
+      return body();
+    });
+  }
+
+  /// A function of the captures and of `numCoordinates` coordinates, batch and head first.
+  void emitFunction(StringRef suffix, unsigned numCoordinates, Type result,
+                    llvm::function_ref<Value(ValueRange)> body) {
     SmallVector<Type> types;
     for (BlockArgument capture : variant.getCaptures())
       types.push_back(capture.getType());
     size_t numCaptures = types.size();
-    types.append(6, b.getIndexType());
+    types.append(numCoordinates, b.getIndexType());
     auto function = func::FuncOp::create(b, loc, (name + suffix).str(),
                                          b.getFunctionType(types, TypeRange(result)));
     function->setAttr(kBoxAttr, describe());
@@ -62,8 +75,7 @@ private:
       mapping.map(mask.getCoordinates()[0], toI32(grid[0]));
       mapping.map(mask.getCoordinates()[1], toI32(grid[1]));
     }
-    firstQ = grid[2], endQ = grid[3], firstKv = grid[4], endKv = grid[5];
-    func::ReturnOp::create(b, loc, body());
+    func::ReturnOp::create(b, loc, body(grid));
   }
 
   DictionaryAttr describe() {
@@ -99,15 +111,16 @@ private:
     Value zero = arith::ConstantIntOp::create(b, loc, b.getI64Type(), 0);
     return loop(firstQ, endQ, zero, [&](Value q, Value outer) {
       return loop(firstKv, endKv, outer, [&](Value kv, Value count) -> Value {
-        Value kept = mask ? emitElement(q, kv)
-                          : arith::ConstantIntOp::create(b, loc, b.getI1Type(), 1).getResult();
-        Value wide = arith::ExtUIOp::create(b, loc, b.getI64Type(), kept);
+        Value wide = arith::ExtUIOp::create(b, loc, b.getI64Type(), emitElement(q, kv));
         return arith::AddIOp::create(b, loc, count, wide);
       });
     });
   }
 
+  /// Whether a pair attends.
   Value emitElement(Value q, Value kv) {
+    if (!mask)
+      return arith::ConstantIntOp::create(b, loc, b.getI1Type(), 1);
     IRMapping element = mapping;
     element.map(mask.getCoordinates()[2], toI32(q));
     element.map(mask.getCoordinates()[3], toI32(kv));
@@ -128,8 +141,9 @@ private:
 
 } // namespace
 
-void heed::emitClassifier(OpBuilder &builder, attn::ForwardOp forward, StringRef name) {
-  ClassifierBuilder(builder, forward, name).build();
+void heed::emitClassifier(OpBuilder &builder, attn::ForwardOp forward, StringRef name,
+                          bool forPairs) {
+  ClassifierBuilder(builder, forward, name).build(forPairs);
 }
 
 bool heed::profitsFromLists(attn::MaskOp mask) {
@@ -160,7 +174,7 @@ struct AttnToClassifier : heed::impl::AttnToClassifierPassBase<AttnToClassifier>
         return signalPassFailure();
       }
       builder.setInsertionPoint(function);
-      emitClassifier(builder, *forwards.begin(), function.getName());
+      emitClassifier(builder, *forwards.begin(), function.getName(), forPairs);
       function.erase();
     }
     for (auto variant : llvm::make_early_inc_range(getOperation().getOps<attn::VariantOp>()))

@@ -21,6 +21,7 @@
 #include "../Packed.h"
 #include "Context.h"
 #include "Module.h"
+#include "Place.h"
 #include "TensorMap.h"
 
 #include <stdio.h>
@@ -37,117 +38,15 @@ static constexpr int64_t maxMaps = maxParameterBytes / int64_t(sizeof(TensorMap)
 static const char *nameOf(const heed_kernel &kernel) { return kernel.name ? kernel.name : "?"; }
 
 //===----------------------------------------------------------------------===//
-// Where the data is
-//===----------------------------------------------------------------------===//
-
-namespace {
-struct Place {
-  enum Kind { Pageable, Pinned, OnDevice, Managed } kind;
-  int32_t ordinal; ///< of the device, where it is on one
-};
-} // namespace
-
-static DevicePtr toDevice(const void *pointer) {
-  return DevicePtr(reinterpret_cast<uintptr_t>(pointer));
-}
-
-static heed_status locate(const char *name, const void *pointer, Place &place) {
-  unsigned memoryType = 0, isManaged = 0;
-  int ordinal = -1;
-  int attributes[] = {pointerMemoryType, pointerOrdinal, pointerIsManaged};
-  void *values[] = {&memoryType, &ordinal, &isManaged};
-  Result result = driver.pointerGetAttributes(3, attributes, values, toDevice(pointer));
-  // How drivers say that they do not know the pointer: by an error, or by zeros.
-  if (result == errorInvalidValue || result == errorInvalidContext)
-    memoryType = isManaged = 0;
-  else if (result)
-    return failCall(result, "argument '%s': cannot find out where it is", name);
-  place.ordinal = ordinal;
-  place.kind = isManaged || memoryType == memoryUnified ? Place::Managed
-               : memoryType == memoryDevice             ? Place::OnDevice
-               : memoryType == memoryHost               ? Place::Pinned
-                                                        : Place::Pageable;
-  return HEED_OK;
-}
-
-/// Whether kernels of the current context see pinned host memory, and at its own address.
-static bool isMapped(const void *pointer) {
-  DevicePtr mapped = 0;
-  int attribute = pointerDevicePointer;
-  void *value = &mapped;
-  return driver.pointerGetAttributes(1, &attribute, &value, toDevice(pointer)) == success &&
-         mapped == toDevice(pointer);
-}
-
-static heed_status checkPlace(const char *name, const void *pointer, const Place &place,
-                              int32_t ordinal) {
-  switch (place.kind) {
-  case Place::Managed:
-    return HEED_OK;
-  case Place::OnDevice:
-    if (place.ordinal == ordinal)
-      return HEED_OK;
-    return fail(HEED_INVALID_ARGUMENT, "argument '%s': expected memory on cuda:%d, found cuda:%d",
-                name, int(ordinal), int(place.ordinal));
-  case Place::Pinned:
-    if (isMapped(pointer))
-      return HEED_OK;
-    break;
-  case Place::Pageable:
-    break;
-  }
-  return fail(HEED_INVALID_ARGUMENT, "argument '%s': expected memory on cuda:%d, found host memory",
-              name, int(ordinal));
-}
-
-static bool isEmpty(const heed_tensor &tensor) {
-  for (int32_t i = 0; i < tensor.rank; ++i)
-    if (tensor.shape[i] == 0)
-      return true;
-  return false;
-}
-
-static heed_status checkPlace(const char *name, const heed_tensor &tensor, int32_t ordinal) {
-  if (!tensor.data || isEmpty(tensor))
-    return HEED_OK;
-  Place place;
-  if (heed_status status = locate(name, tensor.data, place))
-    return status;
-  return checkPlace(name, tensor.data, place, ordinal);
-}
-
-/// Checks all data but the query's.
-static heed_status checkPlaces(const heed_kernel &kernel, const heed_call &call, int32_t ordinal) {
-  heed_status status;
-  if ((status = checkPlace("key", call.key, ordinal)) ||
-      (status = checkPlace("value", call.value, ordinal)) ||
-      (status = checkPlace("output", call.output, ordinal)) ||
-      (status = checkPlace("lse", call.lse, ordinal)) ||
-      (status = checkPlace("max_scores", call.max_scores, ordinal)))
-    return status;
-  for (int32_t i = 0; i < kernel.num_params; ++i) {
-    const heed_param &param = kernel.params[i];
-    if (param.rank >= 0 && (status = checkPlace(param.name, *call.params[i].tensor, ordinal)))
-      return status;
-  }
-  return HEED_OK;
-}
-
-//===----------------------------------------------------------------------===//
 // Which code
 //===----------------------------------------------------------------------===//
 
-static bool hasCapability(const heed_gpu_code &code, const Device &device) {
-  return code.is_exact ? code.capability == device.capability
-                       : code.capability <= device.capability;
-}
-
 static bool fits(const heed_gpu_code &code, const Device &device) {
-  return hasCapability(code, device) && code.shared_bytes <= device.sharedBytes;
+  return hasCapability(code.module, device) && code.shared_bytes <= device.sharedBytes;
 }
 
 static bool needsSameDevice(const heed_gpu_code &a, const heed_gpu_code &b) {
-  return a.capability == b.capability && a.is_exact == b.is_exact &&
+  return a.module.capability == b.module.capability && a.module.is_exact == b.module.is_exact &&
          a.shared_bytes == b.shared_bytes;
 }
 
@@ -208,10 +107,10 @@ static heed_status noCode(const heed_kernel &kernel, const Device &device) {
     if (i > 0 && needsSameDevice(code, kernel.gpu_codes[i - 1]))
       continue;
     used += size_t(snprintf(expected + used, sizeof(expected) - used, "%s%s%d.%d (%s)",
-                            used ? ", or " : "", code.is_exact ? "" : "at least ",
-                            int(code.capability / 10), int(code.capability % 10),
-                            code.target ? code.target : "unnamed"));
-    if (hasCapability(code, device) && used + 1 < sizeof(expected))
+                            used ? ", or " : "", code.module.is_exact ? "" : "at least ",
+                            int(code.module.capability / 10), int(code.module.capability % 10),
+                            code.module.target ? code.module.target : "unnamed"));
+    if (hasCapability(code.module, device) && used + 1 < sizeof(expected))
       used += size_t(snprintf(expected + used, sizeof(expected) - used,
                               " with %d bytes of shared memory", int(code.shared_bytes)));
   }
@@ -249,7 +148,7 @@ static heed_status selectCode(const heed_kernel &kernel, const heed_call &call,
     return noCode(kernel, device);
   // The GPU would do, so that it is the argument that is named.
   const Misfit &misfit = found.misfit;
-  const char *target = refused->target ? refused->target : "this GPU";
+  const char *target = refused->module.target ? refused->module.target : "this GPU";
   if (misfit.dim < 0)
     return fail(
         HEED_UNALIGNED,
@@ -268,9 +167,9 @@ static heed_status checkCode(const heed_kernel &kernel, const heed_gpu_code &cod
                              const heed_call &call) {
   auto damaged = [&](const char *what) {
     return fail(HEED_INVALID_ARGUMENT, "kernel '%s' is damaged: its code for %s has %s",
-                nameOf(kernel), code.target ? code.target : "a GPU", what);
+                nameOf(kernel), code.module.target ? code.module.target : "a GPU", what);
   };
-  if (!code.entry || (!code.ptx && !code.cubin))
+  if (!code.entry || (!code.module.ptx && !code.module.cubin))
     return damaged("no entry point or neither PTX nor a cubin");
   if (code.block_q < 1 || code.block_kv < 1 || code.num_threads < 1 || code.num_threads > 1024 ||
       code.shared_bytes < 0 || code.blocks_per_sm < 0 || code.blocks_per_tile < 1)
@@ -397,13 +296,6 @@ private:
 };
 } // namespace
 
-static heed_status launchFailed(const heed_kernel &kernel, const Device &device, Result result) {
-  bool isHandle = result == errorInvalidHandle || result == errorInvalidContext;
-  return failCall(result, "kernel '%s': cannot launch on cuda:%d%s", nameOf(kernel),
-                  int(device.ordinal),
-                  isHandle ? " (is the stream one of the device's current context?)" : "");
-}
-
 static heed_status launch(const heed_kernel &kernel, const heed_gpu_code &code,
                           const heed_call &call, const Problem &problem, ContextState &context,
                           Stream stream) {
@@ -418,7 +310,8 @@ static heed_status launch(const heed_kernel &kernel, const heed_gpu_code &code,
   Loaded loaded = {};
   heed_status status;
   if ((status = layOut(kernel, code, problem, device, geometry)) ||
-      (status = loadCode(kernel, code, context, loaded)))
+      (status = loadModule(kernel, code.module, {{code.entry, code.classify}, code.shared_bytes},
+                           context, loaded)))
     return status;
 
   int64_t args[maxParameterBytes / 8];
@@ -446,15 +339,27 @@ static heed_status launch(const heed_kernel &kernel, const heed_gpu_code &code,
       return status;
     args[HEED_ARG_LISTS] = int64_t(lists.pointer);
     if (Result result =
-            driver.launchKernel(loaded.classify, geometry.numLists, 1, 1,
+            driver.launchKernel(loaded.functions[1], geometry.numLists, 1, 1,
                                 unsigned(code.classify_threads), 1, 1, 0, stream, params, nullptr))
       return launchFailed(kernel, device, result);
   }
-  if (Result result =
-          driver.launchKernel(loaded.main, geometry.numBlocks, 1, 1, unsigned(code.num_threads), 1,
-                              1, unsigned(code.shared_bytes), stream, params, nullptr))
+  if (Result result = driver.launchKernel(loaded.functions[0], geometry.numBlocks, 1, 1,
+                                          unsigned(code.num_threads), 1, 1,
+                                          unsigned(code.shared_bytes), stream, params, nullptr))
     return launchFailed(kernel, device, result);
   return HEED_OK;
+}
+
+/// Checks all data but the query's.
+static heed_status checkPlaces(const heed_kernel &kernel, const heed_call &call, int32_t ordinal) {
+  heed_status status;
+  if ((status = checkPlace("key", call.key, ordinal)) ||
+      (status = checkPlace("value", call.value, ordinal)) ||
+      (status = checkPlace("output", call.output, ordinal)) ||
+      (status = checkPlace("lse", call.lse, ordinal)) ||
+      (status = checkPlace("max_scores", call.max_scores, ordinal)))
+    return status;
+  return checkParamPlaces(kernel, call, ordinal);
 }
 
 /// Finds the device that holds the query and checks that everything else is there too.

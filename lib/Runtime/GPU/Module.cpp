@@ -29,7 +29,7 @@ using namespace heed::runtime::cuda;
 namespace {
 
 struct Entry {
-  std::atomic<const heed_gpu_code *> code; ///< NULL: free
+  std::atomic<const heed_gpu_module *> image; ///< NULL: free
   ContextState *context;
   Module module;
   Loaded loaded;
@@ -38,7 +38,7 @@ struct Entry {
 
 /// A module that some thread is loading right now; lives on its stack.
 struct Loading {
-  const heed_gpu_code *code;
+  const heed_gpu_module *image;
   const ContextState *context;
   Loading *next;
 };
@@ -53,8 +53,8 @@ static pthread_cond_t loadingEnded = PTHREAD_COND_INITIALIZER;
 static Loading *loadings;
 
 static const char *nameOf(const heed_kernel &kernel) { return kernel.name ? kernel.name : "?"; }
-static const char *targetOf(const heed_gpu_code &code) {
-  return code.target ? code.target : "an unnamed target";
+static const char *targetOf(const heed_gpu_module &image) {
+  return image.target ? image.target : "an unnamed target";
 }
 
 //===----------------------------------------------------------------------===//
@@ -127,14 +127,15 @@ static Version ptxVersion(const char *ptx) {
   return version;
 }
 
-static heed_status compile(const heed_kernel &kernel, const heed_gpu_code &code, Module &module) {
+static heed_status compile(const heed_kernel &kernel, const heed_gpu_module &image,
+                           Module &module) {
   constexpr size_t size = 8192;
   char info[size], error[size];
   info[0] = error[0] = 0;
   int options[] = {jitInfoLog, jitInfoLogBytes, jitErrorLog, jitErrorLogBytes, jitLogVerbose};
   auto number = [](size_t value) { return reinterpret_cast<void *>(value); };
   void *values[] = {info, number(size), error, number(size), number(isVerbose())};
-  Result result = driver.moduleLoadDataEx(&module, code.ptx, 5, options, values);
+  Result result = driver.moduleLoadDataEx(&module, image.ptx, 5, options, values);
   info[size - 1] = error[size - 1] = 0;
   if (result == success) {
     show(kernel, info);
@@ -145,61 +146,62 @@ static heed_status compile(const heed_kernel &kernel, const heed_gpu_code &code,
         HEED_UNSUPPORTED_GPU,
         "kernel '%s': expected a driver that compiles PTX %s, found one for CUDA %s; update "
         "the NVIDIA driver",
-        nameOf(kernel), ptxVersion(code.ptx).text, driverVersion().text);
+        nameOf(kernel), ptxVersion(image.ptx).text, driverVersion().text);
   char log[200];
   summarize(error[0] ? error : info, log, sizeof(log));
   return failCall(result, "kernel '%.60s': cannot compile its PTX for %s (%s)", nameOf(kernel),
-                  targetOf(code), log);
+                  targetOf(image), log);
 }
 
-static heed_status loadModule(const heed_kernel &kernel, const heed_gpu_code &code,
-                              Module &module) {
-  if (code.cubin) {
-    Result result = driver.moduleLoadDataEx(&module, code.cubin, 0, nullptr, nullptr);
+static heed_status loadImage(const heed_kernel &kernel, const heed_gpu_module &image,
+                             Module &module) {
+  if (image.cubin) {
+    Result result = driver.moduleLoadDataEx(&module, image.cubin, 0, nullptr, nullptr);
     if (result == success)
       return HEED_OK;
     // Made for another chip of the family, or by a newer toolkit.
     bool isForeign = result == errorNoBinaryForGpu || result == errorInvalidImage;
-    if (!code.ptx || !isForeign)
+    if (!image.ptx || !isForeign)
       return failCall(result, "kernel '%s': cannot load its code for %s", nameOf(kernel),
-                      targetOf(code));
+                      targetOf(image));
   }
-  return compile(kernel, code, module);
+  return compile(kernel, image, module);
 }
 
-static heed_status findFunction(const heed_kernel &kernel, const heed_gpu_code &code, Module module,
-                                const char *name, Function &function) {
+static heed_status findFunction(const heed_kernel &kernel, const heed_gpu_module &image,
+                                Module module, const char *name, Function &function) {
   Result result = driver.moduleGetFunction(&function, module, name);
   if (result == success)
     return HEED_OK;
   if (result == errorNotFound)
     return fail(HEED_LAUNCH_FAILED, "kernel '%s' is damaged: its code for %s has no entry '%s'",
-                nameOf(kernel), targetOf(code), name);
+                nameOf(kernel), targetOf(image), name);
   return failCall(result, "kernel '%s': cannot find the entry '%s' of its code for %s",
-                  nameOf(kernel), name, targetOf(code));
+                  nameOf(kernel), name, targetOf(image));
 }
 
-static heed_status findFunctions(const heed_kernel &kernel, const heed_gpu_code &code,
-                                 Module module, Loaded &loaded) {
-  if (heed_status status = findFunction(kernel, code, module, code.entry, loaded.main))
-    return status;
-  loaded.classify = nullptr;
-  if (code.classify)
-    if (heed_status status = findFunction(kernel, code, module, code.classify, loaded.classify))
+static heed_status findFunctions(const heed_kernel &kernel, const heed_gpu_module &image,
+                                 const Entries &entries, Module module, Loaded &loaded) {
+  loaded = {};
+  for (int i = 0; i < maxEntries && entries.names[i]; ++i)
+    if (heed_status status =
+            findFunction(kernel, image, module, entries.names[i], loaded.functions[i]))
       return status;
-  if (Result result =
-          driver.funcSetAttribute(loaded.main, functionMaxDynamicShared, code.shared_bytes))
+  if (entries.sharedBytes == 0)
+    return HEED_OK;
+  if (Result result = driver.funcSetAttribute(loaded.functions[0], functionMaxDynamicShared,
+                                              entries.sharedBytes))
     return failCall(result, "kernel '%s': no %d bytes of shared memory for its code for %s",
-                    nameOf(kernel), int(code.shared_bytes), targetOf(code));
+                    nameOf(kernel), int(entries.sharedBytes), targetOf(image));
   return HEED_OK;
 }
 
-static heed_status load(const heed_kernel &kernel, const heed_gpu_code &code, Module &module,
-                        Loaded &loaded) {
+static heed_status load(const heed_kernel &kernel, const heed_gpu_module &image,
+                        const Entries &entries, Module &module, Loaded &loaded) {
   RelaxedCapture relaxed;
-  if (heed_status status = loadModule(kernel, code, module))
+  if (heed_status status = loadImage(kernel, image, module))
     return status;
-  heed_status status = findFunctions(kernel, code, module, loaded);
+  heed_status status = findFunctions(kernel, image, entries, module, loaded);
   if (status)
     driver.moduleUnload(module);
   return status;
@@ -209,17 +211,17 @@ static heed_status load(const heed_kernel &kernel, const heed_gpu_code &code, Mo
 // The table
 //===----------------------------------------------------------------------===//
 
-static std::atomic<Entry *> &bucketOf(const heed_gpu_code *code, const ContextState *context) {
-  uint64_t mixed = (uint64_t(reinterpret_cast<uintptr_t>(code)) ^
+static std::atomic<Entry *> &bucketOf(const heed_gpu_module *image, const ContextState *context) {
+  uint64_t mixed = (uint64_t(reinterpret_cast<uintptr_t>(image)) ^
                     uint64_t(reinterpret_cast<uintptr_t>(context)) << 7) *
                    0x9e3779b97f4a7c15u;
   return buckets[mixed >> 56];
 }
 
-static Entry *find(const heed_gpu_code *code, const ContextState *context) {
-  Entry *entry = bucketOf(code, context).load(std::memory_order_acquire);
+static Entry *find(const heed_gpu_module *image, const ContextState *context) {
+  Entry *entry = bucketOf(image, context).load(std::memory_order_acquire);
   for (; entry; entry = entry->next)
-    if (entry->code.load(std::memory_order_acquire) == code && entry->context == context)
+    if (entry->image.load(std::memory_order_acquire) == image && entry->context == context)
       return entry;
   return nullptr;
 }
@@ -228,7 +230,7 @@ static Entry *find(const heed_gpu_code *code, const ContextState *context) {
 static Entry *takeEntry(std::atomic<Entry *> &bucket) {
   Entry *first = bucket.load(std::memory_order_relaxed);
   for (Entry *entry = first; entry; entry = entry->next)
-    if (!entry->code.load(std::memory_order_relaxed))
+    if (!entry->image.load(std::memory_order_relaxed))
       return entry;
   void *memory = malloc(sizeof(Entry));
   if (!memory)
@@ -239,9 +241,9 @@ static Entry *takeEntry(std::atomic<Entry *> &bucket) {
   return entry;
 }
 
-static bool isLoading(const heed_gpu_code *code, const ContextState *context) {
+static bool isLoading(const heed_gpu_module *image, const ContextState *context) {
   for (const Loading *loading = loadings; loading; loading = loading->next)
-    if (loading->code == code && loading->context == context)
+    if (loading->image == image && loading->context == context)
       return true;
   return false;
 }
@@ -253,37 +255,37 @@ static void remove(const Loading &ended) {
   *link = ended.next;
 }
 
-heed_status cuda::loadCode(const heed_kernel &kernel, const heed_gpu_code &code,
-                           ContextState &context, Loaded &loaded) {
-  if (const Entry *entry = find(&code, &context)) {
+heed_status cuda::loadModule(const heed_kernel &kernel, const heed_gpu_module &image,
+                             const Entries &entries, ContextState &context, Loaded &loaded) {
+  if (const Entry *entry = find(&image, &context)) {
     loaded = entry->loaded;
     return HEED_OK;
   }
 
   pthread_mutex_lock(&mutex);
   // When another thread's attempt fails, this one makes its own and gets its own message.
-  while (isLoading(&code, &context))
+  while (isLoading(&image, &context))
     pthread_cond_wait(&loadingEnded, &mutex);
-  if (const Entry *entry = find(&code, &context)) {
+  if (const Entry *entry = find(&image, &context)) {
     loaded = entry->loaded;
     pthread_mutex_unlock(&mutex);
     return HEED_OK;
   }
-  Loading mine = {&code, &context, loadings};
+  Loading mine = {&image, &context, loadings};
   loadings = &mine;
   pthread_mutex_unlock(&mutex); // other kernels may load meanwhile
 
   Module module;
-  heed_status status = load(kernel, code, module, loaded);
+  heed_status status = load(kernel, image, entries, module, loaded);
 
   pthread_mutex_lock(&mutex);
   remove(mine);
-  Entry *entry = status ? nullptr : takeEntry(bucketOf(&code, &context));
+  Entry *entry = status ? nullptr : takeEntry(bucketOf(&image, &context));
   if (entry) {
     entry->context = &context;
     entry->module = module;
     entry->loaded = loaded;
-    entry->code.store(&code, std::memory_order_release);
+    entry->image.store(&image, std::memory_order_release);
   }
   pthread_cond_broadcast(&loadingEnded);
   pthread_mutex_unlock(&mutex);
@@ -308,18 +310,38 @@ static void unload(const Entry &entry) {
   driver.ctxPop(&popped);
 }
 
+bool cuda::hasCapability(const heed_gpu_module &module, const Device &device) {
+  return module.is_exact ? module.capability == device.capability
+                         : module.capability <= device.capability;
+}
+
+heed_status cuda::launchFailed(const heed_kernel &kernel, const Device &device, Result result) {
+  bool isHandle = result == errorInvalidHandle || result == errorInvalidContext;
+  return failCall(result, "kernel '%s': cannot launch on cuda:%d%s", nameOf(kernel),
+                  int(device.ordinal),
+                  isHandle ? " (is the stream one of the device's current context?)" : "");
+}
+
+static bool belongsTo(const heed_kernel &kernel, const heed_gpu_module *image) {
+  for (int32_t i = 0; kernel.gpu_codes && i < kernel.num_gpu_codes; ++i)
+    if (image == &kernel.gpu_codes[i].module)
+      return true;
+  for (int32_t i = 0; kernel.gpu_mask_codes && i < kernel.num_gpu_mask_codes; ++i)
+    if (image == &kernel.gpu_mask_codes[i].module)
+      return true;
+  return false;
+}
+
 extern "C" void heed_gpu_unload(const heed_kernel *kernel) {
-  if (!kernel || kernel->abi_version != HEED_ABI_VERSION || kernel->num_gpu_codes < 1 ||
-      !kernel->gpu_codes || !isStarted())
+  if (!kernel || kernel->abi_version != HEED_ABI_VERSION || !isStarted())
     return;
-  const heed_gpu_code *begin = kernel->gpu_codes, *end = begin + kernel->num_gpu_codes;
   pthread_mutex_lock(&mutex);
   for (std::atomic<Entry *> &bucket : buckets)
     for (Entry *entry = bucket.load(std::memory_order_relaxed); entry; entry = entry->next) {
-      const heed_gpu_code *code = entry->code.load(std::memory_order_relaxed);
-      if (!code || code < begin || code >= end)
+      const heed_gpu_module *image = entry->image.load(std::memory_order_relaxed);
+      if (!image || !belongsTo(*kernel, image))
         continue;
-      entry->code.store(nullptr, std::memory_order_relaxed);
+      entry->image.store(nullptr, std::memory_order_relaxed);
       unload(*entry);
     }
   pthread_mutex_unlock(&mutex);

@@ -13,15 +13,29 @@
 
 namespace heed::runtime::cuda {
 
-struct Loaded {
-  Function main;
-  Function classify; ///< or NULL
+constexpr int maxEntries = 3;
+
+/// What is asked of a module: entry points, of which a NULL ends the list early.
+struct Entries {
+  const char *names[maxEntries];
+  int32_t sharedBytes; ///< of the first
 };
 
-/// The entry points of `code` in the current context. Loads them on the first call; calls from
-/// several threads load once.
-heed_status loadCode(const heed_kernel &kernel, const heed_gpu_code &code, ContextState &context,
-                     Loaded &loaded);
+/// The functions of Entries, in order.
+struct Loaded {
+  Function functions[maxEntries];
+};
+
+/// The entry points of a module of `kernel` in the current context; always the same ones are asked
+/// for. Loads them on the first call; calls from several threads load once.
+heed_status loadModule(const heed_kernel &kernel, const heed_gpu_module &module,
+                       const Entries &entries, ContextState &context, Loaded &loaded);
+
+/// Whether a device has the compute capability that a module needs.
+bool hasCapability(const heed_gpu_module &module, const Device &device);
+
+/// Reports what a launch on a device returned.
+heed_status launchFailed(const heed_kernel &kernel, const Device &device, Result result);
 
 } // namespace heed::runtime::cuda
 

@@ -16,6 +16,30 @@
 using namespace mlir;
 using namespace heed::nvidia;
 
+LLVM::LLVMFuncOp heed::nvidia::createKernelFunction(OpBuilder &b, Location loc, StringRef name,
+                                                    int64_t numMaps, int64_t numWords,
+                                                    int64_t numThreads, int64_t minBlocksPerSM) {
+  MLIRContext *context = b.getContext();
+  SmallVector<Type> types(numMaps + 1, LLVM::LLVMPointerType::get(context));
+  auto type = LLVM::LLVMFunctionType::get(LLVM::LLVMVoidType::get(context), types);
+  auto function = LLVM::LLVMFuncOp::create(b, loc, name, type);
+  function->setAttr(NVVM::NVVMDialect::getKernelFuncAttrName(), b.getUnitAttr());
+  function->setAttr(NVVM::NVVMDialect::getMaxntidAttrName(),
+                    b.getDenseI32ArrayAttr({static_cast<int32_t>(numThreads)}));
+  function->setAttr(NVVM::NVVMDialect::getMinctasmAttrName(), b.getI32IntegerAttr(minBlocksPerSM));
+  auto byValue = [&](unsigned argument, Type contents, int64_t alignment) {
+    function.setArgAttr(argument, LLVM::LLVMDialect::getByValAttrName(), TypeAttr::get(contents));
+    function.setArgAttr(argument, LLVM::LLVMDialect::getAlignAttrName(),
+                        b.getI64IntegerAttr(alignment));
+    function.setArgAttr(argument, NVVM::NVVMDialect::getGridConstantAttrName(), b.getUnitAttr());
+  };
+  for (int64_t i = 0; i < numMaps; ++i)
+    byValue(i, LLVM::LLVMArrayType::get(b.getI8Type(), 128), 128);
+  byValue(numMaps, LLVM::LLVMArrayType::get(b.getI64Type(), numWords), 8);
+  function.addEntryBlock(b);
+  return function;
+}
+
 Value Emitter::negativeInfinity() { return cstF32(-std::numeric_limits<float>::infinity()); }
 
 //===----------------------------------------------------------------------===//

@@ -28,6 +28,12 @@ using mlir::Type;
 using mlir::Value;
 using mlir::ValueRange;
 
+/// The function of an NVPTX kernel without its code. It takes `numMaps` tensor maps and then a
+/// block of `numWords` argument words, all by value.
+mlir::LLVM::LLVMFuncOp createKernelFunction(mlir::OpBuilder &b, mlir::Location loc,
+                                            llvm::StringRef name, int64_t numMaps, int64_t numWords,
+                                            int64_t numThreads, int64_t minBlocksPerSM);
+
 /// Address spaces of NVPTX.
 enum AddressSpace : unsigned { kGlobal = 1, kShared = 3 };
 

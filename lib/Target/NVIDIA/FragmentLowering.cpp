@@ -23,8 +23,6 @@ using namespace heed::nvidia;
 /// The reference of a row that has met no key yet: finite, so that no exponent is -inf - -inf, and
 /// below all scores.
 static constexpr float kLowestReference = -std::numeric_limits<float>::max();
-/// Of the loops of a kernel that fills lists.
-static constexpr uint64_t kUnroll = 8;
 static constexpr float kLn2 = 0.69314718055994530942f;
 
 FragmentLowering::FragmentLowering(tile::KernelOp kernel, tile::GPUScheduleAttr schedule)
@@ -33,27 +31,12 @@ FragmentLowering::FragmentLowering(tile::KernelOp kernel, tile::GPUScheduleAttr 
 LLVM::LLVMFuncOp FragmentLowering::createKernel(StringRef name, int64_t numMaps, int64_t numThreads,
                                                 int64_t minBlocksPerSM) {
   OpBuilder b(kernel);
-  MLIRContext *context = b.getContext();
-  Type pointer = e.ptr();
-  SmallVector<Type> types(numMaps + 1, pointer);
-  auto type = LLVM::LLVMFunctionType::get(LLVM::LLVMVoidType::get(context), types);
-  function = LLVM::LLVMFuncOp::create(b, kernel.getLoc(), name, type);
-  function->setAttr(NVVM::NVVMDialect::getKernelFuncAttrName(), b.getUnitAttr());
-  function->setAttr(NVVM::NVVMDialect::getMaxntidAttrName(),
-                    b.getDenseI32ArrayAttr({static_cast<int32_t>(numThreads)}));
-  function->setAttr(NVVM::NVVMDialect::getMinctasmAttrName(), b.getI32IntegerAttr(minBlocksPerSM));
-  auto byValue = [&](unsigned argument, Type contents, int64_t alignment) {
-    function.setArgAttr(argument, LLVM::LLVMDialect::getByValAttrName(), TypeAttr::get(contents));
-    function.setArgAttr(argument, LLVM::LLVMDialect::getAlignAttrName(),
-                        b.getI64IntegerAttr(alignment));
-    function.setArgAttr(argument, NVVM::NVVMDialect::getGridConstantAttrName(), b.getUnitAttr());
-  };
-  for (int64_t i = 0; i < numMaps; ++i)
-    byValue(i, LLVM::LLVMArrayType::get(b.getI8Type(), 128), 128);
-  byValue(numMaps, LLVM::LLVMArrayType::get(b.getI64Type(), Scalars::countWords(kernel)), 8);
-  Block *entry = function.addEntryBlock(b);
-  builder.setInsertionPointToStart(entry);
-  uniform = std::make_unique<Scalars>(e, kernel, entry->getArgument(numMaps));
+  ScalarSource source = ScalarSource::of(kernel);
+  function =
+      createKernelFunction(b, kernel.getLoc(), name, numMaps, countArgumentWords(source.parameters),
+                           numThreads, minBlocksPerSM);
+  builder.setInsertionPointToStart(&function.front());
+  uniform = std::make_unique<Scalars>(e, source, function.getArgument(numMaps));
   return function;
 }
 
@@ -89,11 +72,7 @@ void FragmentLowering::emitClassifyKernel(int64_t numMaps) {
   }
   BlockWalk(e, *uniform, kernel, loop, groups(), kInstanceRows).emitClassify(counts);
   LLVM::ReturnOp::create(builder, e.loc, ValueRange());
-  // Minima and maxima of captured tensors: several loads on their way at a time.
-  SmallVector<scf::ForOp> loops;
-  function.walk([&](scf::ForOp op) { loops.push_back(op); });
-  for (scf::ForOp op : loops)
-    (void)loopUnrollByFactor(op, kUnroll);
+  unrollReads(function);
   function = keptFunction;
   uniform = std::move(kept);
 }

@@ -10,6 +10,7 @@
 
 #include "AmpereLowering.h"
 #include "HopperLowering.h"
+#include "MaskLowering.h"
 
 #include "heed/Target/NVIDIA/GPUTarget.h"
 
@@ -28,6 +29,7 @@
 namespace heed {
 #define GEN_PASS_DEF_TILESELECTGPUSCHEDULEPASS
 #define GEN_PASS_DEF_TILETONVIDIAPASS
+#define GEN_PASS_DEF_CLASSIFIERTONVIDIAPASS
 #define GEN_PASS_DEF_NVIDIAMATHPASS
 #include "heed/Target/NVIDIA/Passes.h.inc"
 } // namespace heed
@@ -89,6 +91,30 @@ struct TileToNVIDIA : heed::impl::TileToNVIDIAPassBase<TileToNVIDIA> {
                          : nvidia::AmpereLowering(kernel, schedule).run()))
         return signalPassFailure();
       kernel.erase();
+    }
+  }
+};
+
+struct ClassifierToNVIDIA : heed::impl::ClassifierToNVIDIAPassBase<ClassifierToNVIDIA> {
+  using ClassifierToNVIDIAPassBase::ClassifierToNVIDIAPassBase;
+
+  void runOnOperation() override {
+    for (auto attends : llvm::make_early_inc_range(getOperation().getOps<func::FuncOp>())) {
+      StringRef name = attends.getSymName();
+      if (!name.consume_back("_attends"))
+        continue;
+      auto classify = getOperation().lookupSymbol<func::FuncOp>((name + "_classify").str());
+      if (!classify) {
+        attends.emitError("expects a function '") << name << "_classify' beside it";
+        return signalPassFailure();
+      }
+      // The kernel takes over its name.
+      std::string kept = name.str();
+      classify.setSymName(kept + "_boxes");
+      if (failed(nvidia::MaskLowering(classify, attends, kept).run()))
+        return signalPassFailure();
+      classify.erase();
+      attends.erase();
     }
   }
 };

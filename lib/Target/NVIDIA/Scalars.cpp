@@ -12,6 +12,7 @@
 #include "heed/Dialect/Attn/IR/TotalDivision.h"
 
 #include "mlir/Dialect/Math/IR/Math.h"
+#include "mlir/Dialect/SCF/Utils/Utils.h"
 
 using namespace mlir;
 using namespace heed;
@@ -21,17 +22,23 @@ using namespace heed::nvidia;
 // The argument block
 //===----------------------------------------------------------------------===//
 
-Scalars::Scalars(Emitter &e, tile::KernelOp kernel, Value args) : e(e), kernel(kernel), args(args) {
+ScalarSource ScalarSource::of(tile::KernelOp kernel) {
   auto arguments = kernel.getKernelArguments();
-  mapping.map(arguments[6],
-              emitScalarArgument(e.b, e.loc, arguments[6].getType(), word(HEED_ARG_SCALE)));
-  bindParameters(
-      e.b, e.loc, arguments.drop_front(kFirstParameter), [&](int64_t index) { return word(index); },
-      [&](int64_t index) { return pointer(index); }, mapping, captured);
+  auto columns = [&](unsigned i) {
+    return cast<attn::TensorType>(arguments[i].getType()).getExtents()[3];
+  };
+  return {kernel.getBodyBlock(), arguments.drop_front(kFirstParameter), arguments[6], columns(0),
+          columns(2)};
 }
 
-int64_t Scalars::countWords(tile::KernelOp kernel) {
-  return countArgumentWords(kernel.getKernelArguments().drop_front(kFirstParameter));
+Scalars::Scalars(Emitter &e, const ScalarSource &source, Value args)
+    : e(e), source(source), args(args) {
+  if (source.scale)
+    mapping.map(source.scale,
+                emitScalarArgument(e.b, e.loc, source.scale.getType(), word(HEED_ARG_SCALE)));
+  bindParameters(
+      e.b, e.loc, source.parameters, [&](int64_t index) { return word(index); },
+      [&](int64_t index) { return pointer(index); }, mapping, captured);
 }
 
 Value Scalars::word(int64_t index) { return e.load(e.i64(), e.at(args, e.cst(8 * index)), 8); }
@@ -45,7 +52,7 @@ Value Scalars::pointer(int64_t index) {
 //===----------------------------------------------------------------------===//
 
 void Scalars::emitSlice(ValueRange values, IRMapping &mapping) {
-  Block *body = kernel.getBodyBlock();
+  Block *body = source.body;
   llvm::SetVector<Operation *> needed;
   SmallVector<Value> pending(values);
   while (!pending.empty()) {
@@ -55,7 +62,7 @@ void Scalars::emitSlice(ValueRange values, IRMapping &mapping) {
       continue;
     // What a region uses is needed where the op that has the region is.
     while (op && op->getBlock() != body)
-      op = op->getParentOp() == kernel ? nullptr : op->getParentOp();
+      op = op->getParentOp() == body->getParentOp() ? nullptr : op->getParentOp();
     if (!op || isa<tile::TileDialect>(op->getDialect()) || !needed.insert(op))
       continue;
     op->walk([&](Operation *inner) { llvm::append_range(pending, inner->getOperands()); });
@@ -138,8 +145,7 @@ Value Scalars::emitExtent(attn::ExtentOp op) {
   auto it = words.find(op.getSymbol());
   if (it != words.end())
     return word32(it->second);
-  Type type = kernel.getBodyBlock()->getArgument(op.getSymbol() == "D" ? 0 : 2).getType();
-  return e.cst(cast<attn::TensorType>(type).getExtents()[3]); // compiled in
+  return e.cst(op.getSymbol() == "D" ? source.headDim : source.valueHeadDim); // compiled in
 }
 
 /// One element of a captured tensor, 0 outside it: a predicated load, no branch.
@@ -169,4 +175,12 @@ Value Scalars::emitGather(attn::LoadOp op, ValueRange indices) {
   if (element.isInteger(1))
     return e.ne(read("u8", "b32", "r", e.i32()), 0);
   return e.widen(element, read("b16", "b16", "h", e.b.getI16Type()));
+}
+
+void heed::nvidia::unrollReads(Operation *function) {
+  constexpr uint64_t kUnroll = 8;
+  SmallVector<scf::ForOp> loops;
+  function->walk([&](scf::ForOp op) { loops.push_back(op); });
+  for (scf::ForOp op : loops)
+    (void)loopUnrollByFactor(op, kUnroll);
 }

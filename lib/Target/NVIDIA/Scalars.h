@@ -27,23 +27,32 @@ namespace heed::nvidia {
 /// Extents are at most this, so that differences of coordinates never wrap around.
 constexpr int64_t kMaxCoordinate = (int64_t(1) << 30) - 1;
 
+/// The code whose scalar ops are emitted.
+struct ScalarSource {
+  mlir::Block *body;
+  ValueRange parameters; // the variant's
+  Value scale;           // or null
+  int64_t headDim, valueHeadDim;
+
+  static ScalarSource of(tile::KernelOp kernel);
+};
+
 class Scalars {
 public:
-  /// `args` points to the argument block. Loads what the kernel's scalars and captures are at the
+  /// `args` points to the argument block. Loads what the source's scalars and captures are at the
   /// builder's insertion point, which must dominate everything else.
-  Scalars(Emitter &e, tile::KernelOp kernel, Value args);
+  Scalars(Emitter &e, const ScalarSource &source, Value args);
 
   /// A word of the argument block (HEED_ARG_*).
   Value word(int64_t index);
   Value word32(int64_t index) { return e.toI32(word(index)); }
   Value pointer(int64_t index);
-  static int64_t countWords(tile::KernelOp kernel);
 
-  /// What scalars of the kernel are in the code that is being emitted. Roles copy it and add the
+  /// What scalars of the source are in the code that is being emitted. Roles copy it and add the
   /// grid coordinates.
   const mlir::IRMapping &arguments() const { return mapping; }
 
-  /// Emits the ops of `values`' definitions that lie in the kernel's body and that `mapping` lacks,
+  /// Emits the ops of `values`' definitions that lie in the source's body and that `mapping` lacks,
   /// regions included, and adds them to it.
   void emitSlice(ValueRange values, mlir::IRMapping &mapping);
   /// Emits one scalar op with its regions.
@@ -58,11 +67,15 @@ private:
   Value emitGather(attn::LoadOp op, ValueRange indices);
 
   Emitter &e;
-  tile::KernelOp kernel;
+  const ScalarSource source;
   Value args;
   mlir::IRMapping mapping;
   llvm::DenseMap<Value, CapturedTensor> captured;
 };
+
+/// Unrolls the loops that take minima and maxima of captured tensors, so that several loads are on
+/// their way at a time.
+void unrollReads(mlir::Operation *function);
 
 } // namespace heed::nvidia
 

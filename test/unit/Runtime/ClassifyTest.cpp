@@ -180,8 +180,8 @@ struct Runs {
 /// A kernel with the code of one mask, and what is asked of it: B = 1, Hq = Hkv = 1.
 struct Question {
   heed_mask_code code;
-  heed_kernel kernel = {HEED_ABI_VERSION, 0,       "fake", HEED_F32, 64, 64,   0,
-                        nullptr,          nullptr, 0,      nullptr,  1,  &code};
+  heed_kernel kernel = {HEED_ABI_VERSION, 0, "fake",  HEED_F32, 64,    64, 0,      nullptr,
+                        nullptr,          0, nullptr, 1,        &code, 0,  nullptr};
   heed_mask_question question = {};
 
   Question(const heed_mask_code &code, int64_t queryLength, int64_t keyLength, int32_t blockQ,

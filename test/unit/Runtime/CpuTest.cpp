@@ -28,8 +28,8 @@ const heed_code codes[] = {
 };
 
 heed_kernel kernelOf(int first, int count) {
-  return {HEED_ABI_VERSION, 0, "levels", HEED_F32, 8,      4, count, nullptr,
-          codes + first,    0, nullptr,  0,        nullptr};
+  return {HEED_ABI_VERSION, 0, "levels", HEED_F32, 8,       4, count,  nullptr,
+          codes + first,    0, nullptr,  0,        nullptr, 0, nullptr};
 }
 
 /// The output, errors included, of this program's --probe in another environment.

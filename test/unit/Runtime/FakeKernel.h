@@ -66,8 +66,8 @@ inline int64_t cost(const int64_t *, int64_t, int64_t, int64_t tile) { return ti
 /// One kernel with D = 8, Dv = 4, f32, blocks of 4 x 16, and a call with matching tensors.
 struct Call {
   heed_code code = {"any", 0, 4, 16, 256, 0, nullptr, tile, nullptr, 0};
-  heed_kernel kernel = {HEED_ABI_VERSION, 0,     "fake", HEED_F32, 8, 4,      1,
-                        nullptr,          &code, 0,      nullptr,  0, nullptr};
+  heed_kernel kernel = {HEED_ABI_VERSION, 0, "fake",  HEED_F32, 8,      4, 1, nullptr, &code, 0,
+                        nullptr,          0, nullptr, 0,        nullptr};
   std::vector<float> query, key, value, output, lse, maxScores;
   heed_call call = {};
 

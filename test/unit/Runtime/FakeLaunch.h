@@ -87,11 +87,11 @@ struct Launch {
         value(size_t(B * Hkv * Skv * 32 * 2)), output(size_t(B * Hq * Sq * 32 * 2)),
         lse(size_t(B * Hq * Sq * 4)), maxScores(size_t(B * Hq * Sq * 4)) {
     heed_gpu_code code = {};
-    code.target = "sm_90a";
-    code.capability = 90;
-    code.is_exact = 1;
-    code.ptx = ptx.c_str();
-    code.ptx_bytes = int64_t(ptx.size());
+    code.module.target = "sm_90a";
+    code.module.capability = 90;
+    code.module.is_exact = 1;
+    code.module.ptx = ptx.c_str();
+    code.module.ptx_bytes = int64_t(ptx.size());
     code.entry = "attend";
     code.block_q = 128;
     code.block_kv = 64;
@@ -102,10 +102,10 @@ struct Launch {
     code.num_maps = 4;
     code.maps = maps.data();
     codes.push_back(code);
-    code.target = "sm_80";
-    code.capability = 80;
-    code.is_exact = 0;
-    code.ptx = plainPtx.c_str();
+    code.module.target = "sm_80";
+    code.module.capability = 80;
+    code.module.is_exact = 0;
+    code.module.ptx = plainPtx.c_str();
     code.block_q = 64;
     code.num_threads = 128;
     code.shared_bytes = 90000;

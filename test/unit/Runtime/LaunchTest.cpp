@@ -501,8 +501,8 @@ TEST_F(Gpu, NoCodeForTheDevice) {
       [](Launch &c) {
         for (heed_gpu_code &code : c.codes) { // listed once
           code = c.codes[1];
-          code.capability = 100;
-          code.target = "sm_100";
+          code.module.capability = 100;
+          code.module.target = "sm_100";
         }
       },
       HEED_UNSUPPORTED_GPU);
@@ -518,7 +518,7 @@ TEST_F(Gpu, DamagedCode) {
               [](Launch &c) { c.codes[0].entry = nullptr; });
   expectError("kernel 'fake' is damaged: its code for sm_90a has no entry point or neither PTX nor "
               "a cubin",
-              [](Launch &c) { c.codes[0].ptx = nullptr; });
+              [](Launch &c) { c.codes[0].module.ptx = nullptr; });
   const char *sizes =
       "kernel 'fake' is damaged: its code for sm_90a has no block sizes or no threads";
   expectError(sizes, [](Launch &c) { c.codes[0].block_q = 0; });
@@ -833,7 +833,7 @@ TEST_F(Gpu, ThreadsLoadOnce) {
 TEST_F(Gpu, ThreadsThatFailToLoadEachSaySo) {
   Launch c;
   c.ptx = ".version 8.7 syntax error";
-  c.codes[0].ptx = c.ptx.c_str();
+  c.codes[0].module.ptx = c.ptx.c_str();
   cuda().loadMilliseconds = 5;
   cuda().errorLog = "line 1";
   std::vector<std::thread> threads;
@@ -902,7 +902,7 @@ TEST_F(Gpu, Unload) {
 TEST_F(Gpu, PtxThatDoesNotCompile) {
   Launch c;
   c.ptx = ".version 8.7\nsyntax error";
-  c.codes[0].ptx = c.ptx.c_str();
+  c.codes[0].module.ptx = c.ptx.c_str();
   cuda().errorLog = "ptxas info : (C7510) Potential Performance Loss: wgmma\n"
                     "ptxas application ptx input, line 9; error   : Unknown symbol 'x'\r\n\n"
                     "  ptxas fatal   : Ptx assembly aborted\n";
@@ -926,7 +926,7 @@ TEST_F(Gpu, PtxThatDoesNotCompile) {
 TEST_F(Gpu, PtxTooNewForTheDriver) {
   Launch c;
   c.ptx = "// from a compiler\n.version 9.4\ntoo new";
-  c.codes[0].ptx = c.ptx.c_str();
+  c.codes[0].module.ptx = c.ptx.c_str();
   cuda().version = 12020;
   expectError(c,
               "kernel 'fake': expected a driver that compiles PTX 9.4, found one for CUDA 12.2; "
@@ -960,8 +960,8 @@ TEST_F(Gpu, RemarksOfTheCompiler) {
 TEST_F(Gpu, Cubins) {
   auto withCubin = [](const char *cubin) {
     return [=](Launch &c) {
-      c.codes[0].cubin = cubin;
-      c.codes[0].cubin_bytes = int64_t(strlen(cubin));
+      c.codes[0].module.cubin = cubin;
+      c.codes[0].module.cubin_bytes = int64_t(strlen(cubin));
     };
   };
   Launch c;
@@ -979,7 +979,7 @@ TEST_F(Gpu, Cubins) {
       "kernel image is available for execution)",
       [&](Launch &c) {
         withCubin("foreign")(c);
-        c.codes[0].ptx = nullptr;
+        c.codes[0].module.ptx = nullptr;
       },
       HEED_LAUNCH_FAILED);
   Launch e; // other errors are no reason to compile

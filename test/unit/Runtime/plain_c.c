@@ -32,7 +32,7 @@ static void count(void *context, int64_t task, int32_t thread) {
 
 static const heed_code code = {"any", 0, 1, 16, 64, 0, NULL, mean, NULL, 0};
 static const heed_kernel kernel = {
-    HEED_ABI_VERSION, 0, "mean", HEED_F32, 2, 2, 1, NULL, &code, 0, NULL, 0, NULL};
+    HEED_ABI_VERSION, 0, "mean", HEED_F32, 2, 2, 1, NULL, &code, 0, NULL, 0, NULL, 0, NULL};
 
 int main(void) {
   float query[2] = {0, 0}, key[6] = {0}, value[6] = {1, 2, 3, 4, 5, 6}, output[2];

@@ -1,0 +1,215 @@
+//===-- ClassifyLaunch.cpp - Block lists made on a GPU ----------*- C++ -*-===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#include "../Arguments.h"
+#include "../Classify.h"
+#include "../Error.h"
+#include "Context.h"
+#include "Module.h"
+#include "Place.h"
+
+#include <limits.h>
+
+using namespace heed::runtime;
+using namespace heed::runtime::cuda;
+
+using ll = long long;
+
+static constexpr int64_t lanes = 32;
+static constexpr int64_t maxWords = 512; // 4096 bytes of parameters
+static constexpr int32_t maxParams = 128;
+
+static const char *nameOf(const heed_kernel &kernel) { return kernel.name ? kernel.name : "?"; }
+static int64_t divideCeil(int64_t x, int64_t y) { return (x + y - 1) / y; }
+
+namespace {
+/// The kernels of one mask on one device, and what they are told.
+struct Launcher {
+  const heed_kernel &kernel;
+  const heed_gpu_mask_code *code;
+  CurrentContext context;
+  Loaded loaded;
+  Stream stream;
+  int64_t args[maxWords];
+
+  explicit Launcher(const heed_kernel &kernel, void *stream)
+      : kernel(kernel), code(nullptr), loaded(), stream(static_cast<Stream>(stream)), args() {}
+
+  heed_status enter(int32_t ordinal) {
+    heed_status status;
+    if (countArgumentWords(kernel) > maxWords)
+      return fail(HEED_INVALID_ARGUMENT,
+                  "kernel '%s': expected at most %lld argument words on a GPU, found %lld",
+                  nameOf(kernel), ll(maxWords), ll(countArgumentWords(kernel)));
+    if ((status = start()) || (status = context.enter(ordinal, /*anyDevice=*/false)))
+      return status;
+    for (int32_t i = 0; i < kernel.num_gpu_mask_codes && !code; ++i)
+      if (hasCapability(kernel.gpu_mask_codes[i].module, *context->device))
+        code = &kernel.gpu_mask_codes[i];
+    if (!code)
+      return fail(HEED_UNSUPPORTED_GPU,
+                  "kernel '%s' has no code that classifies blocks on cuda:%d, a GPU of compute "
+                  "capability %d.%d",
+                  nameOf(kernel), int(ordinal), int(context->device->capability / 10),
+                  int(context->device->capability % 10));
+    return loadModule(kernel, code->module, {{code->classify, code->settle, code->list}, 0},
+                      *context, loaded);
+  }
+
+  /// A warp for each piece.
+  heed_status launch(int entry, int64_t numLists, int64_t piecesPerList) {
+    int64_t pieces;
+    if (__builtin_mul_overflow(numLists, piecesPerList, &pieces) || pieces > INT32_MAX)
+      return fail(HEED_INVALID_ARGUMENT,
+                  "kernel '%s': expected fewer than 2^31 pieces of block lists, found %lld x %lld",
+                  nameOf(kernel), ll(numLists), ll(piecesPerList));
+    if (pieces == 0)
+      return HEED_OK;
+    void *params[] = {args};
+    Result result =
+        driver.launchKernel(loaded.functions[entry], unsigned(divideCeil(pieces, code->warps)), 1,
+                            1, unsigned(code->warps * lanes), 1, 1, 0, stream, params, nullptr);
+    return result ? launchFailed(kernel, *context->device, result) : HEED_OK;
+  }
+};
+
+enum { Classify, Settle, List };
+} // namespace
+
+/// Fills the words that say what the matrix is.
+static heed_status describe(const heed_class_matrix *matrix, int32_t device, bool byColumn,
+                            int64_t *args) {
+  if (!matrix)
+    return fail(HEED_INVALID_ARGUMENT, "argument 'matrix': expected an address, found NULL");
+  const struct {
+    const char *name;
+    int64_t value;
+  } extents[] = {{"num_batches", matrix->num_batches},
+                 {"num_heads", matrix->num_heads},
+                 {"num_rows", matrix->num_rows},
+                 {"num_columns", matrix->num_columns}};
+  for (const auto &extent : extents)
+    if (extent.value < 0 || extent.value > INT32_MAX)
+      return fail(HEED_INVALID_ARGUMENT, "argument 'matrix': expected %s from 0 to %d, found %lld",
+                  extent.name, INT32_MAX, ll(extent.value));
+  int64_t numLists = matrix->num_batches * matrix->num_heads, rows = matrix->num_rows;
+  int64_t columns = matrix->num_columns, size;
+  if (numLists > INT32_MAX || __builtin_mul_overflow(rows * columns, numLists, &size))
+    return fail(HEED_INVALID_ARGUMENT,
+                "argument 'matrix': expected fewer than 2^63 blocks of fewer than 2^31 lists, "
+                "found %lld x %lld x %lld x %lld",
+                ll(matrix->num_batches), ll(matrix->num_heads), ll(rows), ll(columns));
+  if (size > 0) {
+    heed_status status;
+    Place place;
+    if ((status = locate("classes", matrix->classes, place)) ||
+        (status = checkPlace("classes", matrix->classes, place, device)))
+      return status;
+  }
+  args[HEED_MASK_ARG_LISTS] = numLists;
+  args[HEED_MASK_ARG_HEADS] = matrix->num_heads;
+  args[HEED_MASK_ARG_ROWS] = byColumn ? columns : rows;
+  args[HEED_MASK_ARG_COLUMNS] = byColumn ? rows : columns;
+  args[HEED_MASK_ARG_CLASSES] = int64_t(reinterpret_cast<uintptr_t>(matrix->classes));
+  args[HEED_MASK_ARG_LIST_STRIDE] = rows * columns;
+  args[HEED_MASK_ARG_ROW_STRIDE] = byColumn ? 1 : columns;
+  args[HEED_MASK_ARG_COLUMN_STRIDE] = byColumn ? columns : 1;
+  return HEED_OK;
+}
+
+/// Whether the matrix has the form that the question asks for.
+static heed_status checkExtents(const heed_gpu_mask_code &code, const heed_mask_question &question,
+                                const heed_class_matrix &matrix) {
+  const struct {
+    const char *name;
+    int64_t found, expected;
+    bool mayBeOne;
+  } extents[] = {
+      {"num_batches", matrix.num_batches, question.batch, !code.uses_batch && question.batch > 0},
+      {"num_heads", matrix.num_heads, question.query_heads,
+       !code.uses_head && question.query_heads > 0},
+      {"num_rows", matrix.num_rows, divideCeil(question.query_length, question.block_q), false},
+      {"num_columns", matrix.num_columns, divideCeil(question.key_length, question.block_kv),
+       false}};
+  for (const auto &extent : extents)
+    if (extent.found != extent.expected && !(extent.mayBeOne && extent.found == 1))
+      return fail(HEED_INVALID_ARGUMENT, "argument 'matrix': expected %s to be %lld%s, found %lld",
+                  extent.name, ll(extent.expected), extent.mayBeOne ? " or 1" : "",
+                  ll(extent.found));
+  return HEED_OK;
+}
+
+extern "C" heed_status heed_launch_classify(const heed_kernel *kernel,
+                                            const heed_mask_question *question,
+                                            const heed_tensor *tensors,
+                                            const heed_class_matrix *matrix, void *stream,
+                                            int32_t device) {
+  if (heed_status status = checkKernel(kernel))
+    return status;
+  if (kernel->num_params > maxParams)
+    return fail(HEED_INVALID_ARGUMENT, "kernel '%s': expected at most %d parameters, found %d",
+                nameOf(*kernel), int(maxParams), int(kernel->num_params));
+  heed_value values[maxParams];
+  heed_call call;
+  Problem problem;
+  heed_status status;
+  Launcher launcher(*kernel, stream);
+  if ((status = readQuestion(*kernel, question, tensors, values, call, problem)) ||
+      (status = launcher.enter(device)))
+    return status;
+  fillArguments(*kernel, call, problem, launcher.args);
+  if ((status = describe(matrix, device, /*byColumn=*/false, launcher.args)) ||
+      (status = checkExtents(*launcher.code, *question, *matrix)) ||
+      (status = checkParamPlaces(*kernel, call, device)))
+    return status;
+  launcher.args[HEED_MASK_ARG_BLOCK_Q] = question->block_q;
+  launcher.args[HEED_MASK_ARG_BLOCK_KV] = question->block_kv;
+  launcher.args[HEED_MASK_ARG_HANGING_IS_PARTIAL] = question->hanging_is_partial != 0;
+  int64_t numLists = matrix->num_batches * matrix->num_heads;
+  int64_t columnTiles = divideCeil(matrix->num_columns, lanes);
+  if ((status =
+           launcher.launch(Classify, numLists, divideCeil(matrix->num_rows, lanes) * columnTiles)))
+    return status;
+  return launcher.launch(Settle, numLists, matrix->num_rows * columnTiles);
+}
+
+extern "C" heed_status heed_launch_list(const heed_kernel *kernel, const heed_class_matrix *matrix,
+                                        int32_t by_column, const heed_block_lists *lists,
+                                        void *stream, int32_t device) {
+  if (heed_status status = checkKernel(kernel))
+    return status;
+  if (!lists)
+    return fail(HEED_INVALID_ARGUMENT, "argument 'lists': expected an address, found NULL");
+  heed_status status;
+  Launcher launcher(*kernel, stream);
+  if ((status = launcher.enter(device)) ||
+      (status = describe(matrix, device, by_column != 0, launcher.args)))
+    return status;
+  int64_t numLists = matrix->num_batches * matrix->num_heads;
+  int64_t numRows = launcher.args[HEED_MASK_ARG_ROWS];
+  const struct {
+    const char *name;
+    int32_t *data;
+    int word;
+    bool isEmpty;
+  } arrays[] = {{"partial_counts", lists->partial_counts, HEED_MASK_ARG_PARTIAL_COUNTS, false},
+                {"partial_indices", lists->partial_indices, HEED_MASK_ARG_PARTIAL_INDICES,
+                 launcher.args[HEED_MASK_ARG_COLUMNS] == 0},
+                {"full_counts", lists->full_counts, HEED_MASK_ARG_FULL_COUNTS, false},
+                {"full_indices", lists->full_indices, HEED_MASK_ARG_FULL_INDICES,
+                 launcher.args[HEED_MASK_ARG_COLUMNS] == 0}};
+  for (const auto &array : arrays) {
+    Place place;
+    if (!array.isEmpty && numLists * numRows > 0 &&
+        ((status = locate(array.name, array.data, place)) ||
+         (status = checkPlace(array.name, array.data, place, device))))
+      return status;
+    launcher.args[array.word] = int64_t(reinterpret_cast<uintptr_t>(array.data));
+  }
+  return launcher.launch(List, numLists, numRows);
+}

@@ -1,0 +1,71 @@
+# Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""The blocks that a mask visits, found on the GPU that holds what the mask captures, and listed there.
+
+Nothing here waits for the GPU or copies anything from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from heed import _runtime, arrays, gpu
+from heed.kernel import Kernel
+from heed.tracing import Trace
+from heed.variant import of_trace
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BlockMatrix:
+    """The class of every block of a mask: `classes` is a tensor int8 (batches, heads, rows, columns) of SKIPPED, PARTIAL
+    and FULL (heed.block_runs), with 1 for batches or heads that are all alike."""
+
+    classes: Any
+    kernel: Kernel
+
+    @classmethod
+    def classify(cls, trace: Trace, values: Sequence[Any], extents: tuple[int, int, int, int], block_size: tuple[int, int],
+                 device: int) -> "BlockMatrix":
+        """Of a mask, exactly; extents: B, H, Sq, Skv. `values`, of what it captures, have to be on `device`."""
+        torch = sys.modules["torch"]
+        kernel = of_trace(trace).classifier(device)
+        batch, heads, q_len, kv_len = extents
+        uses = trace.mask_coordinates
+        shape = (batch if "b" in uses else min(batch, 1), heads if "h" in uses else min(heads, 1),
+                 -(-q_len // block_size[0]), -(-kv_len // block_size[1]))
+        classes = torch.empty(shape, dtype=torch.int8, device=torch.device("cuda", device))
+        matrix = _runtime.ClassMatrix(classes.data_ptr(), *shape)
+        kernel.launch_classify((batch, heads, heads, q_len, kv_len), block_size, values, matrix, device, _stream(device))
+        return cls(classes, kernel)
+
+    def lists(self, by_column: bool) -> tuple[Any, Any, Any, Any]:
+        """Counts and indices of the partial blocks and of the full ones of each row, or each column: tensors int32
+        (batches, heads, rows) and (batches, heads, rows, columns). After a row's blocks come the others."""
+        torch = sys.modules["torch"]
+        device = self.classes.device
+        batches, heads, rows, columns = self.classes.shape
+        listed, entries = (columns, rows) if by_column else (rows, columns)
+        shapes = 2 * ((batches, heads, listed), (batches, heads, listed, entries))
+        partial_counts, partial_indices, full_counts, full_indices = made = tuple(
+            torch.empty(shape, dtype=torch.int32, device=device) for shape in shapes)
+        self.kernel.launch_list(_runtime.ClassMatrix(self.classes.data_ptr(), batches, heads, rows, columns), by_column,
+                                _runtime.BlockLists(*(x.data_ptr() for x in made)), device.index, _stream(device.index))
+        return partial_counts, partial_indices, full_counts, full_indices
+
+
+def device_for(values: Sequence[Any], wanted: Any) -> int | None:
+    """The GPU on which lists can be made that are `wanted` on a device of torch: it must hold all arrays among `values`,
+    as tensors of torch, and be one that Heed has code for."""
+    if getattr(wanted, "type", None) != "cuda":
+        return None
+    device: int = sys.modules["torch"].cuda.current_device() if wanted.index is None else wanted.index
+    for value in values:
+        if arrays.is_array(value) and not (arrays.is_torch(value) and arrays.device_of(value) == device):
+            return None
+    return device if gpu.is_supported(device) else None
+
+
+def _stream(device: int) -> int:
+    return gpu.torch_stream()(device)
