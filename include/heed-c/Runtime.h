@@ -268,6 +268,7 @@ typedef struct heed_gpu_mask_code {
   const char *classify; /* fills the matrix of classes; 3 stands for a block that is left open */
   const char *settle;   /* decides the open blocks of the matrix */
   const char *list;     /* lists the blocks of a row of the matrix */
+  const char *fill;     /* fills a row of the matrix from lists, like list */
   int32_t warps;        /* of a thread block */
   int32_t uses_batch;   /* 0: the mask is the same for all batches */
   int32_t uses_head;
@@ -289,7 +290,9 @@ enum {
   HEED_MASK_ARG_PARTIAL_COUNTS = 23, /* what list writes: i32, dense */
   HEED_MASK_ARG_PARTIAL_INDICES = 24,
   HEED_MASK_ARG_FULL_COUNTS = 25,
-  HEED_MASK_ARG_FULL_INDICES = 26
+  HEED_MASK_ARG_FULL_INDICES = 26,
+  HEED_MASK_ARG_PARTIAL_WIDTH = 27, /* of fill: entries that rows of the indices have room for */
+  HEED_MASK_ARG_FULL_WIDTH = 28
 };
 
 typedef struct heed_kernel {
@@ -420,6 +423,15 @@ HEED_EXPORT heed_status heed_launch_classify(const heed_kernel *kernel,
 HEED_EXPORT heed_status heed_launch_list(const heed_kernel *kernel, const heed_class_matrix *matrix,
                                          int32_t by_column, const heed_block_lists *lists,
                                          void *stream, int32_t device);
+
+/* Fills a matrix from lists that somebody gave, whose rows have room for `partial_width` and
+ * `full_width` entries: the other way round, with any kernel that has gpu_mask_codes. Entries that
+ * name no block have no effect, a block that is both partial and full is full, and NULL for the
+ * counts stands for no blocks. */
+HEED_EXPORT heed_status heed_launch_fill(const heed_kernel *kernel, const heed_block_lists *lists,
+                                         int64_t partial_width, int64_t full_width,
+                                         const heed_class_matrix *matrix, void *stream,
+                                         int32_t device);
 
 /* The number of devices, 0 without a driver (heed_last_error says why). */
 HEED_EXPORT int32_t heed_gpu_count(void);

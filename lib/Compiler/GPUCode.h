@@ -29,7 +29,7 @@ struct GPUCode {
 /// What becomes a heed_gpu_mask_code.
 struct GPUMaskCode {
   GPUTarget target;
-  std::string name, ptx, cubin; // kernels are NAME_classify, NAME_settle and NAME_list
+  std::string name, ptx, cubin; // kernels are NAME_classify, _settle, _list and _fill
   int64_t warps = 0;
   bool usesBatch = false, usesHead = false;
 };

@@ -190,7 +190,8 @@ void KernelTable::emit(llvm::Module &module, const lang::Variant &variant, Strin
     gpuMaskEntries.push_back(
         b.structure({moduleOf(code.target, code.ptx, code.cubin), b.string(code.name + "_classify"),
                      b.string(code.name + "_settle"), b.string(code.name + "_list"),
-                     b.i32(code.warps), b.i32(code.usesBatch), b.i32(code.usesHead)}));
+                     b.string(code.name + "_fill"), b.i32(code.warps), b.i32(code.usesBatch),
+                     b.i32(code.usesHead)}));
   int64_t valueDim = options.valueHeadDim ? options.valueHeadDim : options.headDim;
   Constant *kernel = b.structure(
       {b.i32(HEED_ABI_VERSION), b.i32(params.size()), b.string(name), b.i32(options.dtype),

@@ -187,7 +187,7 @@ heed_status heed::runtime::checkKernel(const heed_kernel *kernel) {
   for (int32_t i = 0; i < kernel->num_gpu_mask_codes; ++i) {
     const heed_gpu_mask_code &code = kernel->gpu_mask_codes[i];
     if ((!code.module.ptx && !code.module.cubin) || !code.classify || !code.settle || !code.list ||
-        code.warps < 1 || code.warps > 32)
+        !code.fill || code.warps < 1 || code.warps > 32)
       return damaged(*kernel, "a GPU mask code has no entry point or no threads");
   }
   for (int32_t i = 0; i < kernel->num_params; ++i) {

@@ -142,7 +142,8 @@ class LoadedObject:
             return
         # Launches may still be under way: that is the driver's to wait for. A CUDA graph does not keep its kernels, so
         # whoever drops a kernel must have dropped its graphs; those of flex_attention stay until `clear_memory`.
-        if _runtime.KernelTable.from_address(self.kernel).num_gpu_codes > 0:
+        table = _runtime.KernelTable.from_address(self.kernel)
+        if table.num_gpu_codes > 0 or table.num_gpu_mask_codes > 0:
             _runtime.lib.heed_gpu_unload(self.kernel)
         library().heed_library_free(self._handle)
 

@@ -78,7 +78,7 @@ class GPUMaskCode(ctypes.Structure):
     """heed_gpu_mask_code"""
 
     _fields_ = [("module", GPUModule), ("classify", ctypes.c_char_p), ("settle", ctypes.c_char_p), ("list", ctypes.c_char_p),
-                ("warps", ctypes.c_int32), ("uses_batch", ctypes.c_int32), ("uses_head", ctypes.c_int32)]
+                ("fill", ctypes.c_char_p), ("warps", ctypes.c_int32), ("uses_batch", ctypes.c_int32), ("uses_head", ctypes.c_int32)]
 
 
 class KernelTable(ctypes.Structure):
@@ -154,6 +154,8 @@ def _load() -> ctypes.CDLL:
                                              ctypes.POINTER(ClassMatrix), ctypes.c_void_p, ctypes.c_int32]
     library.heed_launch_list.argtypes = [ctypes.c_void_p, ctypes.POINTER(ClassMatrix), ctypes.c_int32,
                                          ctypes.POINTER(BlockLists), ctypes.c_void_p, ctypes.c_int32]
+    library.heed_launch_fill.argtypes = [ctypes.c_void_p, ctypes.POINTER(BlockLists), ctypes.c_int64, ctypes.c_int64,
+                                         ctypes.POINTER(ClassMatrix), ctypes.c_void_p, ctypes.c_int32]
     library.heed_gpu_count.restype = library.heed_gpu_capability.restype = ctypes.c_int32
     library.heed_gpu_capability.argtypes = [ctypes.c_int32]
     library.heed_select_gpu_code.argtypes = [ctypes.c_void_p, ctypes.c_int32]

@@ -35,6 +35,12 @@ def is_torch(array: Any) -> bool:
     return torch is not None and isinstance(array, torch.Tensor)
 
 
+def is_plain(array: Any) -> bool:
+    """Whether `array` is a torch tensor, of no other subclass than Parameter."""
+    torch = sys.modules.get("torch")
+    return torch is not None and type(array) in (torch.Tensor, torch.nn.Parameter)
+
+
 def library(array: Array) -> Any:
     """The module whose array it is: NumPy, torch or CuPy; None for any other."""
     if isinstance(array, np.ndarray):

@@ -84,7 +84,11 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
         return result
 
     if block_mask is not None:
-        mask_mod = _mask_mod_of(block_mask, mask_mod, query, key, value, enable_gqa)
+        derived = mask_mod = _mask_mod_of(block_mask, mask_mod, query, key, value, enable_gqa)
+        if getattr(block_mask, "_mask_mod", None) is not derived:  # lists were given: their mask may have been seen before
+            result = _hot_call(query, key, value, score_mod, None, mask_mod, scale, enable_gqa, return_lse, return_aux, options)
+            if result is not None and result is not NotImplemented:
+                return result
     wants_lse, wants_max = return_lse, False
     if return_lse or return_aux is not None:
         wants_lse, wants_max = _check_aux(return_lse, return_aux)
@@ -226,7 +230,8 @@ def _unplanned(query: Any, key: Any, value: Any, trace: tracing.Trace, values: l
     if kind and is_row_major and all(x is y for x, y in zip(asked, (query, key, value))):  # copies have other strides
         if len(_plans) >= _MAX_PLANS:
             _plans.clear()
-        is_like_query = arrays.is_torch(query) and query.is_contiguous() and tuple(query.shape) == shape
+        # Of a subclass the result is a plain tensor, as it was in this call.
+        is_like_query = arrays.is_plain(query) and query.is_contiguous() and tuple(query.shape) == shape
         _plans[kind] = _Plan(kernel, call, shape, query.itemsize - 1, device, is_like_query)
     elif query is not asked[0]:
         output = arrays.in_order_of(output, asked[0])

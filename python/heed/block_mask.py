@@ -35,7 +35,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from heed import arrays, tracing, variant
-from heed.block_matrix import BlockMatrix, device_for
+from heed.block_matrix import BlockMatrix, device_for, fill
 from heed.block_runs import FULL, PARTIAL, SKIPPED, BlockRuns
 
 MaskMod = Callable[[Any, Any, Any, Any], Any]  # (b, h, q_idx, kv_idx) -> bool
@@ -827,6 +827,9 @@ def kinds_on(torch: Any, block_mask: Any, device: Any) -> Array:
     pairs = [[torch.as_tensor(getattr(block_mask, name)).to(device) for name in pair] for pair in names]
     columns = max(pairs[0][1].shape[-1], _ceil_div(block_mask.seq_lengths[1], block_mask.BLOCK_SIZE[1]))
     kinds: Any = None
+    if not torch.compiler.is_compiling() and (place := device_for((), device)) is not None:
+        kinds = fill(torch, tuple(pairs[0]), tuple(pairs[1]) if len(pairs) > 1 else None, columns, place)
+        pairs = []
     for kind, (counts, indices) in zip((PARTIAL, FULL), pairs):
         used = torch.arange(indices.shape[-1], device=device) < counts.unsqueeze(-1)
         used = used & (indices >= 0) & (indices < columns)

@@ -7,13 +7,14 @@ Nothing here waits for the GPU or copies anything from it."""
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from heed import _runtime, arrays, gpu
 from heed.kernel import Kernel
-from heed.tracing import Trace
+from heed.tracing import Trace, lookup
 from heed.variant import of_trace
 
 
@@ -53,6 +54,26 @@ class BlockMatrix:
         self.kernel.launch_list(_runtime.ClassMatrix(self.classes.data_ptr(), batches, heads, rows, columns), by_column,
                                 _runtime.BlockLists(*(x.data_ptr() for x in made)), device.index, _stream(device.index))
         return partial_counts, partial_indices, full_counts, full_indices
+
+
+def fill(torch: Any, partial: tuple[Any, Any], full: tuple[Any, Any] | None, columns: int, device: int) -> Any:
+    """The classes of blocks that lists name, as `BlockMask.block_kinds` understands them: a tensor int8 (..., rows, columns).
+
+    `partial` and `full` are counts and indices, tensors int32 of torch on `device`."""
+    trace, _ = lookup(None, _noop)
+    pairs = [tuple(x.contiguous() for x in pair) for pair in (partial, full) if pair is not None]
+    *batch_dims, rows, _ = partial[1].shape
+    classes = torch.empty((*batch_dims, rows, columns), dtype=torch.int8, device=partial[1].device)
+    addresses = [x.data_ptr() for pair in pairs for x in pair]
+    widths = [indices.shape[-1] for _, indices in pairs]
+    of_trace(trace).classifier(device).launch_fill(
+        _runtime.BlockLists(*addresses), (widths[0], widths[1] if full is not None else 0),
+        _runtime.ClassMatrix(classes.data_ptr(), math.prod(batch_dims), 1, rows, columns), device, _stream(device))
+    return classes
+
+
+def _noop(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+    return q_idx == q_idx
 
 
 def device_for(values: Sequence[Any], wanted: Any) -> int | None:

@@ -146,6 +146,12 @@ class Kernel:
         if _runtime.lib.heed_launch_list(self._address, matrix, by_column, lists, stream, device) != 0:
             raise HeedError(_runtime.lib.heed_last_error().decode())
 
+    def launch_fill(self, lists: _runtime.BlockLists, widths: tuple[int, int], matrix: _runtime.ClassMatrix, device: int,
+                    stream: int) -> None:
+        """heed_launch_fill; what the mask is does not matter."""
+        if _runtime.lib.heed_launch_fill(self._address, lists, *widths, matrix, stream, device) != 0:
+            raise HeedError(_runtime.lib.heed_last_error().decode())
+
     def _pack(self, values: Sequence[Any], device: int | None) -> tuple[bytes, bytes]:
         """heed_value of all params, and heed_tensor of those that are tensors."""
         words, tensors = [], b""

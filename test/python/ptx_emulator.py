@@ -230,6 +230,8 @@ class Kernel:
             w.pcs[active] = self.labels[o[0]]
         elif name == "ret":
             w.pcs[active] = -1
+        elif name == "bar" and op[1] == "warp":
+            pass  # lanes are in step, and what they write is there at once
         elif name == "bar":
             w.at_barrier = True
         elif name == "ld" and op[1] == "param":

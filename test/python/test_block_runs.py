@@ -8,7 +8,7 @@ import pathlib
 import sys
 import tracemalloc
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import heed
 import numpy as np

@@ -615,10 +615,11 @@ def test_fake_tensors_stay_on_their_device() -> None:
     assert [str(x.device) for x in found] == 3 * ["cuda:0"]
 
 
-@pytest.mark.parametrize("codes, expected", [(0, ["free"]), (2, ["unload", "free"])])
-def test_unloading(monkeypatch: pytest.MonkeyPatch, codes: int, expected: list[str]) -> None:
+@pytest.mark.parametrize("codes, expected", [
+    ({}, ["free"]), ({"num_gpu_codes": 2}, ["unload", "free"]), ({"num_gpu_mask_codes": 1}, ["unload", "free"])])
+def test_unloading(monkeypatch: pytest.MonkeyPatch, codes: dict[str, int], expected: list[str]) -> None:
     calls: list[str] = []
-    table = _runtime.KernelTable(num_gpu_codes=codes)
+    table = _runtime.KernelTable(**codes)
     monkeypatch.setattr(_runtime.lib, "heed_gpu_unload", lambda kernel: calls.append("unload"))
     monkeypatch.setattr(_compiler.library(), "heed_library_free", lambda handle: calls.append("free"))
     loaded = _compiler.LoadedObject.__new__(_compiler.LoadedObject)
@@ -630,7 +631,8 @@ def test_unloading(monkeypatch: pytest.MonkeyPatch, codes: int, expected: list[s
 def test_what_a_kernel_says(monkeypatch: pytest.MonkeyPatch) -> None:
     made = heed.compile("variant v {}", head_dim=16)
     assert made.gpu_targets == []
-    codes = (_runtime.GPUCode * 2)(_runtime.GPUCode(target=b"sm_90a", block_q=128, block_kv=64), _runtime.GPUCode(target=b"sm_80"))
+    codes = (_runtime.GPUCode * 2)(_runtime.GPUCode(_runtime.GPUModule(b"sm_90a"), block_q=128, block_kv=64),
+                                   _runtime.GPUCode(_runtime.GPUModule(b"sm_80")))
     table = _runtime.KernelTable.from_buffer_copy(_runtime.KernelTable.from_address(made._address))
     table.num_codes, table.num_gpu_codes, table.gpu_codes = 0, 2, codes
     kernel = heed.Kernel(ctypes.addressof(table), (made, table, codes))

@@ -14,6 +14,7 @@
 #include "Place.h"
 
 #include <limits.h>
+#include <utility>
 
 using namespace heed::runtime;
 using namespace heed::runtime::cuda;
@@ -57,8 +58,9 @@ struct Launcher {
                   "capability %d.%d",
                   nameOf(kernel), int(ordinal), int(context->device->capability / 10),
                   int(context->device->capability % 10));
-    return loadModule(kernel, code->module, {{code->classify, code->settle, code->list}, 0},
-                      *context, loaded);
+    return loadModule(kernel, code->module,
+                      {{code->classify, code->settle, code->list, code->fill}, 0}, *context,
+                      loaded);
   }
 
   /// A warp for each piece.
@@ -76,9 +78,13 @@ struct Launcher {
                             1, unsigned(code->warps * lanes), 1, 1, 0, stream, params, nullptr);
     return result ? launchFailed(kernel, *context->device, result) : HEED_OK;
   }
+
+  heed_status launchRows(int entry) {
+    return launch(entry, args[HEED_MASK_ARG_LISTS], args[HEED_MASK_ARG_ROWS]);
+  }
 };
 
-enum { Classify, Settle, List };
+enum { Classify, Settle, List, Fill };
 } // namespace
 
 /// Fills the words that say what the matrix is.
@@ -119,6 +125,33 @@ static heed_status describe(const heed_class_matrix *matrix, int32_t device, boo
   args[HEED_MASK_ARG_LIST_STRIDE] = rows * columns;
   args[HEED_MASK_ARG_ROW_STRIDE] = byColumn ? 1 : columns;
   args[HEED_MASK_ARG_COLUMN_STRIDE] = byColumn ? columns : 1;
+  return HEED_OK;
+}
+
+/// Fills the words that say where lists of the rows in `args` are. A width is the entries of a row
+/// of indices, -1 where there are no lists of the kind.
+static heed_status describe(const heed_block_lists &lists, int64_t partialWidth, int64_t fullWidth,
+                            int32_t device, int64_t *args) {
+  const struct {
+    const char *name;
+    int32_t *data;
+    int word;
+    bool isRead;
+  } arrays[] = {
+      {"partial_counts", lists.partial_counts, HEED_MASK_ARG_PARTIAL_COUNTS, partialWidth >= 0},
+      {"partial_indices", lists.partial_indices, HEED_MASK_ARG_PARTIAL_INDICES, partialWidth > 0},
+      {"full_counts", lists.full_counts, HEED_MASK_ARG_FULL_COUNTS, fullWidth >= 0},
+      {"full_indices", lists.full_indices, HEED_MASK_ARG_FULL_INDICES, fullWidth > 0}};
+  bool hasRows = args[HEED_MASK_ARG_LISTS] * args[HEED_MASK_ARG_ROWS] > 0;
+  for (const auto &array : arrays) {
+    heed_status status;
+    Place place;
+    if (hasRows && array.isRead &&
+        ((status = locate(array.name, array.data, place)) ||
+         (status = checkPlace(array.name, array.data, place, device))))
+      return status;
+    args[array.word] = int64_t(reinterpret_cast<uintptr_t>(array.data));
+  }
   return HEED_OK;
 }
 
@@ -190,26 +223,34 @@ extern "C" heed_status heed_launch_list(const heed_kernel *kernel, const heed_cl
   if ((status = launcher.enter(device)) ||
       (status = describe(matrix, device, by_column != 0, launcher.args)))
     return status;
-  int64_t numLists = matrix->num_batches * matrix->num_heads;
-  int64_t numRows = launcher.args[HEED_MASK_ARG_ROWS];
-  const struct {
-    const char *name;
-    int32_t *data;
-    int word;
-    bool isEmpty;
-  } arrays[] = {{"partial_counts", lists->partial_counts, HEED_MASK_ARG_PARTIAL_COUNTS, false},
-                {"partial_indices", lists->partial_indices, HEED_MASK_ARG_PARTIAL_INDICES,
-                 launcher.args[HEED_MASK_ARG_COLUMNS] == 0},
-                {"full_counts", lists->full_counts, HEED_MASK_ARG_FULL_COUNTS, false},
-                {"full_indices", lists->full_indices, HEED_MASK_ARG_FULL_INDICES,
-                 launcher.args[HEED_MASK_ARG_COLUMNS] == 0}};
-  for (const auto &array : arrays) {
-    Place place;
-    if (!array.isEmpty && numLists * numRows > 0 &&
-        ((status = locate(array.name, array.data, place)) ||
-         (status = checkPlace(array.name, array.data, place, device))))
-      return status;
-    launcher.args[array.word] = int64_t(reinterpret_cast<uintptr_t>(array.data));
-  }
-  return launcher.launch(List, numLists, numRows);
+  int64_t columns = launcher.args[HEED_MASK_ARG_COLUMNS];
+  if ((status = describe(*lists, columns, columns, device, launcher.args)))
+    return status;
+  return launcher.launchRows(List);
+}
+
+extern "C" heed_status heed_launch_fill(const heed_kernel *kernel, const heed_block_lists *lists,
+                                        int64_t partial_width, int64_t full_width,
+                                        const heed_class_matrix *matrix, void *stream,
+                                        int32_t device) {
+  if (heed_status status = checkKernel(kernel))
+    return status;
+  if (!lists)
+    return fail(HEED_INVALID_ARGUMENT, "argument 'lists': expected an address, found NULL");
+  for (auto [name, width] : {std::pair("partial_width", partial_width), {"full_width", full_width}})
+    if (width < 0 || width > INT32_MAX)
+      return fail(HEED_INVALID_ARGUMENT,
+                  "argument '%s': expected a number from 0 to %d, found %lld", name, INT32_MAX,
+                  ll(width));
+  heed_status status;
+  Launcher launcher(*kernel, stream);
+  // Lists that are not given are not looked at.
+  if ((status = launcher.enter(device)) ||
+      (status = describe(matrix, device, /*byColumn=*/false, launcher.args)) ||
+      (status = describe(*lists, lists->partial_counts ? partial_width : -1,
+                         lists->full_counts ? full_width : -1, device, launcher.args)))
+    return status;
+  launcher.args[HEED_MASK_ARG_PARTIAL_WIDTH] = partial_width;
+  launcher.args[HEED_MASK_ARG_FULL_WIDTH] = full_width;
+  return matrix->num_columns == 0 ? HEED_OK : launcher.launchRows(Fill);
 }

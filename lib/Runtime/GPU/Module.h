@@ -13,7 +13,7 @@
 
 namespace heed::runtime::cuda {
 
-constexpr int maxEntries = 3;
+constexpr int maxEntries = 4;
 
 /// What is asked of a module: entry points, of which a NULL ends the list early.
 struct Entries {

@@ -45,7 +45,6 @@ LogicalResult MaskLowering::run() {
   if (failed(check(classify, kBoxCoordinates)) || failed(check(attends, kPairCoordinates)))
     return failure();
   emitClassify();
-  unrollReads(function);
   auto box = classify->getAttrOfType<DictionaryAttr>(kBoxAttr);
   function->setAttr("heed.gpu_mask_code",
                     builder.getDictionaryAttr(
@@ -54,6 +53,7 @@ LogicalResult MaskLowering::run() {
                          builder.getNamedAttr("warps", builder.getI64IntegerAttr(kWarps))}));
   emitSettle();
   emitList();
+  emitFill();
   return success();
 }
 
@@ -61,20 +61,29 @@ LogicalResult MaskLowering::run() {
 // What the kernels share
 //===----------------------------------------------------------------------===//
 
-void MaskLowering::begin(StringRef suffix, func::FuncOp source, unsigned numCoordinates) {
+ScalarSource MaskLowering::sourceOf(func::FuncOp source, unsigned numCoordinates) {
   auto box = source->getAttrOfType<DictionaryAttr>(kBoxAttr);
   auto number = [&](StringRef key) { return cast<IntegerAttr>(box.get(key)).getInt(); };
-  ScalarSource scalarSource{&source.front(), source.getArguments().drop_back(numCoordinates),
-                            /*scale=*/Value(), number("head_dim"), number("value_head_dim")};
-  OpBuilder outside(classify);
-  function = createKernelFunction(outside, e.loc, (name + suffix).str(), /*numMaps=*/0,
-                                  countArgumentWords(scalarSource.parameters), kWarps * kLanes,
-                                  /*minBlocksPerSM=*/1);
-  builder.setInsertionPointToStart(&function.front());
-  scalars = std::make_unique<Scalars>(e, scalarSource, function.getArgument(0));
+  return {&source.front(), source.getArguments().drop_back(numCoordinates), /*scale=*/Value(),
+          number("head_dim"), number("value_head_dim")};
 }
 
-void MaskLowering::end() { LLVM::ReturnOp::create(builder, e.loc, ValueRange()); }
+void MaskLowering::begin(StringRef suffix) {
+  ScalarSource ofBoxes = sourceOf(classify, kBoxCoordinates);
+  OpBuilder outside(classify);
+  function = createKernelFunction(outside, e.loc, (name + suffix).str(), /*numMaps=*/0,
+                                  countArgumentWords(ofBoxes.parameters), kWarps * kLanes,
+                                  /*minBlocksPerSM=*/1);
+  builder.setInsertionPointToStart(&function.front());
+  Value args = function.getArgument(0);
+  boxes = std::make_unique<Scalars>(e, ofBoxes, args);
+  pairs = std::make_unique<Scalars>(e, sourceOf(attends, kPairCoordinates), args);
+}
+
+void MaskLowering::end() {
+  LLVM::ReturnOp::create(builder, e.loc, ValueRange());
+  unrollReads(function);
+}
 
 void MaskLowering::forWork(Value piecesPerList, llvm::function_ref<void(Work)> body) {
   Value warp = e.shuffleIndex(e.shr(e.threadId(), 5), e.cst(0));
@@ -84,12 +93,11 @@ void MaskLowering::forWork(Value piecesPerList, llvm::function_ref<void(Work)> b
            [&] { body({list, e.sub(number, e.mul(list, piecesPerList))}); });
 }
 
-IRMapping MaskLowering::coordinatesOf(func::FuncOp source, unsigned numCoordinates, Value list) {
-  IRMapping mapping = scalars->arguments();
+IRMapping MaskLowering::gridOf(Scalars &scalars, ValueRange coordinates, Value list) {
+  IRMapping mapping = scalars.arguments();
   Value heads = word32(HEED_MASK_ARG_HEADS), batch = e.div(list, heads);
-  auto grid = source.getArguments().take_back(numCoordinates);
-  mapping.map(grid[0], batch);
-  mapping.map(grid[1], e.sub(list, e.mul(batch, heads)));
+  mapping.map(coordinates[0], batch);
+  mapping.map(coordinates[1], e.sub(list, e.mul(batch, heads)));
   return mapping;
 }
 
@@ -125,11 +133,11 @@ Value MaskLowering::broadcast(Value v, Value lane) {
 
 Value MaskLowering::classAddress(Value list, Value row, Value column) {
   auto distance = [&](Value number, int64_t strideWord) {
-    return e.mul(e.toI64(number), scalars->word(strideWord));
+    return e.mul(e.toI64(number), boxes->word(strideWord));
   };
   Value offset =
       e.add(distance(row, HEED_MASK_ARG_ROW_STRIDE), distance(column, HEED_MASK_ARG_COLUMN_STRIDE));
-  return e.at(scalars->pointer(HEED_MASK_ARG_CLASSES),
+  return e.at(boxes->pointer(HEED_MASK_ARG_CLASSES),
               e.add(offset, distance(list, HEED_MASK_ARG_LIST_STRIDE)));
 }
 
@@ -151,7 +159,7 @@ void MaskLowering::storeClass(Value cls, Value address, Value condition) {
 //===----------------------------------------------------------------------===//
 
 void MaskLowering::emitClassify() {
-  begin("_classify", classify, kBoxCoordinates);
+  begin("_classify");
   // What ops are computed from: bit 0 for the queries of the box, bit 1 for its keys.
   enum { kOfQueries = 1, kOfKeys = 2, kOfBoth = 3 };
   llvm::DenseMap<Value, int> origins;
@@ -200,13 +208,13 @@ void MaskLowering::emitClassify() {
     Range queries =
         rangeOf(e.min(e.add(firstRow, lane), e.sub(rows, 1)), HEED_MASK_ARG_BLOCK_Q, HEED_ARG_SQ);
     Range keys = rangeOf(e.min(column, e.sub(columns, 1)), HEED_MASK_ARG_BLOCK_KV, HEED_ARG_SKV);
-    IRMapping own = coordinatesOf(classify, kBoxCoordinates, work.list);
+    IRMapping own = gridOf(*boxes, grid, work.list);
     own.map(grid[2], queries.first);
     own.map(grid[3], queries.end);
     own.map(grid[4], keys.first);
     own.map(grid[5], keys.end);
     for (Operation *op : ofOne)
-      scalars->emit(*op, own);
+      boxes->emit(*op, own);
 
     Value numRows = e.min(e.sub(rows, firstRow), e.cst(kLanes));
     e.loopWhile(
@@ -216,7 +224,7 @@ void MaskLowering::emitClassify() {
           for (Value value : sent)
             mapping.map(value, broadcast(own.lookup(value), v[0]));
           for (Operation *op : ofBoth)
-            scalars->emit(*op, mapping);
+            boxes->emit(*op, mapping);
           Value cls = mapping.lookup(terminator->getOperand(0));
           Range ofRow = {broadcast(queries.first, v[0]), broadcast(queries.end, v[0])};
           Value full = e.select(hangs(ofRow, keys), e.cst(kPartial), e.cst(kFull));
@@ -233,7 +241,7 @@ void MaskLowering::emitClassify() {
 //===----------------------------------------------------------------------===//
 
 void MaskLowering::emitSettle() {
-  begin("_settle", attends, kPairCoordinates);
+  begin("_settle");
   Value columns = word32(HEED_MASK_ARG_COLUMNS), lane = e.laneId();
   Value tiles = e.div(e.add(columns, kLanes - 1), kLanes);
   forWork(e.mul(word32(HEED_MASK_ARG_ROWS), tiles), [&](Work work) {
@@ -242,13 +250,12 @@ void MaskLowering::emitSettle() {
     Value own = e.add(firstColumn, lane), address = classAddress(work.list, row, own);
     Value cls = loadClass(address, e.lt(own, columns)), isOpen = e.eq(cls, kOpen);
     Range queries = rangeOf(row, HEED_MASK_ARG_BLOCK_Q, HEED_ARG_SQ);
-    IRMapping grid = coordinatesOf(attends, kPairCoordinates, work.list);
     Emitter::Values settled = e.loopWhile(
         {e.ballot(isOpen), cls}, [&](ValueRange v) { return e.ne(v[0], 0); },
         [&](ValueRange v) -> Emitter::Values {
           Value place = e.trailingZeros(v[0]);
           Range keys = rangeOf(e.add(firstColumn, place), HEED_MASK_ARG_BLOCK_KV, HEED_ARG_SKV);
-          Seen seen = lookAt(grid, queries, keys);
+          Seen seen = lookAt(work.list, queries, keys);
           Value isPartial = e.bor(seen.other, hangs(queries, keys));
           Value found = e.select(isPartial, e.cst(kPartial), e.cst(kFull));
           found = e.select(seen.attending, found, e.cst(kSkipped));
@@ -259,38 +266,94 @@ void MaskLowering::emitSettle() {
   end();
 }
 
-MaskLowering::Seen MaskLowering::lookAt(const IRMapping &grid, const Range &queries,
-                                        const Range &keys) {
-  auto arguments = attends.getArguments().take_back(2);
-  Value result = attends.front().getTerminator()->getOperand(0);
-  auto evaluate = [&](Value q, Value kv) {
-    IRMapping mapping = grid;
-    mapping.map(arguments[0], q);
-    mapping.map(arguments[1], kv);
-    scalars->emitSlice(result, mapping);
-    return mapping.lookup(result);
+/// Part `number` of `count` parts of a range, which may be empty.
+MaskLowering::Range MaskLowering::partOf(const Range &range, Value number, int64_t count) {
+  Value length = e.sub(range.end, range.first);
+  Value share = e.div(length, count), rest = e.sub(length, e.mul(share, count));
+  auto start = [&](Value part) {
+    return e.add(range.first, e.add(e.mul(part, share), e.min(part, rest)));
   };
-  // First 4 x 8 pairs all over the block, corners included: where an edge of the mask runs through
-  // it, they mostly differ.
+  return {start(number), start(e.add(number, 1))};
+}
+
+Value MaskLowering::classOf(Value list, const Range &queries, const Range &keys) {
+  auto coordinates = classify.getArguments().take_back(kBoxCoordinates);
+  IRMapping mapping = gridOf(*boxes, coordinates, list);
+  mapping.map(coordinates[2], queries.first);
+  mapping.map(coordinates[3], queries.end);
+  mapping.map(coordinates[4], keys.first);
+  mapping.map(coordinates[5], keys.end);
+  for (Operation &op : classify.front().without_terminator())
+    boxes->emit(op, mapping);
+  return mapping.lookup(classify.front().getTerminator()->getOperand(0));
+}
+
+Value MaskLowering::keeps(Value list, Value q, Value kv) {
+  auto coordinates = attends.getArguments().take_back(kPairCoordinates);
+  Value result = attends.front().getTerminator()->getOperand(0);
+  IRMapping mapping = gridOf(*pairs, coordinates, list);
+  mapping.map(coordinates[2], q);
+  mapping.map(coordinates[3], kv);
+  pairs->emitSlice(result, mapping);
+  return mapping.lookup(result);
+}
+
+MaskLowering::Seen MaskLowering::lookAt(Value list, const Range &queries, const Range &keys) {
+  // First a pair for each lane, all over the block, corners included: where an edge of the mask
+  // runs through it, they mostly differ.
+  constexpr int64_t kRowParts = 4, kColumnParts = 8;
+  static_assert(kRowParts * kColumnParts == kLanes);
   Value lane = e.laneId();
   auto spread = [&](const Range &range, Value number, int64_t count) {
-    Value last = e.sub(e.sub(range.end, range.first), 1);
-    return e.add(range.first, e.div(e.mul(number, last), count - 1));
+    return e.add(range.first,
+                 e.div(e.mul(e.sub(e.sub(range.end, range.first), 1), number), count - 1));
   };
-  Value first = evaluate(spread(queries, e.shr(lane, 3), 4), spread(keys, e.band(lane, 7), 8));
-  Emitter::Values seen = e.loopWhile(
-      {queries.first, e.voteAny(first), e.voteAny(e.negate(first))},
-      [&](ValueRange v) { return e.band(e.lt(v[0], queries.end), e.negate(e.band(v[1], v[2]))); },
-      [&](ValueRange v) -> Emitter::Values {
-        // A row of pairs. Lanes beyond the end look at the last key again.
-        Emitter::Values row = e.loopWhile(
-            {keys.first, v[1], v[2]}, [&](ValueRange w) { return e.lt(w[0], keys.end); },
-            [&](ValueRange w) -> Emitter::Values {
-              Value kv = e.min(e.add(w[0], lane), e.sub(keys.end, 1));
-              Value keeps = evaluate(v[0], kv);
-              return {e.add(w[0], kLanes), e.bor(w[1], keeps), e.bor(w[2], e.negate(keeps))};
+  Value first = keeps(list, spread(queries, e.div(lane, kColumnParts), kRowParts),
+                      spread(keys, e.rem(lane, kColumnParts), kColumnParts));
+  Seen seen{e.voteAny(first), e.voteAny(e.negate(first))};
+  auto isOpen = [&](Value attending, Value other) { return e.negate(e.band(attending, other)); };
+  Emitter::Values found = e.ifElse(
+      isOpen(seen.attending, seen.other), {e.i1(), e.i1()},
+      [&]() -> Emitter::Values {
+        // Then intervals of a part for each lane, and last the pairs of the parts still open.
+        auto part = [&](Value number) {
+          return std::pair(partOf(queries, e.div(number, kColumnParts), kRowParts),
+                           partOf(keys, e.rem(number, kColumnParts), kColumnParts));
+        };
+        auto [ownQueries, ownKeys] = part(lane);
+        Value exists =
+            e.band(e.lt(ownQueries.first, ownQueries.end), e.lt(ownKeys.first, ownKeys.end));
+        Value cls = classOf(list, ownQueries, ownKeys);
+        auto is = [&](int64_t kind) { return e.band(exists, e.eq(cls, kind)); };
+        Emitter::Values result = e.loopWhile(
+            {e.ballot(is(kPartial)), e.bor(seen.attending, e.voteAny(is(kFull))),
+             e.bor(seen.other, e.voteAny(is(kSkipped)))},
+            [&](ValueRange v) { return e.band(e.ne(v[0], 0), isOpen(v[1], v[2])); },
+            [&](ValueRange v) -> Emitter::Values {
+              auto [partQueries, partKeys] = part(e.trailingZeros(v[0]));
+              Seen ofPart = lookAtAll(list, partQueries, partKeys, {v[1], v[2]});
+              return {e.band(v[0], e.sub(v[0], 1)), ofPart.attending, ofPart.other};
             });
-        return {e.add(v[0], 1), e.voteAny(row[1]), e.voteAny(row[2])};
+        return {result[1], result[2]};
+      },
+      [&]() -> Emitter::Values { return {seen.attending, seen.other}; });
+  return {found[0], found[1]};
+}
+
+MaskLowering::Seen MaskLowering::lookAtAll(Value list, const Range &queries, const Range &keys,
+                                           const Seen &before) {
+  Value width = e.sub(keys.end, keys.first);
+  Value count = e.mul(width, e.sub(queries.end, queries.first)), lane = e.laneId();
+  Emitter::Values seen = e.loopWhile(
+      {e.cst(0), before.attending, before.other},
+      [&](ValueRange v) { return e.band(e.lt(v[0], count), e.negate(e.band(v[1], v[2]))); },
+      [&](ValueRange v) -> Emitter::Values {
+        // Lanes beyond the end look at the last pair again.
+        Value own = e.min(e.add(v[0], lane), e.sub(count, 1)), row = e.div(own, width);
+        Value kept = keeps(list, e.add(queries.first, row),
+                           e.add(keys.first, e.sub(own, e.mul(row, width))));
+        return {e.add(v[0], kLanes), e.bor(v[1], e.voteAny(kept)),
+                e.bor(v[2], e.voteAny(e.negate(kept)))};
       });
   return {seen[1], seen[2]};
 }
@@ -300,7 +363,7 @@ MaskLowering::Seen MaskLowering::lookAt(const IRMapping &grid, const Range &quer
 //===----------------------------------------------------------------------===//
 
 void MaskLowering::emitList() {
-  begin("_list", attends, kPairCoordinates);
+  begin("_list");
   Value rows = word32(HEED_MASK_ARG_ROWS), columns = word32(HEED_MASK_ARG_COLUMNS);
   Value lane = e.laneId();
   forWork(rows, [&](Work work) {
@@ -334,7 +397,7 @@ void MaskLowering::emitList() {
     Value number = e.add(e.mul(e.toI64(work.list), e.toI64(rows)), e.toI64(work.piece));
     e.ifThen(e.eq(lane, 0), [&] {
       for (auto [kind, total] : llvm::zip(kinds, totals))
-        e.store(total, e.at(scalars->pointer(kind.second), e.shl(number, 2)), 4);
+        e.store(total, e.at(boxes->pointer(kind.second), e.shl(number, 2)), 4);
     });
     // Blocks of the kind come first, then the others, both in ascending order.
     Value firstPlace = e.mul(number, e.toI64(columns));
@@ -346,7 +409,7 @@ void MaskLowering::emitList() {
         Value before = e.add(sum, e.popcount(e.band(vote, e.lanesBelow())));
         Value place = e.select(isOfKind, before, e.add(total, e.sub(column, before)));
         // The indices' pointer follows that of the counts.
-        Value indices = scalars->pointer(kind.second + 1);
+        Value indices = boxes->pointer(kind.second + 1);
         e.ifThen(exists, [&] {
           e.store(column, e.at(indices, e.shl(e.add(firstPlace, e.toI64(place)), 2)), 4);
         });
@@ -354,6 +417,45 @@ void MaskLowering::emitList() {
       }
       return sums;
     });
+  });
+  end();
+}
+
+void MaskLowering::emitFill() {
+  begin("_fill");
+  Value rows = word32(HEED_MASK_ARG_ROWS), columns = word32(HEED_MASK_ARG_COLUMNS);
+  Value lane = e.laneId();
+  forWork(rows, [&](Work work) {
+    auto forEntries = [&](Value count, llvm::function_ref<void(Value)> body) {
+      e.loopWhile(
+          lane, [&](ValueRange v) { return e.lt(v[0], count); },
+          [&](ValueRange v) -> Emitter::Values {
+            body(v[0]);
+            return {e.add(v[0], kLanes)};
+          });
+      // What lanes have written comes before what others write next.
+      e.ptx("bar.warp.sync 0xffffffff;", "", {});
+    };
+    auto setClass = [&](Value column, int64_t cls) {
+      storeClass(e.cst(cls), classAddress(work.list, work.piece, column), e.cstBool(true));
+    };
+    forEntries(columns, [&](Value column) { setClass(column, kSkipped); });
+    Value number = e.add(e.mul(e.toI64(work.list), e.toI64(rows)), e.toI64(work.piece));
+    for (auto [kind, counts, widthWord] :
+         {std::tuple(kPartial, HEED_MASK_ARG_PARTIAL_COUNTS, HEED_MASK_ARG_PARTIAL_WIDTH),
+          std::tuple(kFull, HEED_MASK_ARG_FULL_COUNTS, HEED_MASK_ARG_FULL_WIDTH)}) {
+      int64_t cls = kind, countsWord = counts;
+      Value width = word32(widthWord), isGiven = e.ne(boxes->word(countsWord), 0);
+      Value count =
+          e.ptx("{ mov.b32 $0, 0; @$2 ld.global.b32 $0, [$1]; }", "=&r,l,b",
+                {e.at(boxes->pointer(countsWord), e.shl(number, 2)), isGiven}, e.i32())[0];
+      Value indices = e.at(boxes->pointer(countsWord + 1), e.shl(e.mul(number, e.toI64(width)), 2));
+      forEntries(e.min(count, width), [&](Value place) {
+        Value column = e.load(e.i32(), e.at(indices, e.shl(e.toI64(place), 2)), 4);
+        // Entries that name no block have no effect.
+        e.ifThen(e.cmp(arith::CmpIPredicate::ult, column, columns), [&] { setClass(column, cls); });
+      });
+    }
   });
   end();
 }

@@ -6,15 +6,17 @@
 //
 //===----------------------------------------------------------------------===//
 //
-// Block lists of a mask, made where its captures are, by three kernels of one warp for
-// each piece of work:
+// Block lists of a mask, made where its captures are, by kernels of one warp for each
+// piece of work:
 //
 //   NAME_classify  the class of every block, by intervals, 32 rows x 32 columns a warp. What
 //                  depends on a row of blocks alone, or on a column, is computed once for it (in
 //                  the lane of that number), so that captured arrays are read once for 32 blocks.
-//   NAME_settle    blocks that intervals left open: pairs are looked at until both kinds were seen
-//                  or all were; 32 blocks of a row a warp.
+//   NAME_settle    blocks that intervals left open: pairs are looked at, or parts of the block by
+//                  intervals, until pairs of both kinds were seen or all are known; 32 blocks of a
+//                  row a warp.
 //   NAME_list      counts and indices of a row of blocks, or of a column, a row a warp.
+//   NAME_fill      the other way round, from lists that somebody gave; the mask has no part in it.
 //
 // They share the bytes of a matrix (tile::BlockClass, and kOpen in between).
 //
@@ -47,9 +49,9 @@ public:
   static constexpr int64_t kWarps = 4; // of a thread block
 
 private:
-  /// A kernel's function, its argument block and what `source` captures; the insertion point moves
-  /// into it.
-  void begin(llvm::StringRef suffix, mlir::func::FuncOp source, unsigned numCoordinates);
+  static ScalarSource sourceOf(mlir::func::FuncOp source, unsigned numCoordinates);
+  /// A kernel's function and its argument block; the insertion point moves into it.
+  void begin(llvm::StringRef suffix);
   void end();
 
   /// A warp's piece, of those of a list; a list belongs to a batch and head.
@@ -62,9 +64,10 @@ private:
   void emitClassify();
   void emitSettle();
   void emitList();
+  void emitFill();
 
   /// The scalars with the batch and head of a list.
-  mlir::IRMapping coordinatesOf(mlir::func::FuncOp source, unsigned numCoordinates, Value list);
+  mlir::IRMapping gridOf(Scalars &scalars, ValueRange coordinates, Value list);
   /// The queries of a row of blocks, or the keys of a column.
   struct Range {
     Value first, end;
@@ -74,10 +77,16 @@ private:
   struct Seen {
     Value attending, other; // i1, the same in all lanes
   };
-  Seen lookAt(const mlir::IRMapping &grid, const Range &queries, const Range &keys);
+  Seen lookAt(Value list, const Range &queries, const Range &keys);
+  /// Goes through all pairs, while `before` and they are not of both kinds.
+  Seen lookAtAll(Value list, const Range &queries, const Range &keys, const Seen &before);
+  Range partOf(const Range &range, Value number, int64_t count);
+  /// The class of a box, and whether a pair attends.
+  Value classOf(Value list, const Range &queries, const Range &keys);
+  Value keeps(Value list, Value q, Value kv);
   Value hangs(const Range &queries, const Range &keys);
   Value broadcast(Value v, Value lane);
-  Value word32(int64_t index) { return scalars->word32(index); }
+  Value word32(int64_t index) { return boxes->word32(index); }
   Value classAddress(Value list, Value row, Value column);
   Value loadClass(Value address, Value exists);
   void storeClass(Value cls, Value address, Value condition);
@@ -86,7 +95,7 @@ private:
   const std::string name;
   mlir::OpBuilder builder;
   Emitter e;
-  std::unique_ptr<Scalars> scalars;
+  std::unique_ptr<Scalars> boxes, pairs; // of the two functions, in the kernel being emitted
   mlir::LLVM::LLVMFuncOp function;
 };
 
