@@ -46,7 +46,13 @@ struct Launcher {
       return fail(HEED_INVALID_ARGUMENT,
                   "kernel '%s': expected at most %lld argument words on a GPU, found %lld",
                   nameOf(kernel), ll(maxWords), ll(countArgumentWords(kernel)));
-    if ((status = start()) || (status = context.enter(ordinal, /*anyDevice=*/false)))
+    if ((status = start()))
+      return status;
+    if (!deviceAt(ordinal)) {
+      heed_gpu_capability(ordinal); // has the message
+      return HEED_INVALID_ARGUMENT;
+    }
+    if ((status = context.enter(ordinal, /*anyDevice=*/false)))
       return status;
     for (int32_t i = 0; i < kernel.num_gpu_mask_codes && !code; ++i)
       if (hasCapability(kernel.gpu_mask_codes[i].module, *context->device))
@@ -61,13 +67,19 @@ struct Launcher {
                       *context, loaded);
   }
 
-  /// A warp for each piece.
-  heed_status launch(int entry, int64_t numLists, int64_t piecesPerList) {
-    int64_t pieces;
+  heed_status checkPieces(int64_t numLists, int64_t piecesPerList, int64_t &pieces) {
     if (__builtin_mul_overflow(numLists, piecesPerList, &pieces) || pieces > INT32_MAX)
       return fail(HEED_INVALID_ARGUMENT,
                   "kernel '%s': expected fewer than 2^31 pieces of block lists, found %lld x %lld",
                   nameOf(kernel), ll(numLists), ll(piecesPerList));
+    return HEED_OK;
+  }
+
+  /// A warp for each piece.
+  heed_status launch(int entry, int64_t numLists, int64_t piecesPerList) {
+    int64_t pieces;
+    if (heed_status status = checkPieces(numLists, piecesPerList, pieces))
+      return status;
     if (pieces == 0)
       return HEED_OK;
     void *params[] = {args};
@@ -122,6 +134,16 @@ static heed_status describe(const heed_class_matrix *matrix, int32_t device, boo
   return HEED_OK;
 }
 
+/// Checks one of the arrays of lists, which has elements.
+static heed_status checkList(const char *name, const int32_t *data, int32_t device) {
+  if (reinterpret_cast<uintptr_t>(data) % sizeof(int32_t) != 0)
+    return fail(HEED_INVALID_ARGUMENT, "argument '%s': data is not aligned to 4 bytes", name);
+  Place place;
+  if (heed_status status = locate(name, data, place))
+    return status;
+  return checkPlace(name, data, place, device);
+}
+
 /// Whether the matrix has the form that the question asks for.
 static heed_status checkExtents(const heed_gpu_mask_code &code, const heed_mask_question &question,
                                 const heed_class_matrix &matrix) {
@@ -159,7 +181,10 @@ extern "C" heed_status heed_launch_classify(const heed_kernel *kernel,
   Problem problem;
   heed_status status;
   Launcher launcher(*kernel, stream);
-  if ((status = readQuestion(*kernel, question, tensors, values, call, problem)) ||
+  heed_mask_question asked = question ? *question : heed_mask_question();
+  asked.num_threads = 0; // ignored, hence not checked
+  if ((status =
+           readQuestion(*kernel, question ? &asked : nullptr, tensors, values, call, problem)) ||
       (status = launcher.enter(device)))
     return status;
   fillArguments(*kernel, call, problem, launcher.args);
@@ -171,8 +196,10 @@ extern "C" heed_status heed_launch_classify(const heed_kernel *kernel,
   launcher.args[HEED_MASK_ARG_BLOCK_KV] = question->block_kv;
   launcher.args[HEED_MASK_ARG_HANGING_IS_PARTIAL] = question->hanging_is_partial != 0;
   int64_t numLists = matrix->num_batches * matrix->num_heads;
-  int64_t columnTiles = divideCeil(matrix->num_columns, lanes);
-  if ((status =
+  int64_t columnTiles = divideCeil(matrix->num_columns, lanes), numPieces;
+  // Settle has at least as many pieces as classify, which must not run where settle cannot.
+  if ((status = launcher.checkPieces(numLists, matrix->num_rows * columnTiles, numPieces)) ||
+      (status =
            launcher.launch(Classify, numLists, divideCeil(matrix->num_rows, lanes) * columnTiles)))
     return status;
   return launcher.launch(Settle, numLists, matrix->num_rows * columnTiles);
@@ -204,10 +231,8 @@ extern "C" heed_status heed_launch_list(const heed_kernel *kernel, const heed_cl
                 {"full_indices", lists->full_indices, HEED_MASK_ARG_FULL_INDICES,
                  launcher.args[HEED_MASK_ARG_COLUMNS] == 0}};
   for (const auto &array : arrays) {
-    Place place;
     if (!array.isEmpty && numLists * numRows > 0 &&
-        ((status = locate(array.name, array.data, place)) ||
-         (status = checkPlace(array.name, array.data, place, device))))
+        (status = checkList(array.name, array.data, device)))
       return status;
     launcher.args[array.word] = int64_t(reinterpret_cast<uintptr_t>(array.data));
   }
