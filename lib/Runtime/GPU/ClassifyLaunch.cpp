@@ -24,6 +24,8 @@ using ll = long long;
 static constexpr int64_t lanes = 32;
 static constexpr int64_t maxWords = 512; // 4096 bytes of parameters
 static constexpr int32_t maxParams = 128;
+/// Of a matrix: kernels round up to whole warps.
+static constexpr int64_t maxExtent = INT32_MAX - lanes + 1;
 
 static const char *nameOf(const heed_kernel &kernel) { return kernel.name ? kernel.name : "?"; }
 static int64_t divideCeil(int64_t x, int64_t y) { return (x + y - 1) / y; }
@@ -47,7 +49,13 @@ struct Launcher {
       return fail(HEED_INVALID_ARGUMENT,
                   "kernel '%s': expected at most %lld argument words on a GPU, found %lld",
                   nameOf(kernel), ll(maxWords), ll(countArgumentWords(kernel)));
-    if ((status = start()) || (status = context.enter(ordinal, /*anyDevice=*/false)))
+    if ((status = start()))
+      return status;
+    if (!deviceAt(ordinal)) {
+      heed_gpu_capability(ordinal); // has the message
+      return HEED_INVALID_ARGUMENT;
+    }
+    if ((status = context.enter(ordinal, /*anyDevice=*/false)))
       return status;
     for (int32_t i = 0; i < kernel.num_gpu_mask_codes && !code; ++i)
       if (hasCapability(kernel.gpu_mask_codes[i].module, *context->device))
@@ -63,13 +71,19 @@ struct Launcher {
                       loaded);
   }
 
-  /// A warp for each piece.
-  heed_status launch(int entry, int64_t numLists, int64_t piecesPerList) {
-    int64_t pieces;
+  heed_status checkPieces(int64_t numLists, int64_t piecesPerList, int64_t &pieces) {
     if (__builtin_mul_overflow(numLists, piecesPerList, &pieces) || pieces > INT32_MAX)
       return fail(HEED_INVALID_ARGUMENT,
                   "kernel '%s': expected fewer than 2^31 pieces of block lists, found %lld x %lld",
                   nameOf(kernel), ll(numLists), ll(piecesPerList));
+    return HEED_OK;
+  }
+
+  /// A warp for each piece.
+  heed_status launch(int entry, int64_t numLists, int64_t piecesPerList) {
+    int64_t pieces;
+    if (heed_status status = checkPieces(numLists, piecesPerList, pieces))
+      return status;
     if (pieces == 0)
       return HEED_OK;
     void *params[] = {args};
@@ -100,9 +114,10 @@ static heed_status describe(const heed_class_matrix *matrix, int32_t device, boo
                  {"num_rows", matrix->num_rows},
                  {"num_columns", matrix->num_columns}};
   for (const auto &extent : extents)
-    if (extent.value < 0 || extent.value > INT32_MAX)
-      return fail(HEED_INVALID_ARGUMENT, "argument 'matrix': expected %s from 0 to %d, found %lld",
-                  extent.name, INT32_MAX, ll(extent.value));
+    if (extent.value < 0 || extent.value > maxExtent)
+      return fail(HEED_INVALID_ARGUMENT,
+                  "argument 'matrix': expected %s from 0 to %lld, found %lld", extent.name,
+                  ll(maxExtent), ll(extent.value));
   int64_t numLists = matrix->num_batches * matrix->num_heads, rows = matrix->num_rows;
   int64_t columns = matrix->num_columns, size;
   if (numLists > INT32_MAX || __builtin_mul_overflow(rows * columns, numLists, &size))
@@ -128,6 +143,16 @@ static heed_status describe(const heed_class_matrix *matrix, int32_t device, boo
   return HEED_OK;
 }
 
+/// Checks one of the arrays of lists, which has elements.
+static heed_status checkList(const char *name, const int32_t *data, int32_t device) {
+  if (reinterpret_cast<uintptr_t>(data) % sizeof(int32_t) != 0)
+    return fail(HEED_INVALID_ARGUMENT, "argument '%s': data is not aligned to 4 bytes", name);
+  Place place;
+  if (heed_status status = locate(name, data, place))
+    return status;
+  return checkPlace(name, data, place, device);
+}
+
 /// Fills the words that say where lists of the rows in `args` are. A width is the entries of a row
 /// of indices, -1 where there are no lists of the kind.
 static heed_status describe(const heed_block_lists &lists, int64_t partialWidth, int64_t fullWidth,
@@ -144,12 +169,9 @@ static heed_status describe(const heed_block_lists &lists, int64_t partialWidth,
       {"full_indices", lists.full_indices, HEED_MASK_ARG_FULL_INDICES, fullWidth > 0}};
   bool hasRows = args[HEED_MASK_ARG_LISTS] * args[HEED_MASK_ARG_ROWS] > 0;
   for (const auto &array : arrays) {
-    heed_status status;
-    Place place;
-    if (hasRows && array.isRead &&
-        ((status = locate(array.name, array.data, place)) ||
-         (status = checkPlace(array.name, array.data, place, device))))
-      return status;
+    if (hasRows && array.isRead)
+      if (heed_status status = checkList(array.name, array.data, device))
+        return status;
     args[array.word] = int64_t(reinterpret_cast<uintptr_t>(array.data));
   }
   return HEED_OK;
@@ -192,7 +214,10 @@ extern "C" heed_status heed_launch_classify(const heed_kernel *kernel,
   Problem problem;
   heed_status status;
   Launcher launcher(*kernel, stream);
-  if ((status = readQuestion(*kernel, question, tensors, values, call, problem)) ||
+  heed_mask_question asked = question ? *question : heed_mask_question();
+  asked.num_threads = 0; // ignored, hence not checked
+  if ((status =
+           readQuestion(*kernel, question ? &asked : nullptr, tensors, values, call, problem)) ||
       (status = launcher.enter(device)))
     return status;
   fillArguments(*kernel, call, problem, launcher.args);
@@ -204,8 +229,10 @@ extern "C" heed_status heed_launch_classify(const heed_kernel *kernel,
   launcher.args[HEED_MASK_ARG_BLOCK_KV] = question->block_kv;
   launcher.args[HEED_MASK_ARG_HANGING_IS_PARTIAL] = question->hanging_is_partial != 0;
   int64_t numLists = matrix->num_batches * matrix->num_heads;
-  int64_t columnTiles = divideCeil(matrix->num_columns, lanes);
-  if ((status =
+  int64_t columnTiles = divideCeil(matrix->num_columns, lanes), numPieces;
+  // Settle has at least as many pieces as classify, which must not run where settle cannot.
+  if ((status = launcher.checkPieces(numLists, matrix->num_rows * columnTiles, numPieces)) ||
+      (status =
            launcher.launch(Classify, numLists, divideCeil(matrix->num_rows, lanes) * columnTiles)))
     return status;
   return launcher.launch(Settle, numLists, matrix->num_rows * columnTiles);

@@ -65,6 +65,8 @@ struct CallMisfit {
 
 static CallMisfit findMisfit(const heed_kernel &kernel, const heed_gpu_code &code,
                              const heed_call &call) {
+  if (code.num_maps > maxMaps) // damaged, which checkCode reports
+    return {};
   const heed_tensor *tensors[] = {&call.query, &call.key, &call.value, &call.output};
   const char *names[] = {"query", "key", "value", "output"};
   for (int i = 0; i < 4; ++i) {

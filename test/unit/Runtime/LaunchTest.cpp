@@ -6,7 +6,7 @@
 //
 //===----------------------------------------------------------------------===//
 
-#include "FakeLaunch.h"
+#include "GpuTest.h"
 #include "Probe.h"
 
 #include <atomic>
@@ -26,30 +26,12 @@ using fake::cuda;
 using fake::Launch;
 using fake::Launched;
 using fake::Memory;
+using Gpu = fake::GpuTest;
 
 using Words = std::vector<uint64_t>;
 using Boxes = std::vector<uint32_t>;
 
 int64_t word(const void *pointer) { return int64_t(reinterpret_cast<uintptr_t>(pointer)); }
-
-struct Gpu : testing::Test {
-  void SetUp() override {
-    fake::setCurrent(cuda().primaries[0]);
-    cuda().clearRecords();
-  }
-  void TearDown() override {
-    // No test leaves a context behind, nor memory in streams.
-    EXPECT_EQ(fake::getCurrent(), cuda().primaries[0]);
-    EXPECT_EQ(cuda().asyncAllocations, cuda().asyncFrees);
-    for (auto &stream : cuda().streams)
-      stream->capturing = 0;
-    cuda().infoLog.clear();
-    cuda().errorLog.clear();
-    cuda().sticky = 0;
-    cuda().failures.clear();
-    fake::setCurrent(nullptr);
-  }
-};
 
 /// Expects `launch` to fail and to launch nothing.
 void expectError(Launch &launch, const char *message,
