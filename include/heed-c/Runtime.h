@@ -140,7 +140,8 @@ enum {
   HEED_ARG_LSE = 4,        /* 0: not wanted */
   HEED_ARG_MAX_SCORES = 5, /* 0: not wanted */
   HEED_ARG_PACKED =
-      6, /* the workspace that prepare tasks fill, shared by all threads; 64-byte aligned */
+      6, /* CPU: the workspace that prepare tasks fill, shared by all threads; 64-byte aligned */
+  HEED_ARG_SUMMARIES = 6, /* GPU: what the summarise kernel fills */
   HEED_ARG_B = 7,
   HEED_ARG_HQ = 8,
   HEED_ARG_HKV = 9,
@@ -236,6 +237,13 @@ typedef struct heed_gpu_code {
   int32_t classify_threads; /* of a thread block; one thread block a list */
   int32_t lists_per_batch;  /* 1: each batch has lists of its own; 0: all share them */
   int32_t lists_per_head;   /* likewise for query heads */
+  const char *summarise;    /* a kernel that fills HEED_ARG_SUMMARIES before that, or NULL: a thread
+                               for each of ceil(Skv / block_kv) blocks, thread blocks of a list
+                               after each other */
+  int32_t summarise_threads;   /* of a thread block */
+  int32_t summary_words;       /* of 64 bits that it writes for each block */
+  int32_t summaries_per_batch; /* as lists_per_batch and lists_per_head */
+  int32_t summaries_per_head;
 } heed_gpu_code;
 /* There is a list for each tile of (batch, head): 1 + ceil(Skv / block_kv) words of 32 bits. */
 

@@ -102,6 +102,10 @@ static GPUCode readAttributes(LLVM::LLVMFuncOp function, const GPUTarget &target
   code.classifyThreads = number("classify_threads");
   code.listsPerBatch = number("lists_per_batch");
   code.listsPerHead = number("lists_per_head");
+  code.summaryWords = number("summary_words");
+  code.summariseThreads = number("summarise_threads");
+  code.summariesPerBatch = number("summaries_per_batch");
+  code.summariesPerHead = number("summaries_per_head");
   for (Attribute map : cast<ArrayAttr>(attributes.get("maps"))) {
     auto numbers = cast<DenseI32ArrayAttr>(map).asArrayRef();
     code.maps.push_back({numbers[0], numbers[1], numbers[2]});

@@ -23,6 +23,9 @@ struct GPUCode {
           blocksPerTile = 1;
   bool needsAligned = false, listsPerBatch = false, listsPerHead = false;
   int64_t classifyThreads = 0; // of the kernel that fills lists; 0: there is none
+  int64_t summaryWords = 0;    // of 64 bits a block; 0: there is no kernel that computes them
+  int64_t summariseThreads = 0;
+  bool summariesPerBatch = false, summariesPerHead = false;
   std::vector<std::array<int32_t, 3>> maps;
 };
 

@@ -169,12 +169,27 @@ void KernelTable::emit(llvm::Module &module, const lang::Variant &variant, Strin
     for (auto [operand, rows, columns] : code.maps)
       maps.push_back(b.structure({b.i32(operand), b.i32(rows), b.i32(columns)}));
     Constant *classify = code.classifyThreads ? b.string(code.entry + "_classify") : b.null();
-    gpuEntries.push_back(b.structure(
-        {moduleOf(code.target, code.ptx, code.cubin), b.string(code.entry), b.i32(code.blockQ),
-         b.i32(code.blockKv), b.i32(code.numThreads), b.i32(code.sharedBytes),
-         b.i32(code.blocksPerSM), b.i32(code.blocksPerTile), b.i32(code.needsAligned),
-         b.i32(code.maps.size()), b.array(maps), classify, b.i32(code.classifyThreads),
-         b.i32(code.listsPerBatch), b.i32(code.listsPerHead)}));
+    gpuEntries.push_back(
+        b.structure({moduleOf(code.target, code.ptx, code.cubin),
+                     b.string(code.entry),
+                     b.i32(code.blockQ),
+                     b.i32(code.blockKv),
+                     b.i32(code.numThreads),
+                     b.i32(code.sharedBytes),
+                     b.i32(code.blocksPerSM),
+                     b.i32(code.blocksPerTile),
+                     b.i32(code.needsAligned),
+                     b.i32(code.maps.size()),
+                     b.array(maps),
+                     classify,
+                     b.i32(code.classifyThreads),
+                     b.i32(code.listsPerBatch),
+                     b.i32(code.listsPerHead),
+                     code.summaryWords ? b.string(code.entry + "_summarise") : b.null(),
+                     b.i32(code.summariseThreads),
+                     b.i32(code.summaryWords),
+                     b.i32(code.summariesPerBatch),
+                     b.i32(code.summariesPerHead)}));
   }
   llvm::SmallVector<Constant *> maskEntries;
   for (const MaskCode &code : maskCodes) {

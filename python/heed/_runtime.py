@@ -71,7 +71,9 @@ class GPUCode(ctypes.Structure):
                 ("blocks_per_sm", ctypes.c_int32), ("blocks_per_tile", ctypes.c_int32),
                 ("needs_aligned", ctypes.c_int32), ("num_maps", ctypes.c_int32), ("maps", ctypes.POINTER(GPUMap)),
                 ("classify", ctypes.c_char_p), ("classify_threads", ctypes.c_int32),
-                ("lists_per_batch", ctypes.c_int32), ("lists_per_head", ctypes.c_int32)]
+                ("lists_per_batch", ctypes.c_int32), ("lists_per_head", ctypes.c_int32), ("summarise", ctypes.c_char_p),
+                ("summarise_threads", ctypes.c_int32), ("summary_words", ctypes.c_int32),
+                ("summaries_per_batch", ctypes.c_int32), ("summaries_per_head", ctypes.c_int32)]
 
 
 class GPUMaskCode(ctypes.Structure):

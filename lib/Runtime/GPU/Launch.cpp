@@ -178,6 +178,9 @@ static heed_status checkCode(const heed_kernel &kernel, const heed_gpu_code &cod
     return damaged("no block sizes or no threads");
   if (code.classify && (code.classify_threads < 1 || code.classify_threads > 1024))
     return damaged("no threads that classify blocks");
+  if (code.summarise && (!code.classify || code.summarise_threads < 1 ||
+                         code.summarise_threads > 1024 || code.summary_words < 1))
+    return damaged("no threads or no words for what is known of blocks");
   if (code.num_maps < 0 || code.num_maps > maxMaps || (code.num_maps > 0 && !code.maps))
     return damaged("no list of tensor maps, or too many of them");
   for (int32_t i = 0; i < code.num_maps; ++i) {
@@ -199,7 +202,8 @@ namespace {
 struct Geometry {
   unsigned numBlocks; ///< at most blocks_per_tile for each of B * Hq * ceil(Sq / block_q) tiles
   unsigned numLists;  ///< 0: no classify kernel
-  int64_t listBytes;
+  unsigned summariseBlocks; ///< 0: no summarise kernel
+  int64_t listBytes, summaryBytes;
 };
 } // namespace
 
@@ -232,15 +236,27 @@ static heed_status layOut(const heed_kernel &kernel, const heed_gpu_code &code,
       geometry.numBlocks = resident > 0 ? unsigned(resident) : 1;
   }
 
-  geometry.numLists = 0;
-  geometry.listBytes = 0;
   if (!code.classify)
     return HEED_OK;
   int64_t numLists = (code.lists_per_batch ? problem.batch : 1) *
                      (code.lists_per_head ? problem.queryHeads : 1) * qTiles;
   int64_t kvBlocks = (problem.keyLength + code.block_kv - 1) / code.block_kv;
-  geometry.listBytes = numLists * (1 + kvBlocks) * 4; // at most 2^31 x 2^23 words
+  // At most 2^31 x 2^23 words; summaries behind them are aligned.
+  geometry.listBytes = (numLists * (1 + kvBlocks) * 4 + 15) / 16 * 16;
   geometry.numLists = unsigned(numLists);
+  if (!code.summarise)
+    return HEED_OK;
+  // No more than there are tiles.
+  int64_t numSummaries = (code.summaries_per_batch ? problem.batch : 1) *
+                         (code.summaries_per_head ? problem.queryHeads : 1);
+  int64_t perList = (kvBlocks + code.summarise_threads - 1) / code.summarise_threads;
+  if (numSummaries * perList > INT32_MAX)
+    return fail(HEED_INVALID_ARGUMENT,
+                "kernel '%s': expected fewer than 2^31 groups of %d blocks of keys, found %lld x "
+                "%lld",
+                nameOf(kernel), int(code.summarise_threads), ll(numSummaries), ll(perList));
+  geometry.summariseBlocks = unsigned(numSummaries * perList);
+  geometry.summaryBytes = numSummaries * kvBlocks * code.summary_words * 8;
   return HEED_OK;
 }
 
@@ -312,7 +328,8 @@ static heed_status launch(const heed_kernel &kernel, const heed_gpu_code &code,
   Loaded loaded = {};
   heed_status status;
   if ((status = layOut(kernel, code, problem, device, geometry)) ||
-      (status = loadModule(kernel, code.module, {{code.entry, code.classify}, code.shared_bytes},
+      (status = loadModule(kernel, code.module,
+                           {{code.entry, code.classify, code.summarise}, code.shared_bytes},
                            context, loaded)))
     return status;
 
@@ -337,9 +354,15 @@ static heed_status launch(const heed_kernel &kernel, const heed_gpu_code &code,
 
   Lists lists(stream);
   if (code.classify) {
-    if ((status = lists.allocate(kernel, device, geometry.listBytes)))
+    if ((status = lists.allocate(kernel, device, geometry.listBytes + geometry.summaryBytes)))
       return status;
     args[HEED_ARG_LISTS] = int64_t(lists.pointer);
+    args[HEED_ARG_SUMMARIES] = args[HEED_ARG_LISTS] + geometry.listBytes;
+    if (geometry.summariseBlocks > 0)
+      if (Result result = driver.launchKernel(loaded.functions[2], geometry.summariseBlocks, 1, 1,
+                                              unsigned(code.summarise_threads), 1, 1, 0, stream,
+                                              params, nullptr))
+        return launchFailed(kernel, device, result);
     if (Result result =
             driver.launchKernel(loaded.functions[1], geometry.numLists, 1, 1,
                                 unsigned(code.classify_threads), 1, 1, 0, stream, params, nullptr))

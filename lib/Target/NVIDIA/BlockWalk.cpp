@@ -16,6 +16,19 @@ using namespace mlir;
 using namespace heed;
 using namespace heed::nvidia;
 
+/// A number as 64 bits, and back.
+static Value toBits(Emitter &e, Value v) {
+  if (v.getType().isF32())
+    v = e.bitcast(e.i32(), v);
+  return v.getType().isInteger(64) ? v : arith::ExtUIOp::create(e.b, e.loc, e.i64(), v).getResult();
+}
+
+static Value fromBits(Emitter &e, Value bits, Type type) {
+  if (type.isF32())
+    return e.bitcast(type, e.toI32(bits));
+  return type.isInteger(64) ? bits : arith::TruncIOp::create(e.b, e.loc, type, bits).getResult();
+}
+
 /// A classification of more ops than this would not fit the registers of a producer, of which one
 /// beside four warpgroups has fewer.
 static int64_t mostInlineOps(int64_t groups) { return groups < 4 ? 36 : 14; }
@@ -31,6 +44,13 @@ BlockWalk::BlockWalk(Emitter &e, Scalars &uniform, tile::KernelOp kernel, tile::
     ++numOps;
   });
   hasLists = ofLists.hasLoops || numOps > mostInlineOps(groups);
+  if (!loop.getClassify().empty())
+    for (auto op : loop.getClassify().front().getOps<scf::ForOp>())
+      if (Dependences found = dependencesOf(*op); !found.onQueries) {
+        summaries.push_back(op);
+        ofSummaries.onBatch |= found.onBatch;
+        ofSummaries.onHead |= found.onHead;
+      }
   SmallVector<Value> indices;
   for (auto load : loop.getBodyBlock()->getOps<tile::LoadElementsOp>()) {
     hasMatrices = true;
@@ -49,6 +69,7 @@ BlockWalk::Dependences BlockWalk::dependencesOf(ValueRange roots) {
       continue;
     found.onBatch |= v == kernel.getBatch();
     found.onHead |= v == kernel.getHead();
+    found.onQueries |= v == kernel.getQueryTile();
     if (Operation *op = v.getDefiningOp())
       op->walk([&](Operation *inner) {
         found.hasLoops |= isa<scf::ForOp, scf::WhileOp>(inner);
@@ -56,6 +77,13 @@ BlockWalk::Dependences BlockWalk::dependencesOf(ValueRange roots) {
       });
   }
   return found;
+}
+
+/// Of an op with its regions.
+BlockWalk::Dependences BlockWalk::dependencesOf(Operation &op) {
+  SmallVector<Value> operands;
+  op.walk([&](Operation *inner) { llvm::append_range(operands, inner->getOperands()); });
+  return dependencesOf(operands);
 }
 
 /// What the bounds and the classes of blocks are computed from.
@@ -163,9 +191,12 @@ BlockWalk::Walk BlockWalk::begin(const Tile &tile) {
   return walk;
 }
 
+Value BlockWalk::numBlocks() {
+  return e.div(e.add(uniform.word32(HEED_ARG_SKV), blockKv() - 1), blockKv());
+}
+
 Value BlockWalk::listAddress(Value list) {
-  Value blocks = e.div(e.add(uniform.word32(HEED_ARG_SKV), blockKv() - 1), blockKv());
-  Value words = e.mul(e.toI64(list), e.toI64(e.add(blocks, 1)));
+  Value words = e.mul(e.toI64(list), e.toI64(e.add(numBlocks(), 1)));
   return e.at(uniform.pointer(HEED_ARG_LISTS), e.mul(words, 4));
 }
 
@@ -181,14 +212,88 @@ Value BlockWalk::classOf(const Bounds &bounds, Value block) {
     IRMapping mapping = bounds.scalars;
     mapping.map(classify.getArgument(0), first);
     mapping.map(classify.getArgument(1), e.min(end, skv));
-    for (Operation &op : classify.without_terminator())
-      uniform.emit(op, mapping);
+    Value address;
+    for (Operation &op : classify.without_terminator()) {
+      auto summary = dyn_cast<scf::ForOp>(op);
+      if (!summary || !llvm::is_contained(summaries, summary)) {
+        uniform.emit(op, mapping);
+        continue;
+      }
+      if (!address) // lanes also evaluate blocks that do not exist
+        address = summaryAddress(mapping, e.max(e.min(block, e.sub(numBlocks(), 1)), e.cst(0)));
+      for (Value result : summary.getResults()) {
+        mapping.map(result, fromBits(e, e.load(e.i64(), address, 8), result.getType()));
+        address = e.at(address, e.cst(8));
+      }
+    }
     cls = mapping.lookup(classify.getTerminator()->getOperand(0));
   }
   // Keys beyond the end are masked like others.
   cls = e.select(e.band(e.lt(skv, end), e.eq(cls, full)), partial, cls);
   cls = e.select(e.lt(block, bounds.upper), cls, skipped);
   return e.select(e.lt(block, bounds.lower), e.cst(kDone), cls);
+}
+
+//===----------------------------------------------------------------------===//
+// Summaries
+//===----------------------------------------------------------------------===//
+
+int64_t BlockWalk::summaryWords() const {
+  int64_t words = 0;
+  for (scf::ForOp op : summaries)
+    words += scf::ForOp(op).getNumResults();
+  return words;
+}
+
+Value BlockWalk::summaryAddress(const IRMapping &scalars, Value block) {
+  Value index = e.cst(0);
+  if (ofSummaries.onBatch)
+    index = scalars.lookup(kernel.getBatch());
+  if (ofSummaries.onHead)
+    index = e.add(e.mul(index, uniform.word32(HEED_ARG_HQ)), scalars.lookup(kernel.getHead()));
+  Value number = e.add(e.mul(e.toI64(index), e.toI64(numBlocks())), e.toI64(block));
+  return e.at(uniform.pointer(HEED_ARG_SUMMARIES), e.mul(number, 8 * summaryWords()));
+}
+
+void BlockWalk::emitSummarise(int64_t numThreads) {
+  // Thread blocks of a batch and head (of those that have summaries of their own) follow each
+  // other.
+  Value perList = e.div(e.add(numBlocks(), numThreads - 1), numThreads);
+  Value list = e.div(e.blockId(), perList);
+  Value block = e.add(e.mul(e.sub(e.blockId(), e.mul(list, perList)), numThreads), e.threadId());
+  e.ifThen(e.lt(block, numBlocks()), [&] {
+    IRMapping mapping = uniform.arguments();
+    Value batch = list, head = e.cst(0);
+    if (ofSummaries.onHead) {
+      batch = e.div(list, uniform.word32(HEED_ARG_HQ));
+      head = e.sub(list, e.mul(batch, uniform.word32(HEED_ARG_HQ)));
+    }
+    mapping.map(kernel.getBatch(), batch);
+    mapping.map(kernel.getHead(), head);
+    Block &classify = loop.getClassify().front();
+    Value first = e.mul(block, blockKv());
+    mapping.map(classify.getArgument(0), first);
+    mapping.map(classify.getArgument(1),
+                e.min(e.add(first, blockKv()), uniform.word32(HEED_ARG_SKV)));
+    // What the loops are computed from, and some that nothing comes of.
+    for (Operation &op : classify.without_terminator()) {
+      if (dependencesOf(op).onQueries)
+        continue;
+      op.walk([&](Operation *inner) {
+        for (Value operand : inner->getOperands())
+          if (operand.getParentBlock() == kernel.getBodyBlock() &&
+              !isa<attn::TensorType>(operand.getType()))
+            uniform.emitSlice(operand, mapping);
+      });
+      uniform.emit(op, mapping);
+    }
+    Value address = summaryAddress(mapping, block);
+    for (scf::ForOp summary : summaries)
+      for (Value result : summary.getResults()) {
+        e.store(toBits(e, mapping.lookup(result)), address, 8);
+        address = e.at(address, e.cst(8));
+      }
+  });
 }
 
 BlockWalk::Position BlockWalk::startOf(const Walk &walk) {

@@ -10,6 +10,9 @@
 // evaluates the bounds and the `classify` region of tile.for_kv, each lane for a block
 // and an instance of the thread block. Where that takes loops (over captured tensors) or
 // much arithmetic, a kernel of its own has done it before, and the warp reads a list.
+// What such a classification knows of the keys of a block alone (the least and the
+// largest document number in it) is the same for all tiles: a third kernel has computed
+// it once for each block.
 //
 // A block is handed on as a word, block << 8 | 2 bits for each instance: its class
 // (tile::BlockClass), or Done where neither this block nor a later one concerns the
@@ -74,6 +77,14 @@ public:
   /// of 2 kClassifyWarps words of shared memory.
   void emitClassify(Value counts);
 
+  /// Numbers of 64 bits that are known of each block of keys; whether batches and heads have their
+  /// own.
+  int64_t summaryWords() const;
+  bool summariesDependOnBatch() const { return ofSummaries.onBatch; }
+  bool summariesDependOnHead() const { return ofSummaries.onHead; }
+  /// The body of the kernel that computes them: a thread a block.
+  void emitSummarise(int64_t numThreads);
+
 private:
   /// The lane's instance, and its blocks [lower, upper).
   struct Bounds {
@@ -96,7 +107,7 @@ private:
   int64_t blockKv() { return loop.getStep(); }
   SmallVector<Value> walkRoots();
   struct Dependences {
-    bool onBatch = false, onHead = false, hasLoops = false;
+    bool onBatch = false, onHead = false, onQueries = false, hasLoops = false;
   };
   /// Of what is computed from these and outside of the loop.
   Dependences dependencesOf(ValueRange roots);
@@ -106,7 +117,14 @@ private:
   tile::KernelOp kernel;
   tile::ForKVOp loop;
   const int64_t groups, instanceRows;
-  Dependences ofLists, ofMatrices;
+  Dependences dependencesOf(mlir::Operation &op);
+  Value numBlocks();
+  /// Where the numbers of a block are, for the batch and head in `scalars`.
+  Value summaryAddress(const mlir::IRMapping &scalars, Value block);
+
+  Dependences ofLists, ofMatrices, ofSummaries;
+  SmallVector<mlir::scf::ForOp>
+      summaries; // loops of the classification that queries have no part in
   bool hasLists = false, hasMatrices = false; // tile.load_elements
 };
 

@@ -23,6 +23,8 @@ using namespace heed::nvidia;
 /// The reference of a row that has met no key yet: finite, so that no exponent is -inf - -inf, and
 /// below all scores.
 static constexpr float kLowestReference = -std::numeric_limits<float>::max();
+/// Of a thread block of the kernel that computes what is known of blocks of keys.
+static constexpr int64_t kSummariseThreads = 128;
 static constexpr float kLn2 = 0.69314718055994530942f;
 
 FragmentLowering::FragmentLowering(tile::KernelOp kernel, tile::GPUScheduleAttr schedule)
@@ -73,6 +75,12 @@ void FragmentLowering::emitClassifyKernel(int64_t numMaps) {
   BlockWalk(e, *uniform, kernel, loop, groups(), kInstanceRows).emitClassify(counts);
   LLVM::ReturnOp::create(builder, e.loc, ValueRange());
   unrollReads(function);
+  if (walker->summaryWords() > 0) {
+    createKernel((kernel.getSymName() + "_summarise").str(), numMaps, kSummariseThreads, 1);
+    BlockWalk(e, *uniform, kernel, loop, groups(), kInstanceRows).emitSummarise(kSummariseThreads);
+    LLVM::ReturnOp::create(builder, e.loc, ValueRange());
+    unrollReads(function);
+  }
   function = keptFunction;
   uniform = std::move(kept);
 }
@@ -92,7 +100,11 @@ void FragmentLowering::describe(const Launch &launch) {
            builder.getNamedAttr("maps", builder.getArrayAttr(launch.maps)),
            number("classify_threads", walker->usesLists() ? 32 * BlockWalk::kClassifyWarps : 0),
            number("lists_per_batch", walker->dependsOnBatch()),
-           number("lists_per_head", walker->dependsOnHead())}));
+           number("lists_per_head", walker->dependsOnHead()),
+           number("summary_words", walker->summaryWords()),
+           number("summarise_threads", walker->summaryWords() ? kSummariseThreads : 0),
+           number("summaries_per_batch", walker->summariesDependOnBatch()),
+           number("summaries_per_head", walker->summariesDependOnHead())}));
 }
 
 int64_t FragmentLowering::strideWord(unsigned argument) {

@@ -82,6 +82,7 @@ attn.variant @documents(%ids: !ids {attn.name = "ids"}) {
 // Lists of words, one a batch and tile: a lane reads one of 32 words.
 // CHECK-LABEL: llvm.func @document_blocks(
 // CHECK-SAME:    classify_threads = 256 : i64, lists_per_batch = 1 : i64, lists_per_head = 0 : i64
+// CHECK-SAME:    summaries_per_batch = 1 : i64, summaries_per_head = 0 : i64, summarise_threads = 128 : i64, summary_words = 2 : i64
 // CHECK:         "setmaxnreg.dec.sync.aligned.u32 40;"
 // CHECK:         "{ mov.b32 $0, 0; @$2 ld.global.b32 $0, [$1]; }"
 // CHECK:         "llvm.nvvm.vote.ballot.sync"
@@ -93,6 +94,10 @@ attn.variant @documents(%ids: !ids {attn.name = "ids"}) {
 // CHECK:         scf.for
 // CHECK:           "{ mov.b32 $0, 0; @$2 ld.global.nc.b32 $0, [$1]; }"
 // CHECK:         scf.while
+// Of keys it reads what is known of their block.
+// CHECK-NOT:       scf.for
+// CHECK-COUNT-2:   llvm.load %{{.+}} {alignment = 8 : i64} : !llvm.ptr<1> -> i64
+// CHECK-NOT:       scf.for
 // CHECK:           "llvm.nvvm.vote.ballot.sync"
 // CHECK:           math.ctpop
 // CHECK:           "st.shared.b32 [$0], $1;"
@@ -105,6 +110,15 @@ attn.variant @documents(%ids: !ids {attn.name = "ids"}) {
 // CHECK:             llvm.store %{{.+}} : i32, !llvm.ptr<1>
 // CHECK:         scf.if
 // CHECK:           llvm.store %{{.+}} : i32, !llvm.ptr<1>
+// CHECK:         llvm.return
+// The least and the largest number of each block: a thread a block, once for all tiles of a batch.
+// CHECK-LABEL: llvm.func @document_blocks_summarise(
+// CHECK-SAME:    nvvm.maxntid = array<i32: 128>
+// CHECK:         scf.for
+// CHECK:           "{ mov.b32 $0, 0; @$2 ld.global.nc.b32 $0, [$1]; }"
+// CHECK:           arith.minsi
+// CHECK:           arith.maxsi
+// CHECK-COUNT-2:   llvm.store %{{.+}} {alignment = 8 : i64} : i64, !llvm.ptr<1>
 // CHECK:         llvm.return
 func.func @document_blocks(%q: !t, %k: !k, %v: !k, %scale: f32, %ids: !ids) -> (!t, !lse, !lse) {
   %o, %lse, %max = attn.forward @documents(%q, %k, %v) scale(%scale) captures(%ids) : (!t, !k, !k, !ids) -> (!t, !lse)

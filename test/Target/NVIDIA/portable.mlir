@@ -15,7 +15,7 @@ attn.variant @causal() {
 // Shared memory: 128 queries, two stages of 64 keys and values, rows of 144 bytes.
 // CHECK-LABEL: llvm.func @f(
 // CHECK-SAME:    blocks_per_sm = 0 : i64, blocks_per_tile = 1 : i64
-// CHECK-SAME:    maps = [], needs_aligned = 0 : i64, num_threads = 128 : i64, shared_bytes = 55296 : i64}
+// CHECK-SAME:    maps = [], needs_aligned = 0 : i64, num_threads = 128 : i64, shared_bytes = 55296 : i64,
 // CHECK-SAME:    nvvm.maxntid = array<i32: 128>, nvvm.minctasm = 2 : i32
 // CHECK:         cp.async.cg.shared.global.L2::128B [$0 + 0], [$1 + 0], 16, $2;
 // CHECK:         ld.global.nc.b16

@@ -508,6 +508,9 @@ TEST_F(Gpu, DamagedCode) {
   expectError(sizes, [](Launch &c) { c.codes[0].num_threads = 1025; });
   expectError("kernel 'fake' is damaged: its code for sm_90a has no threads that classify blocks",
               [](Launch &c) { c.codes[0].classify = "attend_classify"; });
+  expectError("kernel 'fake' is damaged: its code for sm_90a has no threads or no words for what is "
+              "known of blocks",
+              [](Launch &c) { c.codes[0].summarise = "attend_summarise"; });
   expectError("kernel 'fake' is damaged: its code for sm_90a has no list of tensor maps, or too "
               "many of them",
               [](Launch &c) { c.codes[0].num_maps = 33; });
@@ -688,6 +691,38 @@ TEST_F(Gpu, Lists) {
     EXPECT_EQ(second.stream, c.stream);
     EXPECT_EQ(first.args, second.args);
     EXPECT_NE(first.args[HEED_ARG_LISTS], 0);
+    EXPECT_EQ(cuda().asyncAllocations, 1u);
+    EXPECT_EQ(cuda().asyncFrees, 1u);
+  }
+}
+
+TEST_F(Gpu, Summaries) {
+  struct Case {
+    int perBatch, perHead;
+    unsigned lists;
+  };
+  for (Case shape : {Case{0, 0, 1}, Case{1, 0, 2}, Case{0, 1, 4}, Case{1, 1, 8}}) {
+    Launch c(2, 4, 2, 300, 6500); // 102 blocks of keys
+    heed_gpu_code &code = c.codes[0];
+    code.classify = "attend_classify";
+    code.classify_threads = 96;
+    code.summarise = "attend_summarise";
+    code.summarise_threads = 64;
+    code.summary_words = 3;
+    code.summaries_per_batch = shape.perBatch;
+    code.summaries_per_head = shape.perHead;
+    ASSERT_EQ(c.run(), HEED_OK) << heed_last_error();
+    ASSERT_EQ(cuda().launches.size(), 3u);
+    const Launched &first = cuda().launches[0], &second = cuda().launches[1];
+    EXPECT_EQ(first.function, "attend_summarise");
+    EXPECT_EQ(first.grid, 2 * shape.lists);
+    EXPECT_EQ(first.block, 64u);
+    EXPECT_EQ(second.function, "attend_classify");
+    EXPECT_EQ(cuda().launches[2].function, "attend");
+    EXPECT_EQ(first.args, second.args);
+    EXPECT_EQ(first.args, cuda().launches[2].args);
+    // Behind 3 lists of 103 words.
+    EXPECT_EQ(first.args[HEED_ARG_SUMMARIES], first.args[HEED_ARG_LISTS] + 1248);
     EXPECT_EQ(cuda().asyncAllocations, 1u);
     EXPECT_EQ(cuda().asyncFrees, 1u);
   }
