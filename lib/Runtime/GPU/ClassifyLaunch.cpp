@@ -228,6 +228,14 @@ extern "C" heed_status heed_launch_classify(const heed_kernel *kernel,
   launcher.args[HEED_MASK_ARG_BLOCK_Q] = question->block_q;
   launcher.args[HEED_MASK_ARG_BLOCK_KV] = question->block_kv;
   launcher.args[HEED_MASK_ARG_HANGING_IS_PARTIAL] = question->hanging_is_partial != 0;
+  // Pairs of a part of a block are counted with 32 bits.
+  auto least = [](int64_t x, int64_t y) { return x < y ? x : y; };
+  int64_t queries = least(question->block_q, question->query_length);
+  int64_t keys = least(question->block_kv, question->key_length);
+  if (queries * keys >= int64_t(1) << 34)
+    return fail(HEED_INVALID_ARGUMENT,
+                "kernel '%s': expected blocks of fewer than 2^34 pairs on a GPU, found %lld x %lld",
+                nameOf(*kernel), ll(queries), ll(keys));
   int64_t numLists = matrix->num_batches * matrix->num_heads;
   int64_t columnTiles = divideCeil(matrix->num_columns, lanes), numPieces;
   // Settle has at least as many pieces as classify, which must not run where settle cannot.

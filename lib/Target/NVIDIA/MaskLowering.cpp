@@ -28,7 +28,7 @@ MaskLowering::MaskLowering(func::FuncOp classify, func::FuncOp attends, StringRe
     : classify(classify), attends(attends), name(name.str()), builder(classify),
       e(builder, classify.getLoc()) {}
 
-static LogicalResult check(func::FuncOp function, unsigned numCoordinates) {
+static LogicalResult check(func::FuncOp function, unsigned numCoordinates, Type result) {
   auto box = function->getAttrOfType<DictionaryAttr>(kBoxAttr);
   for (StringRef key : {"head_dim", "value_head_dim", "uses_batch", "uses_head"})
     if (!box || !isa_and_present<IntegerAttr>(box.get(key)))
@@ -38,12 +38,18 @@ static LogicalResult check(func::FuncOp function, unsigned numCoordinates) {
                     [](Type type) { return type.isIndex(); }))
     return function.emitError("expects one block whose last ")
            << numCoordinates << " arguments are coordinates";
+  if (function.getResultTypes() != ArrayRef<Type>(result))
+    return function.emitError("expects to return ") << result;
   return success();
 }
 
 LogicalResult MaskLowering::run() {
-  if (failed(check(classify, kBoxCoordinates)) || failed(check(attends, kPairCoordinates)))
+  if (failed(check(classify, kBoxCoordinates, builder.getI32Type())) ||
+      failed(check(attends, kPairCoordinates, builder.getI1Type())))
     return failure();
+  if (classify.getArgumentTypes().drop_back(kBoxCoordinates) !=
+      attends.getArgumentTypes().drop_back(kPairCoordinates))
+    return attends.emitError("expects the captures of the function that classifies boxes");
   emitClassify();
   auto box = classify->getAttrOfType<DictionaryAttr>(kBoxAttr);
   function->setAttr("heed.gpu_mask_code",

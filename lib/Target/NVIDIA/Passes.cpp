@@ -99,7 +99,8 @@ struct ClassifierToNVIDIA : heed::impl::ClassifierToNVIDIAPassBase<ClassifierToN
   using ClassifierToNVIDIAPassBase::ClassifierToNVIDIAPassBase;
 
   void runOnOperation() override {
-    for (auto attends : llvm::make_early_inc_range(getOperation().getOps<func::FuncOp>())) {
+    SmallVector<func::FuncOp> lowered;
+    for (auto attends : llvm::to_vector(getOperation().getOps<func::FuncOp>())) {
       StringRef name = attends.getSymName();
       if (!name.consume_back("_attends"))
         continue;
@@ -113,9 +114,10 @@ struct ClassifierToNVIDIA : heed::impl::ClassifierToNVIDIAPassBase<ClassifierToN
       classify.setSymName(kept + "_boxes");
       if (failed(nvidia::MaskLowering(classify, attends, kept).run()))
         return signalPassFailure();
-      classify.erase();
-      attends.erase();
+      lowered.append({classify, attends});
     }
+    for (func::FuncOp function : lowered)
+      function.erase();
   }
 };
 

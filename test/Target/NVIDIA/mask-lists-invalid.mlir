@@ -212,3 +212,24 @@ func.func @f_attends(%b: index, %h: index, %q: index, %kv: index) -> i1 attribut
   %0 = arith.constant true
   return %0 : i1
 }
+
+// -----
+
+func.func @f_classify(%b: index, %h: index, %q0: index, %q1: index, %k0: index, %k1: index) attributes {heed.box = {head_dim = 64 : i64, uses_batch = 0 : i64, uses_head = 0 : i64, value_head_dim = 64 : i64}} { // expected-error {{expects to return 'i32'}}
+  return
+}
+func.func @f_attends(%b: index, %h: index, %q: index, %kv: index) -> i1 attributes {heed.box = {head_dim = 64 : i64, uses_batch = 0 : i64, uses_head = 0 : i64, value_head_dim = 64 : i64}} {
+  %keep = arith.constant true
+  return %keep : i1
+}
+
+// -----
+
+func.func @f_classify(%b: index, %h: index, %q0: index, %q1: index, %k0: index, %k1: index) -> i32 attributes {heed.box = {head_dim = 64 : i64, uses_batch = 0 : i64, uses_head = 0 : i64, value_head_dim = 64 : i64}} {
+  %full = arith.constant 2 : i32
+  return %full : i32
+}
+func.func @f_attends(%w: i32, %b: index, %h: index, %q: index, %kv: index) -> i1 attributes {heed.box = {head_dim = 64 : i64, uses_batch = 0 : i64, uses_head = 0 : i64, value_head_dim = 64 : i64}} { // expected-error {{expects the captures of the function that classifies boxes}}
+  %keep = arith.constant true
+  return %keep : i1
+}

@@ -910,14 +910,21 @@ TEST_F(ClassifyLaunch, AMatrixOfAnotherShape) {
 
 TEST_F(ClassifyLaunch, TheLargestBlocks) {
   Mask m;
-  m.question.query_length = m.question.key_length = largest;
+  m.question.query_length = 7;
+  m.question.key_length = largest;
   m.question.block_q = m.question.block_kv = int32_t(largest);
   m.matrix.num_rows = m.matrix.num_columns = 1;
   ASSERT_EQ(m.classify(), HEED_OK) << heed_last_error();
   EXPECT_EQ(cuda().launches.at(0).args[HEED_MASK_ARG_BLOCK_KV], largest);
-  m.question.block_q = int32_t(largest) - 1;
-  m.matrix.num_rows = 2;
+  m.question.block_kv = int32_t(largest) - 1;
+  m.matrix.num_columns = 2;
   EXPECT_EQ(m.classify(), HEED_OK) << heed_last_error();
+  m.question.query_length = 8;
+  EXPECT_EQ(m.classify(), HEED_OK) << heed_last_error();
+  m.question.query_length = 9;
+  expectError(
+      m, &Mask::classify,
+      "kernel 'fake': expected blocks of fewer than 2^34 pairs on a GPU, found 9 x 2147483646");
 }
 
 TEST_F(ClassifyLaunch, TooManyPieces) {

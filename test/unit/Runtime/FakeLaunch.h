@@ -72,8 +72,10 @@ struct Launch {
                                     {HEED_ARG_KEY, 64, 64},
                                     {HEED_ARG_VALUE, 64, 32},
                                     {HEED_ARG_OUTPUT, 64, 16}};
-  std::string ptx = ".version 8.7\n.target sm_90a\n.entry attend(\n.entry attend_classify(\n.entry attend_summarise(";
-  std::string plainPtx = ".version 7.0\n.target sm_80\n.entry attend(\n.entry attend_classify(\n.entry attend_summarise(";
+  std::string ptx = ".version 8.7\n.target sm_90a\n.entry attend(\n.entry attend_classify(\n.entry "
+                    "attend_summarise(";
+  std::string plainPtx = ".version 7.0\n.target sm_80\n.entry attend(\n.entry "
+                         "attend_classify(\n.entry attend_summarise(";
   std::vector<heed_gpu_code> codes;
   std::vector<heed_param> params;
   std::vector<heed_value> values;

@@ -508,9 +508,10 @@ TEST_F(Gpu, DamagedCode) {
   expectError(sizes, [](Launch &c) { c.codes[0].num_threads = 1025; });
   expectError("kernel 'fake' is damaged: its code for sm_90a has no threads that classify blocks",
               [](Launch &c) { c.codes[0].classify = "attend_classify"; });
-  expectError("kernel 'fake' is damaged: its code for sm_90a has no threads or no words for what is "
-              "known of blocks",
-              [](Launch &c) { c.codes[0].summarise = "attend_summarise"; });
+  expectError(
+      "kernel 'fake' is damaged: its code for sm_90a has no threads or no words for what is "
+      "known of blocks",
+      [](Launch &c) { c.codes[0].summarise = "attend_summarise"; });
   expectError("kernel 'fake' is damaged: its code for sm_90a has no list of tensor maps, or too "
               "many of them",
               [](Launch &c) { c.codes[0].num_maps = 33; });
