@@ -367,7 +367,6 @@ class Subclass(torch.Tensor):
 def unusual() -> dict[str, Callable[[], Any]]:
     """Calls that are right, and not for the extension."""
     (q, k, v), arrays_ = operands("torch"), operands("numpy")
-    mask = heed.create_block_mask(causal, None, None, 20, 30)
     flex = heed.flex_attention
     return {"a subclass": lambda: flex(q.as_subclass(Subclass), k, v),
             "a subclass of ndarray": lambda: flex(arrays_[0].view(np.memmap), *arrays_[1:]),
