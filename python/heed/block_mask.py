@@ -290,9 +290,15 @@ class _Derivation:
         """The kinds of blocks as a GPU finds them, if lists wanted on that device can be made there."""
         trace, values = tracing.lookup(None, self.mask_mod)
         device = device_for(values, wanted)
-        if device is not None and device not in self._matrices:
-            self._matrices[device] = BlockMatrix.classify(trace, values, self.shape, self.block_size, device)
-        return None if device is None else self._matrices[device]
+        if device is None:
+            return None
+        matrix = self._matrices.get(device)
+        if matrix is None or not matrix.join():
+            matrix = self._matrices[device] = BlockMatrix.classify(trace, values, self.shape, self.block_size, device)
+        return matrix
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_matrices": {}}  # a copy finds its own
 
     def lists(self, kind: int) -> tuple[np.ndarray, np.ndarray]:
         """kv_num_blocks and kv_indices of the blocks of a kind."""
@@ -824,7 +830,8 @@ def kinds_on(torch: Any, block_mask: Any, device: Any) -> Array:
     """BlockMask.block_kinds as a tensor on `device`, of Heed's or torch's masks. Tensors that are there are not waited
     for, and torch.compile can trace this, so `torch` is the module."""
     names = [pair for pair in _PAIRS[:2] if getattr(block_mask, pair[0]) is not None]
-    pairs = [[torch.as_tensor(getattr(block_mask, name)).to(device) for name in pair] for pair in names]
+    pairs = [[torch.as_tensor(getattr(block_mask, name)) for name in pair] for pair in names]
+    pairs = [[x if x.device == device else x.to(device) for x in pair] for pair in pairs]
     columns = max(pairs[0][1].shape[-1], _ceil_div(block_mask.seq_lengths[1], block_mask.BLOCK_SIZE[1]))
     kinds: Any = None
     if not torch.compiler.is_compiling() and (place := device_for((), device)) is not None:

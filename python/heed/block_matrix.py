@@ -25,6 +25,8 @@ class BlockMatrix:
 
     classes: Any
     kernel: Kernel
+    stream: int  # on which it is made
+    is_made: Any  # an event of that stream; None while a CUDA graph is captured
 
     @classmethod
     def classify(cls, trace: Trace, values: Sequence[Any], extents: tuple[int, int, int, int], block_size: tuple[int, int],
@@ -38,8 +40,23 @@ class BlockMatrix:
                  -(-q_len // block_size[0]), -(-kv_len // block_size[1]))
         classes = torch.empty(shape, dtype=torch.int8, device=torch.device("cuda", device))
         matrix = _runtime.ClassMatrix(classes.data_ptr(), *shape)
-        kernel.launch_classify((batch, heads, heads, q_len, kv_len), block_size, values, matrix, device, _stream(device))
-        return cls(classes, kernel)
+        stream = _stream(device)
+        kernel.launch_classify((batch, heads, heads, q_len, kv_len), block_size, values, matrix, device, stream)
+        is_captured = torch.cuda.is_current_stream_capturing()
+        return cls(classes, kernel, stream, None if is_captured else torch.cuda.current_stream(device).record_event())
+
+    def join(self) -> bool:
+        """Lets torch's current stream wait until the matrix is made. False where it must not: what CUDA graphs make is theirs,
+        and they make their own."""
+        torch = sys.modules["torch"]
+        current = torch.cuda.current_stream(self.classes.device)
+        if current.cuda_stream == self.stream:
+            return True
+        if self.is_made is None or torch.cuda.is_current_stream_capturing():
+            return False
+        current.wait_event(self.is_made)
+        self.classes.record_stream(current)
+        return True
 
     def lists(self, by_column: bool) -> tuple[Any, Any, Any, Any]:
         """Counts and indices of the partial blocks and of the full ones of each row, or each column: tensors int32

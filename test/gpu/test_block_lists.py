@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -150,6 +151,27 @@ def test_graphs() -> None:
     graph.replay()
     for x, y in zip(found, make()):
         assert (x == y).all()
+
+
+@takes_a_gpu
+def test_streams() -> None:
+    """The q lists are made on another stream than the kv lists, of one matrix, which may come late; and copies."""
+    document = documents(8192, 50)
+
+    def mask_mod(b: Any, h: Any, q: Any, kv: Any) -> Any:
+        return document[q] <= document[kv]
+
+    expected = check_lists(mask_mod, (None, None, 8192, 8192), 64)
+    made = heed.create_block_mask(mask_mod, None, None, 8192, 8192, device=DEVICE, BLOCK_SIZE=64)
+    torch.cuda.synchronize()
+    torch.cuda._sleep(10 * SPIN)
+    assert made.kv_indices is not None
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        found = made.q_indices.clone()
+    side.synchronize()
+    assert (found == expected.q_indices).all()
+    assert (copy.deepcopy(made).q_indices == expected.q_indices).all()
 
 
 @takes_a_gpu

@@ -8,6 +8,7 @@ checked, too. What GPUs compute is tested elsewhere.
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import dataclasses
 import math
@@ -652,3 +653,141 @@ def test_configuration(machine: Machine, capsys: pytest.CaptureFixture[str], mon
 def test_nan_scale_is_the_default(machine: Machine) -> None:
     heed.flex_attention(Q, Q, Q)
     assert math.isnan(CALL.unpack(machine.launches[0].call)[-2])
+
+
+# -- Block lists ------------------------------------------------------------------------------------
+
+
+class Stream:
+    """torch's, as far as block lists need it."""
+
+    def __init__(self, number: int) -> None:
+        self.cuda_stream = number
+        self.waited: list[Any] = []
+
+    def record_event(self) -> Any:
+        return f"event of {self.cuda_stream}"
+
+    def wait_event(self, event: Any) -> None:
+        self.waited.append(event)
+
+
+class Lists:
+    """What the mask kernels were asked, and torch's streams. The CPU answers."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.stream = Stream(STREAM)
+        self.is_capturing = False
+        self.used: list[int] = []  # streams other than the one that made a matrix
+
+
+@pytest.fixture
+def lists(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Lists:
+    made = Lists()
+
+    def matrix_of(matrix: Any) -> np.ndarray:
+        shape = (matrix.num_batches, matrix.num_heads, matrix.num_rows, matrix.num_columns)
+        return np.ctypeslib.as_array((ctypes.c_int8 * math.prod(shape)).from_address(matrix.classes)).reshape(shape)
+
+    def classify(self: Any, extents: Any, block_size: Any, values: Any, matrix: Any, device: int, stream: int) -> None:
+        made.asked.append(f"classify on {device} {stream - STREAM}")
+        runs = self.classify(extents, block_size, [plain(x)[0] if isinstance(x, torch.Tensor) else x for x in values])
+        matrix_of(matrix)[:] = runs.matrix()
+
+    def listing(self: Any, matrix: Any, by_column: bool, given: Any, device: int, stream: int) -> None:
+        made.asked.append(f"list on {device} {stream - STREAM}")
+        kinds = matrix_of(matrix).swapaxes(-1, -2) if by_column else matrix_of(matrix)
+        for kind, prefix in ((1, "partial"), (2, "full")):
+            order = np.argsort(kinds != kind, axis=-1, kind="stable").astype(np.int32)
+            counts = (kinds == kind).sum(-1, dtype=np.int32)
+            ctypes.memmove(getattr(given, prefix + "_counts"), counts.ctypes.data, counts.nbytes)
+            ctypes.memmove(getattr(given, prefix + "_indices"), np.ascontiguousarray(order).ctypes.data, order.nbytes)
+
+    def fill(self: Any, given: Any, widths: Any, matrix: Any, device: int, stream: int) -> None:
+        made.asked.append(f"fill {widths} on {device} {stream - STREAM}")
+        kinds = matrix_of(matrix).reshape(-1, matrix.num_columns)
+        kinds[:] = 0
+        for kind, prefix, width in ((1, "partial", widths[0]), (2, "full", widths[1])):
+            if not (address := getattr(given, prefix + "_counts")):
+                continue
+            counts = np.ctypeslib.as_array((ctypes.c_int32 * len(kinds)).from_address(address))
+            indices = np.ctypeslib.as_array((ctypes.c_int32 * (len(kinds) * width)).from_address(getattr(given, prefix + "_indices")))
+            for row, count in enumerate(counts):
+                kinds[row, indices.reshape(-1, width)[row, :count]] = kind
+
+    monkeypatch.setattr(heed.Kernel, "launch_classify", classify)
+    monkeypatch.setattr(heed.Kernel, "launch_list", listing)
+    monkeypatch.setattr(heed.Kernel, "launch_fill", fill)
+    monkeypatch.setattr(OnGPU, "record_stream", lambda self, stream: made.used.append(stream.cuda_stream), raising=False)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: made.stream)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: made.is_capturing)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: made.stream.cuda_stream, raising=False)
+    return made
+
+
+LISTS = ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices",
+         "q_num_blocks", "q_indices", "full_q_num_blocks", "full_q_indices")
+
+
+def documents(device: int = 0) -> Any:
+    ids = on_gpu(torch.arange(300) // 70, device)
+    return lambda b, h, q, kv: (ids[q] == ids[kv]) & (q >= kv)
+
+
+def test_lists_are_made_on_the_gpu(lists: Lists) -> None:
+    expected = heed.create_block_mask(documents(), 2, 3, 300, 280, device="numpy", BLOCK_SIZE=32)
+    found = heed.create_block_mask(documents(), 2, 3, 300, 280, device="cuda:0", BLOCK_SIZE=32)
+    assert not lists.asked
+    for name in LISTS:
+        array = getattr(found, name)
+        assert array.device == torch.device("cuda:0") and array.is_contiguous()
+        np.testing.assert_array_equal(plain(array)[0].numpy(), getattr(expected, name))
+    assert lists.asked == ["classify on 0 0", "list on 0 0", "list on 0 0"]
+    assert found._derivation._matrices and copy.deepcopy(found._derivation)._matrices == {}
+
+
+def test_lists_on_several_streams(lists: Lists) -> None:
+    mask = heed.create_block_mask(documents(), None, None, 300, 280, device="cuda:0", BLOCK_SIZE=32)
+    assert mask.kv_indices is not None
+    lists.stream = Stream(STREAM + 1)
+    assert mask.q_indices is not None
+    assert (lists.stream.waited, lists.used) == ([f"event of {STREAM}"], [STREAM + 1])
+    assert lists.asked == ["classify on 0 0", "list on 0 0", "list on 0 1"]
+    # What a graph makes is for the graph.
+    mask = heed.create_block_mask(documents(), None, None, 300, 280, device="cuda:0", BLOCK_SIZE=32)
+    assert mask.kv_indices is not None
+    lists.stream, lists.is_capturing = Stream(STREAM + 2), True
+    assert mask.q_indices is not None
+    lists.stream, lists.is_capturing = Stream(STREAM), False
+    mask._lists.clear()
+    assert mask.kv_indices is not None
+    assert lists.asked[3:] == ["classify on 0 1", "list on 0 1", "classify on 0 2", "list on 0 2", "classify on 0 0", "list on 0 0"]
+
+
+def test_lists_that_the_gpu_cannot_make(lists: Lists, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captures elsewhere, or a GPU without kernels: the CPU makes them."""
+    moved: list[Any] = []
+    monkeypatch.setattr(block_mask, "_move", lambda array, device: moved.append(device) or array)
+    ids = torch.arange(300) // 70
+    for mask_mod in (documents(1), lambda b, h, q, kv: ids[q] == ids[kv]):
+        assert heed.create_block_mask(mask_mod, None, None, 300, 300, device="cuda:0").kv_indices is not None
+    machine.capabilities[0] = 75
+    assert heed.create_block_mask(causal, None, None, 300, 300, device="cuda:0").kv_indices is not None
+    assert not lists.asked and set(moved) == {torch.device("cuda:0")}
+
+
+def test_given_lists_become_a_matrix(lists: Lists, machine: Machine) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (on_gpu(torch.randn(1, 2, 300, 16, generator=generator)) for _ in range(3))
+    made = heed.create_block_mask(documents(), None, None, 300, 300, device="numpy", BLOCK_SIZE=32)
+    arrays = [on_gpu(torch.from_numpy(getattr(made, name))) for name in LISTS[:4]]
+    expected = heed.flex_attention(*plain(q, k, v), mask_mod=lambda b, h, i, j: (i // 70 == j // 70) & (i >= j))
+    for given, widths in ((arrays, "(10, 10)"), (arrays[:2], "(10, 0)")):
+        mask = heed.BlockMask.from_kv_blocks(*given, BLOCK_SIZE=32, mask_mod=documents(), seq_lengths=(300, 300))
+        found = plain(heed.flex_attention(q, k, v, block_mask=mask))[0]
+        assert lists.asked.pop() == f"fill {widths} on 0 0" and not lists.asked
+        if len(given) == 4:
+            assert torch.allclose(found, expected, atol=1e-5)
+        else:  # without the full blocks
+            assert not torch.allclose(found, expected, atol=1e-2)
