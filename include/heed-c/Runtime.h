@@ -141,7 +141,7 @@ enum {
   HEED_ARG_MAX_SCORES = 5, /* 0: not wanted */
   HEED_ARG_PACKED =
       6, /* CPU: the workspace that prepare tasks fill, shared by all threads; 64-byte aligned */
-  HEED_ARG_SUMMARIES = 6, /* GPU: what the summarise kernel fills */
+  HEED_ARG_SUMMARIES = 6, /* GPU: what the summarise kernel fills; 0: it did not run */
   HEED_ARG_B = 7,
   HEED_ARG_HQ = 8,
   HEED_ARG_HKV = 9,

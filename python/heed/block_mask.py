@@ -35,7 +35,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from heed import arrays, tracing, variant
-from heed.block_matrix import BlockMatrix, device_for, fill
+from heed.block_matrix import BlockMatrix, device_for, fill, fits, is_capturing
 from heed.block_runs import FULL, PARTIAL, SKIPPED, BlockRuns
 
 MaskMod = Callable[[Any, Any, Any, Any], Any]  # (b, h, q_idx, kv_idx) -> bool
@@ -290,11 +290,14 @@ class _Derivation:
         """The kinds of blocks as a GPU finds them, if lists wanted on that device can be made there."""
         trace, values = tracing.lookup(None, self.mask_mod)
         device = device_for(values, wanted)
-        if device is None:
+        if device is None or not fits(values, self.shape, self.block_size):
             return None
         matrix = self._matrices.get(device)
-        if matrix is None or not matrix.join():
-            matrix = self._matrices[device] = BlockMatrix.classify(trace, values, self.shape, self.block_size, device)
+        if matrix is None or is_capturing(device):  # what a graph makes is for the graph
+            matrix = BlockMatrix.classify(trace, values, self.shape, self.block_size, device)
+            if matrix.is_made is not None:
+                self._matrices[device] = matrix
+        matrix.join()
         return matrix
 
     def __getstate__(self) -> dict[str, Any]:
@@ -355,8 +358,8 @@ class _List:
     def __get__(self, mask: "BlockMask | None", owner: type) -> Any:
         if mask is None:
             return self
-        if self.name not in mask._lists:
-            mask._compute_list(self.name)
+        if self.name not in mask._lists and (alone := mask._compute_list(self.name)) is not None:
+            return alone
         return mask._lists[self.name]
 
     def __set__(self, mask: "BlockMask", value: Any) -> None:
@@ -378,7 +381,8 @@ class BlockMask:
         q_num_blocks, full_q_num_blocks    (..., nkv)        the same, transposed, for the backward pass
         q_indices, full_q_indices          (..., nkv, <=nq)
 
-    The full_* lists may be None (no block is full), the q lists too (forward only).
+    The full_* lists may be None (no block is full), the q lists too (forward only). Lists of create_block_mask are made
+    when they are first read, on a GPU on the stream that is current then.
     """
 
     kv_num_blocks = _List()
@@ -467,14 +471,17 @@ class BlockMask:
         return mask
 
     @_eager
-    def _compute_list(self, name: str) -> None:
-        """Fills in a list that was never read, and those that are made with it."""
+    def _compute_list(self, name: str) -> Array | None:
+        """Fills in a list that was never read, and those that are made with it; or returns it, where it must not be kept."""
         if self._derivation is not None and (matrix := self._derivation.matrix_on(self.device)) is not None:
-            made = matrix.lists(by_column=name in _Q_NAMES)
             batch_dims = self._batch_dims
-            self._lists.update((name, x.expand(*batch_dims, *x.shape[2:]).contiguous())
-                               for name, x in zip(_Q_NAMES if name in _Q_NAMES else _KV_NAMES, made))
-            return
+            made = {other: x.expand(*batch_dims, *x.shape[2:]).contiguous() for other, x in
+                    zip(_Q_NAMES if name in _Q_NAMES else _KV_NAMES, matrix.lists(by_column=name in _Q_NAMES))}
+            if matrix.is_made is None:  # a CUDA graph will make it
+                return made[name]
+            for other, x in made.items():
+                self._lists.setdefault(other, x)
+            return None
         number = _LIST_NAMES.index(name) // 2
         names, kind, is_transposed = _PAIRS[number], (PARTIAL, FULL)[number % 2], number >= 2
         pair: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
@@ -486,6 +493,7 @@ class BlockMask:
             if (flags := self._flags()[number % 2]) is not None and is_transposed:
                 pair = _pack(flags.swapaxes(-1, -2))
         self._lists.update((name, None if array is None else _move(array, device)) for name, array in zip(names, pair))
+        return None
 
     def _flags(self) -> list[np.ndarray | None]:
         """The blocks in the partial and in the full kv lists, each bool (..., nq, nkv), None where there is no list."""

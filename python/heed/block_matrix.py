@@ -18,6 +18,10 @@ from heed.tracing import Trace, lookup
 from heed.variant import of_trace
 
 
+# Of queries or keys, and of what a block has of them: the limits of heed_launch_classify.
+_MAX_LENGTH, _MAX_SPAN, _MAX_PAIRS = 1 << 30, 1 << 28, 1 << 34
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class BlockMatrix:
     """The class of every block of a mask: `classes` is a tensor int8 (batches, heads, rows, columns) of SKIPPED, PARTIAL
@@ -26,7 +30,7 @@ class BlockMatrix:
     classes: Any
     kernel: Kernel
     stream: int  # on which it is made
-    is_made: Any  # an event of that stream; None while a CUDA graph is captured
+    is_made: Any  # an event of that stream
 
     @classmethod
     def classify(cls, trace: Trace, values: Sequence[Any], extents: tuple[int, int, int, int], block_size: tuple[int, int],
@@ -41,22 +45,16 @@ class BlockMatrix:
         classes = torch.empty(shape, dtype=torch.int8, device=torch.device("cuda", device))
         matrix = _runtime.ClassMatrix(classes.data_ptr(), *shape)
         stream = _stream(device)
-        kernel.launch_classify((batch, heads, heads, q_len, kv_len), block_size, values, matrix, device, stream)
-        is_captured = torch.cuda.is_current_stream_capturing()
-        return cls(classes, kernel, stream, None if is_captured else torch.cuda.current_stream(device).record_event())
+        kernel._launch_classify((batch, heads, heads, q_len, kv_len), block_size, values, matrix, device, stream)
+        # Within a graph nobody else may wait for it.
+        return cls(classes, kernel, stream, None if is_capturing(device) else torch.cuda.current_stream(device).record_event())
 
-    def join(self) -> bool:
-        """Lets torch's current stream wait until the matrix is made. False where it must not: what CUDA graphs make is theirs,
-        and they make their own."""
-        torch = sys.modules["torch"]
-        current = torch.cuda.current_stream(self.classes.device)
-        if current.cuda_stream == self.stream:
-            return True
-        if self.is_made is None or torch.cuda.is_current_stream_capturing():
-            return False
-        current.wait_event(self.is_made)
-        self.classes.record_stream(current)
-        return True
+    def join(self) -> None:
+        """Lets torch's current stream wait until the matrix is made."""
+        current = sys.modules["torch"].cuda.current_stream(self.classes.device)
+        if current.cuda_stream != self.stream:
+            current.wait_event(self.is_made)
+            self.classes.record_stream(current)
 
     def lists(self, by_column: bool) -> tuple[Any, Any, Any, Any]:
         """Counts and indices of the partial blocks and of the full ones of each row, or each column: tensors int32
@@ -68,7 +66,7 @@ class BlockMatrix:
         shapes = 2 * ((batches, heads, listed), (batches, heads, listed, entries))
         partial_counts, partial_indices, full_counts, full_indices = made = tuple(
             torch.empty(shape, dtype=torch.int32, device=device) for shape in shapes)
-        self.kernel.launch_list(_runtime.ClassMatrix(self.classes.data_ptr(), batches, heads, rows, columns), by_column,
+        self.kernel._launch_list(_runtime.ClassMatrix(self.classes.data_ptr(), batches, heads, rows, columns), by_column,
                                 _runtime.BlockLists(*(x.data_ptr() for x in made)), device.index, _stream(device.index))
         return partial_counts, partial_indices, full_counts, full_indices
 
@@ -78,12 +76,16 @@ def fill(torch: Any, partial: tuple[Any, Any], full: tuple[Any, Any] | None, col
 
     `partial` and `full` are counts and indices, tensors int32 of torch on `device`."""
     trace, _ = lookup(None, _noop)
-    pairs = [tuple(x.contiguous() for x in pair) for pair in (partial, full) if pair is not None]
+    for counts, indices in filter(None, (partial, full)):
+        if counts.shape != indices.shape[:-1] or counts.shape != partial[0].shape:
+            raise ValueError(f"expected counts of shape {tuple(partial[1].shape[:-1])}, found {tuple(counts.shape)} with indices "
+                             f"of shape {tuple(indices.shape)}")
+    pairs = [tuple(x.to(torch.int32).contiguous() for x in pair) for pair in (partial, full) if pair is not None]
     *batch_dims, rows, _ = partial[1].shape
     classes = torch.empty((*batch_dims, rows, columns), dtype=torch.int8, device=partial[1].device)
     addresses = [x.data_ptr() for pair in pairs for x in pair]
     widths = [indices.shape[-1] for _, indices in pairs]
-    of_trace(trace).classifier(device).launch_fill(
+    of_trace(trace).classifier(device)._launch_fill(
         _runtime.BlockLists(*addresses), (widths[0], widths[1] if full is not None else 0),
         _runtime.ClassMatrix(classes.data_ptr(), math.prod(batch_dims), 1, rows, columns), device, _stream(device))
     return classes
@@ -93,10 +95,29 @@ def _noop(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
     return q_idx == q_idx
 
 
+def is_capturing(device: int) -> bool:
+    """Whether what is launched on torch's current stream of a device goes into a CUDA graph."""
+    cuda = sys.modules["torch"].cuda
+    with cuda.device(device):
+        return bool(cuda.is_current_stream_capturing())
+
+
+def fits(values: Sequence[Any], extents: tuple[int, int, int, int], block_size: tuple[int, int]) -> bool:
+    """Whether a question is none that heed_launch_classify refuses for its size."""
+    batch, heads, *lengths = extents
+    spans = [min(length, block) for length, block in zip(lengths, block_size)]
+    rows, columns = (-(-length // block) for length, block in zip(lengths, block_size))
+    words = sum(1 + 2 * getattr(value, "ndim", 0) for value in values)
+    return (max(lengths) < _MAX_LENGTH and max(spans) < _MAX_SPAN and math.prod(spans) < _MAX_PAIRS
+            and batch * heads * rows * -(-columns // 32) < 1 << 31 and len(values) <= 128 and words <= 400)
+
+
 def device_for(values: Sequence[Any], wanted: Any) -> int | None:
     """The GPU on which lists can be made that are `wanted` on a device of torch: it must hold all arrays among `values`,
     as tensors of torch, and be one that Heed has code for."""
     if getattr(wanted, "type", None) != "cuda":
+        return None
+    if wanted.index is None and not sys.modules["torch"].cuda.is_available():
         return None
     device: int = sys.modules["torch"].cuda.current_device() if wanted.index is None else wanted.index
     for value in values:

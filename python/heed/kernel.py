@@ -132,7 +132,7 @@ class Kernel:
             raise HeedError(_runtime.lib.heed_last_error().decode())
         return BlockRuns.take(result)
 
-    def launch_classify(self, extents: tuple[int, int, int, int, int], block_size: tuple[int, int], values: Sequence[Any],
+    def _launch_classify(self, extents: tuple[int, int, int, int, int], block_size: tuple[int, int], values: Sequence[Any],
                         matrix: _runtime.ClassMatrix, device: int, stream: int) -> None:
         """heed_launch_classify, of a kernel that Variant.classifier made for a GPU, which holds tensors and matrix."""
         words, tensors = self._pack(values, device) if values else (b"", b"")
@@ -140,13 +140,13 @@ class Kernel:
         if _runtime.lib.heed_launch_classify(self._address, question, tensors, matrix, stream, device) != 0:
             raise HeedError(_runtime.lib.heed_last_error().decode())
 
-    def launch_list(self, matrix: _runtime.ClassMatrix, by_column: bool, lists: _runtime.BlockLists, device: int,
+    def _launch_list(self, matrix: _runtime.ClassMatrix, by_column: bool, lists: _runtime.BlockLists, device: int,
                     stream: int) -> None:
-        """heed_launch_list, of a matrix that launch_classify filled."""
+        """heed_launch_list, of a matrix that _launch_classify filled."""
         if _runtime.lib.heed_launch_list(self._address, matrix, by_column, lists, stream, device) != 0:
             raise HeedError(_runtime.lib.heed_last_error().decode())
 
-    def launch_fill(self, lists: _runtime.BlockLists, widths: tuple[int, int], matrix: _runtime.ClassMatrix, device: int,
+    def _launch_fill(self, lists: _runtime.BlockLists, widths: tuple[int, int], matrix: _runtime.ClassMatrix, device: int,
                     stream: int) -> None:
         """heed_launch_fill; what the mask is does not matter."""
         if _runtime.lib.heed_launch_fill(self._address, lists, *widths, matrix, stream, device) != 0:

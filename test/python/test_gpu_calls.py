@@ -8,6 +8,7 @@ checked, too. What GPUs compute is tested elsewhere.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import ctypes
 import dataclasses
@@ -716,11 +717,12 @@ def lists(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Lists:
             for row, count in enumerate(counts):
                 kinds[row, indices.reshape(-1, width)[row, :count]] = kind
 
-    monkeypatch.setattr(heed.Kernel, "launch_classify", classify)
-    monkeypatch.setattr(heed.Kernel, "launch_list", listing)
-    monkeypatch.setattr(heed.Kernel, "launch_fill", fill)
+    monkeypatch.setattr(heed.Kernel, "_launch_classify", classify)
+    monkeypatch.setattr(heed.Kernel, "_launch_list", listing)
+    monkeypatch.setattr(heed.Kernel, "_launch_fill", fill)
     monkeypatch.setattr(OnGPU, "record_stream", lambda self, stream: made.used.append(stream.cuda_stream), raising=False)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: made.stream)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: made.is_capturing)
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: made.stream.cuda_stream, raising=False)
     return made
@@ -754,15 +756,13 @@ def test_lists_on_several_streams(lists: Lists) -> None:
     assert mask.q_indices is not None
     assert (lists.stream.waited, lists.used) == ([f"event of {STREAM}"], [STREAM + 1])
     assert lists.asked == ["classify on 0 0", "list on 0 0", "list on 0 1"]
-    # What a graph makes is for the graph.
+    # What a graph makes is for the graph, also where it is captured on the same stream.
     mask = heed.create_block_mask(documents(), None, None, 300, 280, device="cuda:0", BLOCK_SIZE=32)
-    assert mask.kv_indices is not None
-    lists.stream, lists.is_capturing = Stream(STREAM + 2), True
-    assert mask.q_indices is not None
-    lists.stream, lists.is_capturing = Stream(STREAM), False
-    mask._lists.clear()
-    assert mask.kv_indices is not None
-    assert lists.asked[3:] == ["classify on 0 1", "list on 0 1", "classify on 0 2", "list on 0 2", "classify on 0 0", "list on 0 0"]
+    lists.is_capturing = True
+    assert mask.kv_indices is not None and mask.q_indices is not None
+    lists.is_capturing = False
+    assert mask.kv_indices is not None and mask.q_indices is not None
+    assert lists.asked[3:] == 2 * ["classify on 0 1", "list on 0 1"] + ["classify on 0 1", "list on 0 1", "list on 0 1"]
 
 
 def test_lists_that_the_gpu_cannot_make(lists: Lists, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -772,6 +772,8 @@ def test_lists_that_the_gpu_cannot_make(lists: Lists, machine: Machine, monkeypa
     ids = torch.arange(300) // 70
     for mask_mod in (documents(1), lambda b, h, q, kv: ids[q] == ids[kv]):
         assert heed.create_block_mask(mask_mod, None, None, 300, 300, device="cuda:0").kv_indices is not None
+    large = heed.create_block_mask(causal, None, None, 131072, 131072, device="cuda:0", BLOCK_SIZE=1 << 30)
+    assert large.kv_num_blocks.item() == 1
     machine.capabilities[0] = 75
     assert heed.create_block_mask(causal, None, None, 300, 300, device="cuda:0").kv_indices is not None
     assert not lists.asked and set(moved) == {torch.device("cuda:0")}

@@ -24,6 +24,8 @@ using ll = long long;
 static constexpr int64_t lanes = 32;
 static constexpr int64_t maxWords = 512; // 4096 bytes of parameters
 static constexpr int32_t maxParams = 128;
+/// Coordinates are 32-bit numbers whose differences must not wrap around.
+static constexpr int64_t maxLength = int64_t(1) << 30, maxSpan = int64_t(1) << 28;
 /// Of a matrix: kernels round up to whole warps.
 static constexpr int64_t maxExtent = INT32_MAX - lanes + 1;
 
@@ -232,10 +234,16 @@ extern "C" heed_status heed_launch_classify(const heed_kernel *kernel,
   auto least = [](int64_t x, int64_t y) { return x < y ? x : y; };
   int64_t queries = least(question->block_q, question->query_length);
   int64_t keys = least(question->block_kv, question->key_length);
-  if (queries * keys >= int64_t(1) << 34)
+  if (queries * keys >= int64_t(1) << 34 || queries >= maxSpan || keys >= maxSpan)
     return fail(HEED_INVALID_ARGUMENT,
-                "kernel '%s': expected blocks of fewer than 2^34 pairs on a GPU, found %lld x %lld",
+                "kernel '%s': expected blocks of fewer than 2^34 pairs and 2^28 queries or keys on "
+                "a GPU, found %lld x %lld",
                 nameOf(*kernel), ll(queries), ll(keys));
+  if (question->query_length >= maxLength || question->key_length >= maxLength)
+    return fail(HEED_INVALID_ARGUMENT,
+                "kernel '%s': expected fewer than 2^30 queries and keys on a GPU, found %lld and "
+                "%lld",
+                nameOf(*kernel), ll(question->query_length), ll(question->key_length));
   int64_t numLists = matrix->num_batches * matrix->num_heads;
   int64_t columnTiles = divideCeil(matrix->num_columns, lanes), numPieces;
   // Settle has at least as many pieces as classify, which must not run where settle cannot.

@@ -33,6 +33,8 @@ using ll = long long;
 
 /// What all devices accept as parameters of a kernel.
 static constexpr int64_t maxParameterBytes = 4096;
+/// Tiles from which on it pays to compute what is known of blocks of keys once for all.
+static constexpr int64_t leastListsPerSummary = 4;
 static constexpr int64_t maxMaps = maxParameterBytes / int64_t(sizeof(TensorMap));
 
 static const char *nameOf(const heed_kernel &kernel) { return kernel.name ? kernel.name : "?"; }
@@ -244,11 +246,12 @@ static heed_status layOut(const heed_kernel &kernel, const heed_gpu_code &code,
   // At most 2^31 x 2^23 words; summaries behind them are aligned.
   geometry.listBytes = (numLists * (1 + kvBlocks) * 4 + 15) / 16 * 16;
   geometry.numLists = unsigned(numLists);
-  if (!code.summarise)
-    return HEED_OK;
-  // No more than there are tiles.
+  // No more than there are tiles. Lists of few tiles read their keys themselves, those in their
+  // bounds only.
   int64_t numSummaries = (code.summaries_per_batch ? problem.batch : 1) *
                          (code.summaries_per_head ? problem.queryHeads : 1);
+  if (!code.summarise || kvBlocks == 0 || numLists / numSummaries < leastListsPerSummary)
+    return HEED_OK;
   int64_t perList = (kvBlocks + code.summarise_threads - 1) / code.summarise_threads;
   if (numSummaries * perList > INT32_MAX)
     return fail(HEED_INVALID_ARGUMENT,
@@ -357,12 +360,13 @@ static heed_status launch(const heed_kernel &kernel, const heed_gpu_code &code,
     if ((status = lists.allocate(kernel, device, geometry.listBytes + geometry.summaryBytes)))
       return status;
     args[HEED_ARG_LISTS] = int64_t(lists.pointer);
-    args[HEED_ARG_SUMMARIES] = args[HEED_ARG_LISTS] + geometry.listBytes;
-    if (geometry.summariseBlocks > 0)
+    if (geometry.summariseBlocks > 0) {
+      args[HEED_ARG_SUMMARIES] = args[HEED_ARG_LISTS] + geometry.listBytes;
       if (Result result = driver.launchKernel(loaded.functions[2], geometry.summariseBlocks, 1, 1,
                                               unsigned(code.summarise_threads), 1, 1, 0, stream,
                                               params, nullptr))
         return launchFailed(kernel, device, result);
+    }
     if (Result result =
             driver.launchKernel(loaded.functions[1], geometry.numLists, 1, 1,
                                 unsigned(code.classify_threads), 1, 1, 0, stream, params, nullptr))

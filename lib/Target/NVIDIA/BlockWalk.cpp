@@ -212,18 +212,14 @@ Value BlockWalk::classOf(const Bounds &bounds, Value block) {
     IRMapping mapping = bounds.scalars;
     mapping.map(classify.getArgument(0), first);
     mapping.map(classify.getArgument(1), e.min(end, skv));
-    Value address;
+    int64_t word = 0;
     for (Operation &op : classify.without_terminator()) {
       auto summary = dyn_cast<scf::ForOp>(op);
-      if (!summary || !llvm::is_contained(summaries, summary)) {
+      if (summary && llvm::is_contained(summaries, summary)) {
+        mapping.map(summary.getResults(), summaryOf(summary, mapping, block, word));
+        word += summary.getNumResults();
+      } else {
         uniform.emit(op, mapping);
-        continue;
-      }
-      if (!address) // lanes also evaluate blocks that do not exist
-        address = summaryAddress(mapping, e.max(e.min(block, e.sub(numBlocks(), 1)), e.cst(0)));
-      for (Value result : summary.getResults()) {
-        mapping.map(result, fromBits(e, e.load(e.i64(), address, 8), result.getType()));
-        address = e.at(address, e.cst(8));
       }
     }
     cls = mapping.lookup(classify.getTerminator()->getOperand(0));
@@ -253,6 +249,32 @@ Value BlockWalk::summaryAddress(const IRMapping &scalars, Value block) {
     index = e.add(e.mul(index, uniform.word32(HEED_ARG_HQ)), scalars.lookup(kernel.getHead()));
   Value number = e.add(e.mul(e.toI64(index), e.toI64(numBlocks())), e.toI64(block));
   return e.at(uniform.pointer(HEED_ARG_SUMMARIES), e.mul(number, 8 * summaryWords()));
+}
+
+Emitter::Values BlockWalk::summaryOf(scf::ForOp op, const IRMapping &mapping, Value block,
+                                     int64_t word) {
+  // Where few tiles would share summaries, there are none.
+  return e.ifElse(
+      e.ne(uniform.word(HEED_ARG_SUMMARIES), 0), op.getResultTypes(),
+      [&] {
+        // Lanes also evaluate blocks that do not exist.
+        Value existing = e.max(e.min(block, e.sub(numBlocks(), 1)), e.cst(0));
+        Value address = e.at(summaryAddress(mapping, existing), e.cst(8 * word));
+        Emitter::Values values;
+        for (Type type : op.getResultTypes()) {
+          values.push_back(fromBits(e, e.load(e.i64(), address, 8), type));
+          address = e.at(address, e.cst(8));
+        }
+        return values;
+      },
+      [&] {
+        IRMapping inner = mapping;
+        uniform.emit(*op, inner);
+        Emitter::Values values;
+        for (Value result : op.getResults())
+          values.push_back(inner.lookup(result));
+        return values;
+      });
 }
 
 void BlockWalk::emitSummarise(int64_t numThreads) {

@@ -121,6 +121,9 @@ private:
   Value numBlocks();
   /// Where the numbers of a block are, for the batch and head in `scalars`.
   Value summaryAddress(const mlir::IRMapping &scalars, Value block);
+  /// The results of one of `summaries`, whose numbers begin at `word` of a block's.
+  Emitter::Values summaryOf(mlir::scf::ForOp op, const mlir::IRMapping &mapping, Value block,
+                            int64_t word);
 
   Dependences ofLists, ofMatrices, ofSummaries;
   SmallVector<mlir::scf::ForOp>

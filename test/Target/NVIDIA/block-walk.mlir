@@ -94,10 +94,12 @@ attn.variant @documents(%ids: !ids {attn.name = "ids"}) {
 // CHECK:         scf.for
 // CHECK:           "{ mov.b32 $0, 0; @$2 ld.global.nc.b32 $0, [$1]; }"
 // CHECK:         scf.while
-// Of keys it reads what is known of their block.
+// Of keys it reads what is known of their block, unless nothing was computed of it.
 // CHECK-NOT:       scf.for
-// CHECK-COUNT-2:   llvm.load %{{.+}} {alignment = 8 : i64} : !llvm.ptr<1> -> i64
-// CHECK-NOT:       scf.for
+// CHECK:           scf.if
+// CHECK-COUNT-2:     llvm.load %{{.+}} {alignment = 8 : i64} : !llvm.ptr<1> -> i64
+// CHECK:           } else {
+// CHECK:             scf.for
 // CHECK:           "llvm.nvvm.vote.ballot.sync"
 // CHECK:           math.ctpop
 // CHECK:           "st.shared.b32 [$0], $1;"

@@ -910,28 +910,39 @@ TEST_F(ClassifyLaunch, AMatrixOfAnotherShape) {
 
 TEST_F(ClassifyLaunch, TheLargestBlocks) {
   Mask m;
-  m.question.query_length = 7;
-  m.question.key_length = largest;
+  constexpr int64_t most = (1 << 28) - 1;
+  m.question.query_length = 64;
+  m.question.key_length = most;
   m.question.block_q = m.question.block_kv = int32_t(largest);
   m.matrix.num_rows = m.matrix.num_columns = 1;
   ASSERT_EQ(m.classify(), HEED_OK) << heed_last_error();
   EXPECT_EQ(cuda().launches.at(0).args[HEED_MASK_ARG_BLOCK_KV], largest);
-  m.question.block_kv = int32_t(largest) - 1;
-  m.matrix.num_columns = 2;
-  EXPECT_EQ(m.classify(), HEED_OK) << heed_last_error();
-  m.question.query_length = 8;
-  EXPECT_EQ(m.classify(), HEED_OK) << heed_last_error();
-  m.question.query_length = 9;
+  m.question.query_length = 65;
   expectError(
       m, &Mask::classify,
-      "kernel 'fake': expected blocks of fewer than 2^34 pairs on a GPU, found 9 x 2147483646");
+      "kernel 'fake': expected blocks of fewer than 2^34 pairs and 2^28 queries or keys on a "
+      "GPU, found 65 x 268435455");
+  m.question.query_length = 1;
+  m.question.key_length = most + 1;
+  expectError(
+      m, &Mask::classify,
+      "kernel 'fake': expected blocks of fewer than 2^34 pairs and 2^28 queries or keys on a "
+      "GPU, found 1 x 268435456");
+  m.question.key_length = (1 << 30) - 1;
+  m.question.block_kv = int32_t(most);
+  m.matrix.num_columns = 5;
+  EXPECT_EQ(m.classify(), HEED_OK) << heed_last_error();
+  m.question.key_length = 1 << 30;
+  expectError(m, &Mask::classify,
+              "kernel 'fake': expected fewer than 2^30 queries and keys on a GPU, found 1 and "
+              "1073741824");
 }
 
 TEST_F(ClassifyLaunch, TooManyPieces) {
   // Of settle; classify has fewer, and is not launched either.
   expectError(&Mask::classify,
-              "kernel 'fake': expected fewer than 2^31 pieces of block lists, found 1 x 4294967232",
-              [](Mask &m) { m.ask(1, 1, largest - 31, 33); });
+              "kernel 'fake': expected fewer than 2^31 pieces of block lists, found 4 x 2147483646",
+              [](Mask &m) { m.ask(1, 4, (1 << 30) - 1, 33); });
   expectError(&Mask::classify,
               "kernel 'fake': expected fewer than 2^31 pieces of block lists, found 1048576 x 2048",
               [](Mask &m) { m.ask(1024, 1024, 2048, 32); });
@@ -946,13 +957,13 @@ TEST_F(ClassifyLaunch, TooManyPieces) {
               });
 
   Mask most;
-  most.ask(1, 1, largest - 31, 32);
+  most.ask(1, 1, (1 << 30) - 1, 32);
   ASSERT_EQ(most.classify(), HEED_OK) << heed_last_error();
-  EXPECT_EQ(cuda().launches.at(0).grid, 1u << 24); // 2^26 - 1 tiles of 32 rows
-  EXPECT_EQ(cuda().launches.at(1).grid, (1u << 29) - 8);
+  EXPECT_EQ(cuda().launches.at(0).grid, 1u << 23); // 2^25 tiles of 32 rows
+  EXPECT_EQ(cuda().launches.at(1).grid, 1u << 28);
   cuda().launches.clear();
   ASSERT_EQ(most.list(), HEED_OK) << heed_last_error();
-  EXPECT_EQ(cuda().launches.at(0).grid, (1u << 29) - 8);
+  EXPECT_EQ(cuda().launches.at(0).grid, 1u << 28);
 }
 
 TEST_F(ClassifyLaunch, Params) {

@@ -703,7 +703,7 @@ TEST_F(Gpu, Summaries) {
     unsigned lists;
   };
   for (Case shape : {Case{0, 0, 1}, Case{1, 0, 2}, Case{0, 1, 4}, Case{1, 1, 8}}) {
-    Launch c(2, 4, 2, 300, 6500); // 102 blocks of keys
+    Launch c(2, 4, 2, 1000, 6500); // 8 tiles for 102 blocks of keys
     heed_gpu_code &code = c.codes[0];
     code.classify = "attend_classify";
     code.classify_threads = 96;
@@ -712,6 +712,8 @@ TEST_F(Gpu, Summaries) {
     code.summary_words = 3;
     code.summaries_per_batch = shape.perBatch;
     code.summaries_per_head = shape.perHead;
+    code.lists_per_batch = shape.perBatch;
+    code.lists_per_head = shape.perHead;
     ASSERT_EQ(c.run(), HEED_OK) << heed_last_error();
     ASSERT_EQ(cuda().launches.size(), 3u);
     const Launched &first = cuda().launches[0], &second = cuda().launches[1];
@@ -722,10 +724,27 @@ TEST_F(Gpu, Summaries) {
     EXPECT_EQ(cuda().launches[2].function, "attend");
     EXPECT_EQ(first.args, second.args);
     EXPECT_EQ(first.args, cuda().launches[2].args);
-    // Behind 3 lists of 103 words.
-    EXPECT_EQ(first.args[HEED_ARG_SUMMARIES], first.args[HEED_ARG_LISTS] + 1248);
+    // Behind lists of 103 words.
+    EXPECT_EQ(first.args[HEED_ARG_SUMMARIES],
+              first.args[HEED_ARG_LISTS] + 8 * int64_t(shape.lists) * 412);
     EXPECT_EQ(cuda().asyncAllocations, 1u);
     EXPECT_EQ(cuda().asyncFrees, 1u);
+  }
+}
+
+TEST_F(Gpu, NoSummariesForFewTilesOrNoKeys) {
+  for (int64_t keys : {6500, 0}) {
+    Launch c(2, 4, 2, keys ? 384 : 1000, keys);
+    heed_gpu_code &code = c.codes[0];
+    code.classify = "attend_classify";
+    code.classify_threads = 96;
+    code.summarise = "attend_summarise";
+    code.summarise_threads = 64;
+    code.summary_words = 3;
+    ASSERT_EQ(c.run(), HEED_OK) << heed_last_error();
+    ASSERT_EQ(cuda().launches.size(), 2u);
+    EXPECT_EQ(cuda().launches[0].function, "attend_classify");
+    EXPECT_EQ(cuda().launches[0].args[HEED_ARG_SUMMARIES], 0);
   }
 }
 
