@@ -65,16 +65,22 @@ def calls(device: Any) -> dict[str, tuple[support.Shape, tuple[int, int], str, A
 
 
 def check_lists(device: Any) -> int:
-    """Whether block lists made on the device are wrong; of more than 32 rows and columns, with blocks of all kinds."""
+    """Whether block lists made on the device are wrong, or what is computed with them; of more than 32 rows and columns."""
     ids = torch.arange(700, dtype=torch.int32) // 90
 
     def lists(document: torch.Tensor, place: Any) -> list[torch.Tensor]:
         made = heed.create_block_mask(lambda b, h, i, j: (document[i] == document[j]) & ((i - j) % 7 < 6), None, None, 700, 690,
                                       device=place, BLOCK_SIZE=16)
+        given = heed.BlockMask.from_kv_blocks(made.kv_num_blocks, made.kv_indices, made.full_kv_num_blocks,
+                                              made.full_kv_indices, BLOCK_SIZE=16, seq_lengths=(700, 690))
+        q, k, v = (x.to(place) for x in support.inputs(support.Shape(1, 2, 2, 700, 690), (64, 64), "f32"))
+        output = heed.flex_attention(q, k, v, block_mask=given)
         return [made.kv_num_blocks, made.kv_indices, made.full_kv_num_blocks, made.full_kv_indices, made.q_num_blocks,
-                made.q_indices]
+                made.q_indices, output]
 
-    wrong = any((x.cpu() != y).any() for x, y in zip(lists(ids.to(device), device), lists(ids, "cpu")))
+    *found, output = lists(ids.to(device), device)
+    *expected, reference = lists(ids, "cpu")
+    wrong = any((x.cpu() != y).any() for x, y in zip(found, expected)) or bool((output.cpu() - reference).abs().max() > 1e-3)
     print("WRONG   block lists" if wrong else "ok      block lists", flush=True)
     return int(wrong)
 

@@ -109,6 +109,12 @@ class Kernel:
         self.name = name
         body = re.search(r"\.entry " + re.escape(name) + r"\(.*?\)\s*(.*?)\n\{(.*?)\n\}", ptx, re.S)
         assert body, name
+        self.symbols: dict[str, int] = {}  # of shared memory: the sized ones, then all the rest
+        offset = 0
+        for symbol, size in re.findall(r"\.shared \.align \d+ \.b8 (\w+)\[(\d+)\]", ptx):
+            self.symbols[symbol] = offset
+            offset += int(size)
+        self.symbols["heed_shared"] = offset
         self.threads = int(re.search(r"\.maxntid (\d+)", body[1])[1])
         self.code: list[Instruction] = []
         self.labels: dict[str, int] = {}
@@ -194,8 +200,8 @@ class Kernel:
             return np.full(32, self.grid, U)
         if text == "%lanemask_lt":
             return ((U(1) << LANES.astype(U)) - U(1)).astype(U)
-        if text == "heed_shared":
-            return np.full(32, self.shared_base, U)
+        if text in self.symbols:
+            return np.full(32, self.shared_base + self.symbols[text], U)
         if re.fullmatch(r"\w+_param_\d+", text):  # read by ld.param only
             return np.zeros(32, U)
         raise KeyError(text)
@@ -223,7 +229,7 @@ class Kernel:
         get: Callable[[str], np.ndarray] = lambda t: self.get(w, t)  # noqa: E731
         put = lambda value: self.put(w, o[0], value, active)  # noqa: E731
         kind = op[-1]
-        if name in ("mma", "ldmatrix", "shfl", "vote", "bar") or name == "cp":
+        if name in ("mma", "ldmatrix", "shfl", "vote", "bar", "redux") or name == "cp":
             if name != "cp" or "async" not in op:
                 assert active.all(), "diverged"
         if name == "bra":
@@ -298,6 +304,8 @@ class Kernel:
                 self.put(w, n, put_to, active)
         elif name == "mma":
             self.multiply(w, i, active)
+        elif name == "redux":
+            put(np.full(32, int(signed(get(o[1]), 32).sum()) & 0xFFFFFFFF, U))
         elif name == "shfl":
             x, lane = get(o[1]), get(o[2]).astype(np.int64)
             put(x[LANES ^ lane] if op[2] == "bfly" else x[lane & 31])

@@ -13,12 +13,20 @@ import pytest
 from conftest import ROOT, run_heedc
 from ptx_emulator import CONVERT, Kernel, Memory
 
-DENSE, CAUSAL, DIVISION = "dense", "causal", "division"
+DENSE, CAUSAL, DIVISION, DOCUMENTS = "dense", "causal", "division", "documents"
 # By numbers that are the same for all elements, of either sign and 0.
 DIVISION_SOURCE = """
 variant division(a: index, c: index) {
   score_mod(score, b, h, q, kv) {
     return score + 0.03125 * f32((q - kv) % a) - 0.0625 * f32((q - kv) // c)
+  }
+}
+"""
+# Blocks come from lists, which read what is known of each block of keys, where enough tiles share that.
+DOCUMENTS_SOURCE = """
+variant documents(ids: i32[B, ?], wide: i64[?]) {
+  mask_mod(b, h, q, kv) {
+    return (q >= kv) & (ids[b, q] == ids[b, kv]) & (wide[kv] >= wide[q // 3])
   }
 }
 """
@@ -38,9 +46,10 @@ class Case:
     batch: int = 1
     heads: tuple[int, int] = (1, 1)
     scalars: tuple[int, ...] = ()
+    summaries: bool = True
 
     def __str__(self) -> str:
-        return f"{self.variant}-{self.dtype}-{self.dims}-{self.lengths}-{self.tune}-{self.layout}-{self.target}-{self.scalars}"
+        return f"{self.variant}-{self.dtype}-{self.dims}-{self.lengths}-{self.tune}-{self.layout}-{self.target}-{self.scalars}-{self.summaries}"
 
 
 def strided(memory: Memory, values: np.ndarray, layout: str, size: int) -> tuple[int, list[int], np.ndarray]:
@@ -73,6 +82,9 @@ def run(directory: pathlib.Path, case: Case, seed: int = 0) -> None:
     if case.variant == DIVISION:
         source = directory / "division.heed"
         source.write_text(DIVISION_SOURCE)
+    if case.variant == DOCUMENTS:
+        source = directory / "documents.heed"
+        source.write_text(DOCUMENTS_SOURCE)
     common = [source, f"--target={case.target}", f"--dtype={case.dtype}", f"--head-dim={case.dims[0]}",
               f"--value-head-dim={case.dims[1]}"]
     tune = ",".join(filter(None, ("no_wgmma" if case.target == "sm_90a" else "", case.tune)))
@@ -83,7 +95,8 @@ def run(directory: pathlib.Path, case: Case, seed: int = 0) -> None:
     schedule = run_heedc(*common, "--emit=tile", "-o", "-").stdout
     number = {k: int(v) for k, v in re.findall(r"(\w+) = (\d+)", re.search(r"#tile.gpu_schedule<.*?>", schedule)[0])}
     ptx = (directory / "k.ptx").read_text()
-    kernel = Kernel(ptx, re.search(r"\.entry (\w+)\(", ptx)[1])
+    entries = re.findall(r"\.entry (\w+)\(", ptx)
+    kernel = Kernel(ptx, min(entries, key=len))
 
     size = 4 if case.dtype == "f32" else 2
     b, (hq, hkv), (sq, skv), (d, dv) = case.batch, case.heads, case.lengths, case.dims
@@ -121,6 +134,18 @@ def run(directory: pathlib.Path, case: Case, seed: int = 0) -> None:
     scores = np.einsum("bhqd,bhkd->bhqk", q, np.repeat(k, group, 1)) * scale
     if case.variant == CAUSAL:
         scores = np.where(np.arange(sq)[:, None] >= np.arange(skv), scores, -np.inf)
+    if case.variant == DOCUMENTS:
+        ids = np.sort(rng.integers(0, 4, (b, skv)), -1).astype(np.int32)
+        wide = rng.integers(-3, 20, skv).cumsum() * 2 ** 26
+        expected_mask = np.arange(sq)[:, None] >= np.arange(skv)
+        read = lambda x, i: np.where(i < skv, x[..., np.minimum(i, skv - 1)], 0)  # noqa: E731
+        rows_ = np.arange(sq)
+        expected_mask = expected_mask & (read(ids, rows_)[..., :, None] == ids[:, None]) & (wide >= read(wide, rows_ // 3)[:, None])
+        scores = np.where(expected_mask[:, None], scores, -np.inf)
+        for word, table in ((34, ids), (39, wide)):
+            args[word] = memory.place(table)
+            memory.allowed[args[word] - memory.base:][:table.nbytes] = True
+            args[word + 1:word + 1 + 2 * table.ndim] = *table.shape, *(s // table.itemsize for s in table.strides)
     if case.variant == DIVISION:
         distance, (a, c) = np.arange(sq)[:, None] - np.arange(skv), case.scalars
         scores = scores + (0.03125 * (distance % a) if a else 0) - (0.0625 * (distance // c) if c else 0)
@@ -136,6 +161,22 @@ def run(directory: pathlib.Path, case: Case, seed: int = 0) -> None:
     assert kernel.threads == threads
     grid = -(-sq // rows) * b * hq * number["value_slices"]
     shared = 232448
+    if case.variant == DOCUMENTS:
+        blocks, tiles = -(-skv // number["block_kv"]), -(-sq // rows)
+        for word, count in ((32, b * tiles * (1 + blocks) * 4), (6, b * blocks * 4 * 8)):
+            args[word] = memory.place(np.full(count, 0xAA, np.uint8))
+            memory.allowed[args[word] - memory.base:][:count] = True
+        launches = [("_classify", b * tiles)]
+        if case.summaries:
+            launches.insert(0, ("_summarise", b * -(-blocks // 128)))
+        else:
+            args[6] = 0
+        for suffix, count in launches:
+            before = Kernel(ptx, kernel.name + suffix)
+            for block in range(count):
+                before.run(block, count, args, memory, shared, rng, eager=True)
+        words = memory.bytes[args[32] - memory.base:][:b * tiles * (1 + blocks) * 4].view(np.int32).reshape(b * tiles, -1)
+        assert 0 < words[:, 0].sum() < b * tiles * blocks, "some blocks are skipped"
     for block in range(grid):
         kernel.run(block, grid, args, memory, shared, rng, eager=bool(rng.integers(2)))
     raw = memory.bytes[out[2]]
@@ -153,6 +194,7 @@ FAST = [
     Case("bf16", (16, 16), (70, 40), tune="block_kv=16"),
     Case("f16", (24, 20), (130, 50), CAUSAL, tune="block_kv=32,groups=2"),
     Case("f32", (20, 12), (70, 40), CAUSAL, tune="block_kv=16"),
+    *(Case("f16", (16, 16), (200, 190), DOCUMENTS, tune="block_kv=16", batch=2, summaries=s) for s in (True, False)),
 ]
 SLOW = [
     Case("bf16", (64, 64), (200, 230), CAUSAL),
