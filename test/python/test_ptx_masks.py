@@ -135,7 +135,7 @@ def test_random_masks(text: str, seed: int, B: int, H: int, geometry: Geometry) 
 
 
 @pytest.mark.slow
-@settings(max_examples=150, **COMMON)
+@settings(max_examples=60, **COMMON)
 @given(text=mask_texts(), seed=st.integers(0, 2 ** 32 - 1), B=st.integers(1, 2), H=st.integers(1, 3), geometry=GEOMETRY)
 def test_many_random_masks(text: str, seed: int, B: int, H: int, geometry: Geometry) -> None:
     check(function_of(text, random_captures(seed)), B, H, [geometry], (text, seed))
