@@ -112,6 +112,15 @@ def measure(name: str, length: int) -> str:
             f"{block_mask.sparsity():.2f} | {beside} |")
 
 
+def given_lists(mask_mod: Mask, length: int, block_shape: tuple[int, int], device: str) -> Any:
+    """A BlockMask of the mask's exact lists, as if somebody had given them."""
+    import heed
+
+    made = heed.create_block_mask(mask_mod, None, None, length, length, device=device, BLOCK_SIZE=block_shape)
+    return heed.BlockMask.from_kv_blocks(made.kv_num_blocks, made.kv_indices, made.full_kv_num_blocks, made.full_kv_indices,
+                                         BLOCK_SIZE=block_shape, mask_mod=mask_mod, seq_lengths=(length, length))
+
+
 def compare(name: str, length: int) -> str:
     """A row of the second table."""
     import heed
@@ -121,9 +130,7 @@ def compare(name: str, length: int) -> str:
     query, key, value = (generator.standard_normal((1, 4, length, 64), np.float32) for _ in range(3))
     mask_mod = masks(length)[name]
     kernel = variant.of_trace(tracing.lookup(None, mask_mod)[0]).kernel("f32", 64, 64)
-    made = heed.create_block_mask(mask_mod, None, None, length, length, device="numpy", BLOCK_SIZE=kernel.block_shape)
-    given = heed.BlockMask.from_kv_blocks(made.kv_num_blocks, made.kv_indices, made.full_kv_num_blocks, made.full_kv_indices,
-                                          BLOCK_SIZE=kernel.block_shape, mask_mod=mask_mod, seq_lengths=(length, length))
+    given = given_lists(mask_mod, length, kernel.block_shape, "numpy")
     as_code = lambda: heed.flex_attention(query, key, value, mask_mod=mask_mod)  # noqa: E731
     as_lists = lambda: heed.flex_attention(query, key, value, block_mask=given)  # noqa: E731
     worst = float(np.abs(as_code() - as_lists()).max())
@@ -143,11 +150,19 @@ def device_masks(device: str, length: int) -> dict[str, Mask]:
     return masks(length, lambda x: torch.as_tensor(x, device=device))
 
 
-def wait(device: str) -> None:
-    if device != "cpu":
-        import torch
+def timed(device: str, call: Callable[[], Any], times: int = 1) -> float:
+    """Milliseconds of a call, on an idle device and until it is idle again."""
+    import torch
 
+    def run() -> None:
+        for _ in range(times):
+            call()
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    if device != "cpu":
         torch.cuda.synchronize()
+    return milliseconds(run) / times
 
 
 def measure_on(device: str, name: str, length: int) -> str:
@@ -159,17 +174,9 @@ def measure_on(device: str, name: str, length: int) -> str:
 
     mask_mod = device_masks(device, length)[name]
 
-    def timed(call: Callable[[], Any]) -> float:
-        def run() -> None:
-            call()
-            wait(device)
-
-        wait(device)
-        return milliseconds(run)
-
     def median(call: Callable[[], Any], count: int = 9) -> float:
-        timed(call)
-        return statistics.median(timed(call) for _ in range(count))
+        timed(device, call)
+        return statistics.median(timed(device, call) for _ in range(count))
 
     def create() -> Any:
         return heed.create_block_mask(mask_mod, None, None, length, length, device=device)
@@ -183,7 +190,7 @@ def measure_on(device: str, name: str, length: int) -> str:
         return made.kv_indices, made.full_kv_indices, made.q_indices, made.full_q_indices
 
     heed.create_block_mask(lambda b, h, q, kv: q < kv, None, None, 8, 8, device=device).as_tuple()  # loads the compiler
-    first = timed(kv_lists)
+    first = timed(device, kv_lists)
     row = [median(create), median(kv_lists)]
     before = peak = 0
     if device != "cpu":
@@ -210,24 +217,13 @@ def compare_on(device: str, name: str, length: int) -> str:
     query, key, value = (torch.randn(dims, device=device, dtype=torch.bfloat16) for _ in range(3))
     mask_mod = device_masks(device, length)[name]
     kernel = variant.of_trace(tracing.lookup(None, mask_mod)[0]).kernel("bf16", dims[3], dims[3], arrays.device_of(query))
-    made = heed.create_block_mask(mask_mod, None, None, length, length, device=device, BLOCK_SIZE=kernel.block_shape)
-    given = heed.BlockMask.from_kv_blocks(made.kv_num_blocks, made.kv_indices, made.full_kv_num_blocks, made.full_kv_indices,
-                                          BLOCK_SIZE=kernel.block_shape, mask_mod=mask_mod, seq_lengths=(length, length))
+    given = given_lists(mask_mod, length, kernel.block_shape, device)
     as_code = lambda: heed.flex_attention(query, key, value, mask_mod=mask_mod)  # noqa: E731
     as_lists = lambda: heed.flex_attention(query, key, value, block_mask=given)  # noqa: E731
     worst = float((as_code().float() - as_lists().float()).abs().max())
     assert worst < 0.05, f"{name}: code and lists differ by {worst}"
 
-    def timed(call: Callable[[], Any]) -> float:
-        def run() -> None:
-            for _ in range(5):
-                call()
-            wait(device)
-
-        wait(device)
-        return milliseconds(run) / 5
-
-    pairs = [(timed(as_code), timed(as_lists)) for _ in range(7)]
+    pairs = [(timed(device, as_code, 5), timed(device, as_lists, 5)) for _ in range(7)]
     return (f"| {name} | {length} | {statistics.median(code for code, _ in pairs):.2f} | "
             f"{statistics.median(code / lists for code, lists in pairs):.3f} |")
 

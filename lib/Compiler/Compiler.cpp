@@ -326,7 +326,7 @@ llvm::Error heed::compile(MLIRContext &context, ArrayRef<const lang::Variant *> 
   for (const GPUTarget &target : llvm::reverse(options.gpuTargets))
     for (auto [variant, table] : llvm::zip(variants, tables)) {
       if (isClassifier) {
-        auto code = compileMaskForGPU(context, *variant, options, target, kind, note);
+        auto code = compileMaskForGPU(context, *variant, options, target, note);
         if (!code)
           return code.takeError();
         table.addGPUMaskCode(std::move(*code));

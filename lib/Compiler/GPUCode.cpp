@@ -247,8 +247,7 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
 llvm::Expected<GPUMaskCode> heed::compileMaskForGPU(MLIRContext &context,
                                                     const lang::Variant &variant,
                                                     const CompileOptions &options,
-                                                    const GPUTarget &target, EmitKind kind,
-                                                    NotePhase note) {
+                                                    const GPUTarget &target, NotePhase note) {
   OwningOpRef<ModuleOp> module = buildAttnModule(context, &variant, options);
   if (llvm::Error error = runPasses(*module, [](OpPassManager &pm) {
         addSimplification(pm);
@@ -273,8 +272,6 @@ llvm::Expected<GPUMaskCode> heed::compileMaskForGPU(MLIRContext &context,
   if (!ptx)
     return ptx.takeError();
   code.ptx = std::move(*ptx);
-  if (kind == EmitKind::PTX)
-    return code;
   auto cubin = assemblePTX(code.ptx, target.name);
   if (!cubin)
     return cubin.takeError();

@@ -49,13 +49,11 @@ llvm::Expected<std::vector<GPUCode>> compileForGPU(mlir::MLIRContext &context,
                                                    const GPUTarget &target, EmitKind kind,
                                                    llvm::raw_ostream &os, NotePhase note);
 
-/// Compiles what makes block lists of a variant's mask for one architecture. With EmitKind::PTX
-/// nothing is assembled.
+/// Compiles what makes block lists of a variant's mask for one architecture.
 llvm::Expected<GPUMaskCode> compileMaskForGPU(mlir::MLIRContext &context,
                                               const lang::Variant &variant,
                                               const CompileOptions &options,
-                                              const GPUTarget &target, EmitKind kind,
-                                              NotePhase note);
+                                              const GPUTarget &target, NotePhase note);
 
 /// Assembles PTX with NVIDIA's ptxas; an empty string where there is none (HEED_PTXAS, PATH,
 /// CUDA_HOME, /usr/local/cuda).

@@ -155,8 +155,7 @@ static heed_status checkNoOverlap(const char *label, const heed_tensor &tensor, 
 //===----------------------------------------------------------------------===//
 
 static heed_status damaged(const heed_kernel &kernel, const char *what) {
-  return fail(HEED_INVALID_ARGUMENT, "kernel '%s' is damaged: %s", kernel.name ? kernel.name : "?",
-              what);
+  return fail(HEED_INVALID_ARGUMENT, "kernel '%s' is damaged: %s", nameOf(kernel), what);
 }
 
 heed_status heed::runtime::checkKernel(const heed_kernel *kernel) {

@@ -21,6 +21,9 @@ struct Problem {
   bool isEmpty() const { return batch == 0 || queryHeads == 0 || queryLength == 0; }
 };
 
+/// How messages call a kernel.
+inline const char *nameOf(const heed_kernel &kernel) { return kernel.name ? kernel.name : "?"; }
+
 /// Checks the kernel's own description, so that a damaged object is reported and not executed.
 heed_status checkKernel(const heed_kernel *kernel);
 

@@ -211,7 +211,7 @@ struct Buffer {
 
 static heed_status noMemory(const heed_kernel &kernel) {
   return fail(HEED_OUT_OF_MEMORY, "kernel '%s': no memory for the block lists of its mask",
-              kernel.name ? kernel.name : "?");
+              nameOf(kernel));
 }
 
 /// Puts the rows one after the other, in one piece of memory.
@@ -287,6 +287,15 @@ heed_status heed::runtime::classifyBlocks(const heed_kernel &kernel, const heed_
   return *result ? HEED_OK : noMemory(kernel);
 }
 
+static heed_status checkNumber(const char *name, int64_t value, int64_t least) {
+  if (value >= least && value <= INT32_MAX)
+    return HEED_OK;
+  return fail(HEED_INVALID_ARGUMENT,
+              "argument '%s': expected a number from %lld to %lld, found %lld", name,
+              static_cast<long long>(least), static_cast<long long>(INT32_MAX),
+              static_cast<long long>(value));
+}
+
 heed_status heed::runtime::readQuestion(const heed_kernel &kernel,
                                         const heed_mask_question *question,
                                         const heed_tensor *tensors, heed_value *values,
@@ -300,13 +309,10 @@ heed_status heed::runtime::readQuestion(const heed_kernel &kernel,
       {"batch", question->batch, 0},           {"query_heads", question->query_heads, 0},
       {"key_heads", question->key_heads, 0},   {"query_length", question->query_length, 0},
       {"key_length", question->key_length, 0}, {"block_q", question->block_q, 1},
-      {"block_kv", question->block_kv, 1},     {"num_threads", question->num_threads, 0}};
+      {"block_kv", question->block_kv, 1}};
   for (const auto &number : numbers)
-    if (number.value < number.least || number.value > INT32_MAX)
-      return fail(HEED_INVALID_ARGUMENT,
-                  "argument '%s': expected a number from %lld to %lld, found %lld", number.name,
-                  static_cast<long long>(number.least), static_cast<long long>(INT32_MAX),
-                  static_cast<long long>(number.value));
+    if (heed_status status = checkNumber(number.name, number.value, number.least))
+      return status;
   call = {};
   call.params = question->params;
   if (tensors && question->params) {
@@ -328,14 +334,15 @@ extern "C" heed_status heed_classify(const heed_kernel *kernel, const heed_mask_
   const heed_mask_code *code = selectCode(kernel->mask_codes, kernel->num_mask_codes);
   if (!code)
     return fail(HEED_UNSUPPORTED_CPU,
-                "kernel '%s' has no code for this machine that classifies blocks",
-                kernel->name ? kernel->name : "?");
+                "kernel '%s' has no code for this machine that classifies blocks", nameOf(*kernel));
   Buffer<heed_value> values(kernel->num_params);
   if (!values.data)
     return noMemory(*kernel);
   heed_call call;
   Problem problem;
-  if (heed_status status = readQuestion(*kernel, question, tensors, values.data, call, problem))
+  heed_status status;
+  if ((status = readQuestion(*kernel, question, tensors, values.data, call, problem)) ||
+      (status = checkNumber("num_threads", question->num_threads, 0)))
     return status;
   Buffer<int64_t> args(countArgumentWords(*kernel));
   if (!args.data)

@@ -25,6 +25,16 @@ inline void unpackParams(const heed_kernel &kernel, const heed_value *params,
   }
 }
 
+/// Values that fit where nothing is allocated.
+constexpr int32_t maxParams = 128;
+
+inline heed_status checkNumParams(const heed_kernel &kernel) {
+  if (kernel.num_params <= maxParams)
+    return HEED_OK;
+  return fail(HEED_INVALID_ARGUMENT, "kernel '%s': expected at most %d parameters, found %d",
+              nameOf(kernel), int(maxParams), int(kernel.num_params));
+}
+
 /// Puts together what heed_run_packed and heed_launch_packed are given, and calls body(whole).
 template <typename Body>
 heed_status unpack(const heed_kernel *kernel, const heed_call *call, void *const *data,
@@ -33,11 +43,9 @@ heed_status unpack(const heed_kernel *kernel, const heed_call *call, void *const
     return status;
   if (!call)
     return fail(HEED_INVALID_ARGUMENT, "argument 'call': expected a call, found NULL");
-  constexpr int32_t most = 128;
-  if (kernel->num_params > most)
-    return fail(HEED_INVALID_ARGUMENT, "kernel '%s': expected at most %d parameters, found %d",
-                kernel->name ? kernel->name : "?", int(most), int(kernel->num_params));
-  heed_value values[most];
+  if (heed_status status = checkNumParams(*kernel))
+    return status;
+  heed_value values[maxParams];
   unpackParams(*kernel, params, tensors, values);
   heed_call whole = *call;
   heed_tensor *operands[] = {&whole.query,  &whole.key, &whole.value,

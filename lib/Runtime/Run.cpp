@@ -106,8 +106,8 @@ static heed_status unsupportedCpu(const heed_kernel &kernel) {
   const char *least = kernel.num_codes > 0 ? kernel.codes[kernel.num_codes - 1].target : nullptr;
   const char *limit = getenv("HEED_CPU");
   return fail(HEED_UNSUPPORTED_CPU, "kernel '%s': expected a CPU of at least %s, found %s%s%s%s",
-              kernel.name ? kernel.name : "?", least ? least : "an unnamed level", found,
-              limit ? " (HEED_CPU=" : "", limit ? limit : "", limit ? ")" : "");
+              nameOf(kernel), least ? least : "an unnamed level", found, limit ? " (HEED_CPU=" : "",
+              limit ? limit : "", limit ? ")" : "");
 }
 
 /// The packed workspace in bytes; false when the number does not fit.
@@ -158,7 +158,7 @@ static heed_status launch(const heed_code &code, const heed_kernel &kernel, cons
   Workspace packed(Purpose::Packed), scratch(Purpose::Scratch);
   if (!packedBytes(code, problem, bytes) || (bytes && !packed.reserve(bytes)))
     return fail(HEED_OUT_OF_MEMORY, "kernel '%s': no memory for the packed keys and values",
-                kernel.name ? kernel.name : "?");
+                nameOf(kernel));
   args[HEED_ARG_PACKED] = int64_t(reinterpret_cast<uintptr_t>(packed.data()));
 
   // Rounded up so that no two threads share a cache line or a pair of lines that are fetched
@@ -166,7 +166,7 @@ static heed_status launch(const heed_code &code, const heed_kernel &kernel, cons
   size_t stride = (size_t(code.scratch_bytes) + 127) / 128 * 128;
   if (__builtin_mul_overflow(stride, size_t(numThreads), &bytes) || !scratch.reserve(bytes))
     return fail(HEED_OUT_OF_MEMORY, "kernel '%s': no memory for the scratch space of %d threads",
-                kernel.name ? kernel.name : "?", int(numThreads));
+                nameOf(kernel), int(numThreads));
 
   FloatControl mode = FloatControl::current().flushingResults();
   Launch launch{code, args, schedule, scratch.data(), stride, numThreads, 1, mode, {0}};
@@ -234,7 +234,7 @@ extern "C" heed_status heed_run(const heed_kernel *kernel, const heed_call *call
   if (numWords > int64_t(sizeof(onStack) / sizeof(onStack[0])) &&
       !(args = static_cast<int64_t *>(malloc(size_t(numWords) * sizeof(int64_t)))))
     return fail(HEED_OUT_OF_MEMORY, "kernel '%s': no memory for %lld argument words",
-                kernel->name ? kernel->name : "?", static_cast<long long>(numWords));
+                nameOf(*kernel), static_cast<long long>(numWords));
   fillArguments(*kernel, *call, problem, args);
   heed_block_runs *lists = nullptr;
   if (code->uses_lists)

@@ -66,6 +66,7 @@ class GPUModule(ctypes.Structure):
 class GPUCode(ctypes.Structure):
     """heed_gpu_code"""
 
+    _anonymous_ = ("module",)
     _fields_ = [("module", GPUModule), ("entry", ctypes.c_char_p), ("block_q", ctypes.c_int32),
                 ("block_kv", ctypes.c_int32), ("num_threads", ctypes.c_int32), ("shared_bytes", ctypes.c_int32),
                 ("blocks_per_sm", ctypes.c_int32), ("blocks_per_tile", ctypes.c_int32),
@@ -79,6 +80,7 @@ class GPUCode(ctypes.Structure):
 class GPUMaskCode(ctypes.Structure):
     """heed_gpu_mask_code"""
 
+    _anonymous_ = ("module",)
     _fields_ = [("module", GPUModule), ("classify", ctypes.c_char_p), ("settle", ctypes.c_char_p), ("list", ctypes.c_char_p),
                 ("fill", ctypes.c_char_p), ("warps", ctypes.c_int32), ("uses_batch", ctypes.c_int32), ("uses_head", ctypes.c_int32)]
 

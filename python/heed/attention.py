@@ -84,8 +84,8 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
         return result
 
     if block_mask is not None:
-        derived = mask_mod = _mask_mod_of(block_mask, mask_mod, query, key, value, enable_gqa)
-        if getattr(block_mask, "_mask_mod", None) is not derived:  # lists were given: their mask may have been seen before
+        mask_mod = _mask_mod_of(block_mask, mask_mod, query, key, value, enable_gqa)
+        if getattr(block_mask, "_mask_mod", None) is not mask_mod:  # lists were given: their mask may have been seen before
             result = _hot_call(query, key, value, score_mod, None, mask_mod, scale, enable_gqa, return_lse, return_aux, options)
             if result is not None and result is not NotImplemented:
                 return result

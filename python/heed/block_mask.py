@@ -36,7 +36,7 @@ import numpy as np
 
 from heed import arrays, tracing, variant
 from heed.block_matrix import BlockMatrix, device_for, fill, fits, is_capturing
-from heed.block_runs import FULL, PARTIAL, SKIPPED, BlockRuns
+from heed.block_runs import FULL, PARTIAL, SKIPPED, BlockRuns, ceil_div
 
 MaskMod = Callable[[Any, Any, Any, Any], Any]  # (b, h, q_idx, kv_idx) -> bool
 Array = Any  # np.ndarray or torch.Tensor: torch is optional, so its type has no name here
@@ -229,10 +229,6 @@ def _as_list(name: str, value: Any) -> Array:
 
 
 # Dense evaluation.
-
-
-def _ceil_div(length: int, block: int) -> int:
-    return -(-length // block)
 
 
 def _chunks(shape: tuple[int, int, int, int]) -> Iterator[tuple[slice, ...]]:
@@ -505,8 +501,8 @@ class BlockMask:
     def _columns(self) -> int:
         """Key blocks: those of the keys' length, and further ones that the lists have room for."""
         if self._derivation is not None:
-            return _ceil_div(self._derivation.shape[3], self._derivation.block_size[1])
-        return max(_matrix_shape(self._lists["kv_indices"])[1], _ceil_div(self.seq_lengths[1], self.BLOCK_SIZE[1]))
+            return ceil_div(self._derivation.shape[3], self._derivation.block_size[1])
+        return max(_matrix_shape(self._lists["kv_indices"])[1], ceil_div(self.seq_lengths[1], self.BLOCK_SIZE[1]))
 
     @property
     def _batch_dims(self) -> tuple[int, ...]:
@@ -660,7 +656,7 @@ class BlockMask:
             derivation = self._derivation
             return self._derived(_Derivation(derivation.mask_mod, (*derivation.shape[:2], *lengths),
                                              derivation.block_size), self._device)
-        rows, columns = map(_ceil_div, lengths, self.BLOCK_SIZE)
+        rows, columns = map(ceil_div, lengths, self.BLOCK_SIZE)
         lists: dict[str, Array | None] = {}
         for names, extents in zip(_PAIRS, ((rows, columns), (rows, columns), (columns, rows), (columns, rows))):
             pair = [getattr(self, name) for name in names]
@@ -689,7 +685,7 @@ class BlockMask:
             return
         self._check_shapes()
         rows = _shape_of(self._lists["kv_num_blocks"])[-1]
-        columns = _ceil_div(self.seq_lengths[1], self.BLOCK_SIZE[1])
+        columns = ceil_div(self.seq_lengths[1], self.BLOCK_SIZE[1])
         # The kv flags come first: they are what the q lists are compared with.
         flags = [self._checked_flags(*names, extent)
                  for names, extent in zip(_PAIRS, (columns, columns, rows, rows)) if names[0] in self._lists]
@@ -840,11 +836,20 @@ def kinds_on(torch: Any, block_mask: Any, device: Any) -> Array:
     names = [pair for pair in _PAIRS[:2] if getattr(block_mask, pair[0]) is not None]
     pairs = [[torch.as_tensor(getattr(block_mask, name)) for name in pair] for pair in names]
     pairs = [[x if x.device == device else x.to(device) for x in pair] for pair in pairs]
-    columns = max(pairs[0][1].shape[-1], _ceil_div(block_mask.seq_lengths[1], block_mask.BLOCK_SIZE[1]))
+    columns = max(pairs[0][1].shape[-1], ceil_div(block_mask.seq_lengths[1], block_mask.BLOCK_SIZE[1]))
+    if torch.compiler.is_compiling() or (place := device_for((), device)) is None:
+        kinds = _scattered(torch, pairs, columns, device)
+    else:
+        trace, _ = tracing.lookup(None, noop_mask)  # any mask's kernels fill a matrix
+        kinds = fill(trace, pairs, columns, place)
+    while kinds.ndim < 4:
+        kinds = kinds.unsqueeze(0)
+    return kinds
+
+
+def _scattered(torch: Any, pairs: Sequence[Sequence[Any]], columns: int, device: Any) -> Any:
+    """The kinds of the blocks that lists name, by operations of torch."""
     kinds: Any = None
-    if not torch.compiler.is_compiling() and (place := device_for((), device)) is not None:
-        kinds = fill(torch, tuple(pairs[0]), tuple(pairs[1]) if len(pairs) > 1 else None, columns, place)
-        pairs = []
     for kind, (counts, indices) in zip((PARTIAL, FULL), pairs):
         used = torch.arange(indices.shape[-1], device=device) < counts.unsqueeze(-1)
         used = used & (indices >= 0) & (indices < columns)
@@ -852,8 +857,6 @@ def kinds_on(torch: Any, block_mask: Any, device: Any) -> Array:
         # The last column takes what names no block.
         flags = flags.scatter(-1, torch.where(used, indices, columns).long(), True)[..., :columns]
         kinds = flags.to(torch.int8) if kinds is None else kinds.masked_fill(flags, kind)
-    while kinds.ndim < 4:
-        kinds = kinds.unsqueeze(0)
     return kinds
 
 
@@ -918,7 +921,7 @@ def _draw(visited: np.ndarray, max_rows: int, max_columns: int) -> str:
     for axis, limit in enumerate((max_rows, max_columns)):
         extent = sums.shape[axis]
         if 0 < limit < extent:
-            starts = np.arange(0, extent, _ceil_div(extent, limit))
+            starts = np.arange(0, extent, ceil_div(extent, limit))
             sums, areas = (np.add.reduceat(matrix, starts, axis=axis) for matrix in (sums, areas))
     glyphs = np.where(sums == 0, "  ", np.where(sums == areas, "\N{FULL BLOCK}" * 2, "\N{LIGHT SHADE}" * 2))
     return "".join("".join(row) + "\n" for row in glyphs)

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from heed import _runtime, arrays, gpu
+from heed.block_runs import ceil_div
 from heed.kernel import Kernel
-from heed.tracing import Trace, lookup
+from heed.tracing import Trace
 from heed.variant import of_trace
-
 
 # Of queries or keys, and of what a block has of them: the limits of heed_launch_classify.
 _MAX_LENGTH, _MAX_SPAN, _MAX_PAIRS = 1 << 30, 1 << 28, 1 << 34
@@ -30,7 +30,7 @@ class BlockMatrix:
     classes: Any
     kernel: Kernel
     stream: int  # on which it is made
-    is_made: Any  # an event of that stream
+    is_made: Any  # an event of that stream; None in a CUDA graph, within which nobody else may wait for it
 
     @classmethod
     def classify(cls, trace: Trace, values: Sequence[Any], extents: tuple[int, int, int, int], block_size: tuple[int, int],
@@ -41,12 +41,11 @@ class BlockMatrix:
         batch, heads, q_len, kv_len = extents
         uses = trace.mask_coordinates
         shape = (batch if "b" in uses else min(batch, 1), heads if "h" in uses else min(heads, 1),
-                 -(-q_len // block_size[0]), -(-kv_len // block_size[1]))
+                 ceil_div(q_len, block_size[0]), ceil_div(kv_len, block_size[1]))
         classes = torch.empty(shape, dtype=torch.int8, device=torch.device("cuda", device))
         matrix = _runtime.ClassMatrix(classes.data_ptr(), *shape)
         stream = _stream(device)
         kernel._launch_classify((batch, heads, heads, q_len, kv_len), block_size, values, matrix, device, stream)
-        # Within a graph nobody else may wait for it.
         return cls(classes, kernel, stream, None if is_capturing(device) else torch.cuda.current_stream(device).record_event())
 
     def join(self) -> None:
@@ -71,28 +70,25 @@ class BlockMatrix:
         return partial_counts, partial_indices, full_counts, full_indices
 
 
-def fill(torch: Any, partial: tuple[Any, Any], full: tuple[Any, Any] | None, columns: int, device: int) -> Any:
+def fill(trace: Trace, pairs: Sequence[Sequence[Any]], columns: int, device: int) -> Any:
     """The classes of blocks that lists name, as `BlockMask.block_kinds` understands them: a tensor int8 (..., rows, columns).
 
-    `partial` and `full` are counts and indices, tensors int32 of torch on `device`."""
-    trace, _ = lookup(None, _noop)
-    for counts, indices in filter(None, (partial, full)):
-        if counts.shape != indices.shape[:-1] or counts.shape != partial[0].shape:
-            raise ValueError(f"expected counts of shape {tuple(partial[1].shape[:-1])}, found {tuple(counts.shape)} with indices "
-                             f"of shape {tuple(indices.shape)}")
-    pairs = [tuple(x.to(torch.int32).contiguous() for x in pair) for pair in (partial, full) if pair is not None]
-    *batch_dims, rows, _ = partial[1].shape
-    classes = torch.empty((*batch_dims, rows, columns), dtype=torch.int8, device=partial[1].device)
-    addresses = [x.data_ptr() for pair in pairs for x in pair]
-    widths = [indices.shape[-1] for _, indices in pairs]
+    `trace`: of any mask. `pairs`: counts and indices of the partial blocks and, if there are any, of the full ones, tensors
+    of torch on `device`."""
+    torch = sys.modules["torch"]
+    shape = pairs[0][1].shape[:-1]
+    for counts, indices in pairs:
+        if counts.shape != shape or indices.shape[:-1] != shape:
+            raise ValueError(f"expected counts of shape {tuple(shape)}, found {tuple(counts.shape)} with indices of shape "
+                             f"{tuple(indices.shape)}")
+    lists = [x.to(torch.int32).contiguous() for pair in pairs for x in pair]
+    partial_width, full_width = [x.shape[-1] for x in lists[1::2]] + [0] * (2 - len(pairs))
+    classes = torch.empty((*shape, columns), dtype=torch.int8, device=lists[0].device)
+    *batch_dims, rows = shape
     of_trace(trace).classifier(device)._launch_fill(
-        _runtime.BlockLists(*addresses), (widths[0], widths[1] if full is not None else 0),
+        _runtime.BlockLists(*(x.data_ptr() for x in lists)), (partial_width, full_width),
         _runtime.ClassMatrix(classes.data_ptr(), math.prod(batch_dims), 1, rows, columns), device, _stream(device))
     return classes
-
-
-def _noop(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
-    return q_idx == q_idx
 
 
 def is_capturing(device: int) -> bool:
@@ -106,10 +102,10 @@ def fits(values: Sequence[Any], extents: tuple[int, int, int, int], block_size: 
     """Whether a question is none that heed_launch_classify refuses for its size."""
     batch, heads, *lengths = extents
     spans = [min(length, block) for length, block in zip(lengths, block_size)]
-    rows, columns = (-(-length // block) for length, block in zip(lengths, block_size))
+    rows, columns = map(ceil_div, lengths, block_size)
     words = sum(1 + 2 * getattr(value, "ndim", 0) for value in values)
     return (max(lengths) < _MAX_LENGTH and max(spans) < _MAX_SPAN and math.prod(spans) < _MAX_PAIRS
-            and batch * heads * rows * -(-columns // 32) < 1 << 31 and len(values) <= 128 and words <= 400)
+            and batch * heads * rows * ceil_div(columns, 32) < 1 << 31 and len(values) <= 128 and words <= 400)
 
 
 def device_for(values: Sequence[Any], wanted: Any) -> int | None:

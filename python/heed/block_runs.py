@@ -17,6 +17,10 @@ SKIPPED, PARTIAL, FULL = 0, 1, 2  # tile::BlockClass
 _CHUNK_ENTRIES = 1 << 21
 
 
+def ceil_div(length: int, block: int) -> int:
+    return -(-length // block)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class BlockRuns:
     """Runs [begins[i], ends[i]) of blocks of one kind. Those of row r of batch b and head h are numbers offsets[n] to

@@ -74,16 +74,13 @@ class Kernel:
         """The CPU level that calls on this machine run, or of a kernel for GPUs only what its first GPU runs; "none"
         where it has no code for them."""
         code = self._code()
-        if not code:
-            return "none"
-        target: bytes = getattr(code.contents, "module", code.contents).target
-        return target.decode()
+        return code.contents.target.decode() if code else "none"
 
     @property
     def gpu_targets(self) -> list[str]:
         """The GPU architectures that it has code for, best first; some have two pieces of it."""
         table = _runtime.KernelTable.from_address(self._address)
-        return [table.gpu_codes[i].module.target.decode() for i in range(table.num_gpu_codes)]
+        return [table.gpu_codes[i].target.decode() for i in range(table.num_gpu_codes)]
 
     @property
     def block_shape(self) -> tuple[int, int]:

@@ -9,6 +9,7 @@
 #include "../Arguments.h"
 #include "../Classify.h"
 #include "../Error.h"
+#include "../Packed.h"
 #include "Context.h"
 #include "Module.h"
 #include "Place.h"
@@ -22,14 +23,12 @@ using namespace heed::runtime::cuda;
 using ll = long long;
 
 static constexpr int64_t lanes = 32;
-static constexpr int64_t maxWords = 512; // 4096 bytes of parameters
-static constexpr int32_t maxParams = 128;
+static constexpr int64_t maxWords = maxParameterBytes / 8;
 /// Coordinates are 32-bit numbers whose differences must not wrap around.
 static constexpr int64_t maxLength = int64_t(1) << 30, maxSpan = int64_t(1) << 28;
 /// Of a matrix: kernels round up to whole warps.
 static constexpr int64_t maxExtent = INT32_MAX - lanes + 1;
 
-static const char *nameOf(const heed_kernel &kernel) { return kernel.name ? kernel.name : "?"; }
 static int64_t divideCeil(int64_t x, int64_t y) { return (x + y - 1) / y; }
 
 namespace {
@@ -208,18 +207,14 @@ extern "C" heed_status heed_launch_classify(const heed_kernel *kernel,
                                             int32_t device) {
   if (heed_status status = checkKernel(kernel))
     return status;
-  if (kernel->num_params > maxParams)
-    return fail(HEED_INVALID_ARGUMENT, "kernel '%s': expected at most %d parameters, found %d",
-                nameOf(*kernel), int(maxParams), int(kernel->num_params));
+  if (heed_status status = checkNumParams(*kernel))
+    return status;
   heed_value values[maxParams];
   heed_call call;
   Problem problem;
   heed_status status;
   Launcher launcher(*kernel, stream);
-  heed_mask_question asked = question ? *question : heed_mask_question();
-  asked.num_threads = 0; // ignored, hence not checked
-  if ((status =
-           readQuestion(*kernel, question ? &asked : nullptr, tensors, values, call, problem)) ||
+  if ((status = readQuestion(*kernel, question, tensors, values, call, problem)) ||
       (status = launcher.enter(device)))
     return status;
   fillArguments(*kernel, call, problem, launcher.args);

@@ -31,13 +31,9 @@ using namespace heed::runtime::cuda;
 
 using ll = long long;
 
-/// What all devices accept as parameters of a kernel.
-static constexpr int64_t maxParameterBytes = 4096;
 /// Tiles from which on it pays to compute what is known of blocks of keys once for all.
 static constexpr int64_t leastListsPerSummary = 4;
 static constexpr int64_t maxMaps = maxParameterBytes / int64_t(sizeof(TensorMap));
-
-static const char *nameOf(const heed_kernel &kernel) { return kernel.name ? kernel.name : "?"; }
 
 //===----------------------------------------------------------------------===//
 // Which code
@@ -285,6 +281,9 @@ static int64_t sectionOf(const heed_kernel &kernel, const Problem &problem, cons
 //===----------------------------------------------------------------------===//
 
 namespace {
+/// In the order in which loadModule is asked for them.
+enum { Attend, Classify, Summarise };
+
 /// The memory of the block lists, which follows the stream's order.
 class Lists {
 public:
@@ -355,6 +354,11 @@ static heed_status launch(const heed_kernel &kernel, const heed_gpu_code &code,
     args[HEED_ARG_COUNTER] = int64_t(counter);
   }
 
+  auto launchEntry = [&](int entry, unsigned blocks, int32_t threads, int32_t sharedBytes) {
+    Result result = driver.launchKernel(loaded.functions[entry], blocks, 1, 1, unsigned(threads), 1,
+                                        1, unsigned(sharedBytes), stream, params, nullptr);
+    return result ? launchFailed(kernel, device, result) : HEED_OK;
+  };
   Lists lists(stream);
   if (code.classify) {
     if ((status = lists.allocate(kernel, device, geometry.listBytes + geometry.summaryBytes)))
@@ -362,21 +366,13 @@ static heed_status launch(const heed_kernel &kernel, const heed_gpu_code &code,
     args[HEED_ARG_LISTS] = int64_t(lists.pointer);
     if (geometry.summariseBlocks > 0) {
       args[HEED_ARG_SUMMARIES] = args[HEED_ARG_LISTS] + geometry.listBytes;
-      if (Result result = driver.launchKernel(loaded.functions[2], geometry.summariseBlocks, 1, 1,
-                                              unsigned(code.summarise_threads), 1, 1, 0, stream,
-                                              params, nullptr))
-        return launchFailed(kernel, device, result);
+      if ((status = launchEntry(Summarise, geometry.summariseBlocks, code.summarise_threads, 0)))
+        return status;
     }
-    if (Result result =
-            driver.launchKernel(loaded.functions[1], geometry.numLists, 1, 1,
-                                unsigned(code.classify_threads), 1, 1, 0, stream, params, nullptr))
-      return launchFailed(kernel, device, result);
+    if ((status = launchEntry(Classify, geometry.numLists, code.classify_threads, 0)))
+      return status;
   }
-  if (Result result = driver.launchKernel(loaded.functions[0], geometry.numBlocks, 1, 1,
-                                          unsigned(code.num_threads), 1, 1,
-                                          unsigned(code.shared_bytes), stream, params, nullptr))
-    return launchFailed(kernel, device, result);
-  return HEED_OK;
+  return launchEntry(Attend, geometry.numBlocks, code.num_threads, code.shared_bytes);
 }
 
 /// Checks all data but the query's.

@@ -15,6 +15,7 @@
 //===----------------------------------------------------------------------===//
 
 #include "Module.h"
+#include "../Check.h"
 #include "../Error.h"
 
 #include <new>
@@ -52,7 +53,6 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t loadingEnded = PTHREAD_COND_INITIALIZER;
 static Loading *loadings;
 
-static const char *nameOf(const heed_kernel &kernel) { return kernel.name ? kernel.name : "?"; }
 static const char *targetOf(const heed_gpu_module &image) {
   return image.target ? image.target : "an unnamed target";
 }

@@ -7,6 +7,7 @@
 //===----------------------------------------------------------------------===//
 
 #include "TensorMap.h"
+#include "../Check.h"
 #include "../DType.h"
 #include "../Error.h"
 
@@ -192,18 +193,17 @@ static Result encode(const heed_tensor &tensor, const heed_gpu_map &map, void *e
 
 heed_status cuda::encodeMaps(const heed_kernel &kernel, const heed_gpu_code &code,
                              const heed_call &call, TensorMap *maps) {
-  const char *name = kernel.name ? kernel.name : "?";
   if (code.num_maps > 0 && !driver.tensorMapEncodeTiled)
     return fail(
         HEED_UNSUPPORTED_GPU,
         "kernel '%s': expected a driver for CUDA 12.0 or later, found one for CUDA %s; update "
         "the NVIDIA driver",
-        name, driverVersion().text);
+        nameOf(kernel), driverVersion().text);
   for (int32_t i = 0; i < code.num_maps; ++i) {
     const heed_gpu_map &map = code.maps[i];
     if (Result result = encode(*operandOf(map, kernel, call), map, call.query.data, maps[i]))
-      return failCall(result, "kernel '%s': cannot encode tensor map %d of boxes of %d x %d", name,
-                      int(i), int(map.box_rows), int(map.box_columns));
+      return failCall(result, "kernel '%s': cannot encode tensor map %d of boxes of %d x %d",
+                      nameOf(kernel), int(i), int(map.box_rows), int(map.box_columns));
   }
   return HEED_OK;
 }

@@ -104,7 +104,7 @@ SmallVector<Value> BlockWalk::walkRoots() {
 
 Value BlockWalk::tilesPerHead() {
   int64_t rows = groups * instanceRows;
-  return e.div(e.add(uniform.word32(HEED_ARG_SQ), rows - 1), rows);
+  return e.divCeil(uniform.word32(HEED_ARG_SQ), rows);
 }
 
 Value BlockWalk::numTiles() {
@@ -191,9 +191,7 @@ BlockWalk::Walk BlockWalk::begin(const Tile &tile) {
   return walk;
 }
 
-Value BlockWalk::numBlocks() {
-  return e.div(e.add(uniform.word32(HEED_ARG_SKV), blockKv() - 1), blockKv());
-}
+Value BlockWalk::numBlocks() { return e.divCeil(uniform.word32(HEED_ARG_SKV), blockKv()); }
 
 Value BlockWalk::listAddress(Value list) {
   Value words = e.mul(e.toI64(list), e.toI64(e.add(numBlocks(), 1)));
@@ -280,7 +278,7 @@ Emitter::Values BlockWalk::summaryOf(scf::ForOp op, const IRMapping &mapping, Va
 void BlockWalk::emitSummarise(int64_t numThreads) {
   // Thread blocks of a batch and head (of those that have summaries of their own) follow each
   // other.
-  Value perList = e.div(e.add(numBlocks(), numThreads - 1), numThreads);
+  Value perList = e.divCeil(numBlocks(), numThreads);
   Value list = e.div(e.blockId(), perList);
   Value block = e.add(e.mul(e.sub(e.blockId(), e.mul(list, perList)), numThreads), e.threadId());
   e.ifThen(e.lt(block, numBlocks()), [&] {
@@ -341,8 +339,7 @@ BlockWalk::Position BlockWalk::evaluateBlocks(const Walk &walk, const Bounds &bo
 BlockWalk::Position BlockWalk::readList(const Walk &walk, Value place) {
   Value own = e.add(place, e.laneId()), exists = e.lt(own, walk.end);
   Value address = e.at(walk.list, e.add(e.shl(own, 2), 4));
-  Value word = e.ptx("{ mov.b32 $0, 0; @$2 ld.global.b32 $0, [$1]; }", "=&r,l,b", {address, exists},
-                     e.i32())[0];
+  Value word = e.loadIf("b32", address, exists);
   return {word, e.ballot(exists), e.add(place, 32)};
 }
 

@@ -86,6 +86,11 @@ void Emitter::store(Value value, Value address, unsigned alignment) {
   LLVM::StoreOp::create(b, loc, value, address, alignment);
 }
 
+Value Emitter::loadIf(StringRef type, Value address, Value condition) {
+  return ptx("{ mov.b32 $0, 0; @$2 ld.global." + type + " $0, [$1]; }", "=&r,l,b",
+             {address, condition}, i32())[0];
+}
+
 Value Emitter::sharedPointer(Value address) {
   return LLVM::IntToPtrOp::create(b, loc, ptr(kShared), address);
 }

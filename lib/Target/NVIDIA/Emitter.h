@@ -68,6 +68,7 @@ public:
   Value mul(Value x, int64_t y) { return y == 1 ? x : mul(x, like(x, y)); }
   Value div(Value x, Value y) { return b.createOrFold<mlir::arith::DivUIOp>(loc, x, y); }
   Value div(Value x, int64_t y) { return y == 1 ? x : div(x, like(x, y)); }
+  Value divCeil(Value x, int64_t y) { return div(add(x, y - 1), y); }
   Value rem(Value x, int64_t y) { return b.createOrFold<mlir::arith::RemUIOp>(loc, x, like(x, y)); }
   Value min(Value x, Value y) { return b.createOrFold<mlir::arith::MinSIOp>(loc, x, y); }
   Value max(Value x, Value y) { return b.createOrFold<mlir::arith::MaxSIOp>(loc, x, y); }
@@ -129,6 +130,9 @@ public:
   Value at(Value base, Value bytes);
   Value load(Type type, Value address, unsigned alignment = 0);
   void store(Value value, Value address, unsigned alignment = 0);
+  /// What is in global memory ("b32", or widened "u8") where `condition` holds, else 0; i32. No
+  /// branch.
+  Value loadIf(llvm::StringRef type, Value address, Value condition);
   /// The pointer into shared memory of a 32-bit address.
   Value sharedPointer(Value address);
 

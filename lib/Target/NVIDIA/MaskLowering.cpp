@@ -149,8 +149,7 @@ Value MaskLowering::classAddress(Value list, Value row, Value column) {
 
 /// Skipped where there is none.
 Value MaskLowering::loadClass(Value address, Value exists) {
-  return e.ptx("{ mov.b32 $0, 0; @$2 ld.global.u8 $0, [$1]; }", "=&r,l,b", {address, exists},
-               e.i32())[0];
+  return e.loadIf("u8", address, exists);
 }
 
 void MaskLowering::storeClass(Value cls, Value address, Value condition) {
@@ -203,8 +202,8 @@ void MaskLowering::emitClassify() {
 
   Value rows = word32(HEED_MASK_ARG_ROWS), columns = word32(HEED_MASK_ARG_COLUMNS);
   Value lane = e.laneId();
-  Value columnTiles = e.div(e.add(columns, kLanes - 1), kLanes);
-  Value rowTiles = e.div(e.add(rows, kLanes - 1), kLanes);
+  Value columnTiles = e.divCeil(columns, kLanes);
+  Value rowTiles = e.divCeil(rows, kLanes);
   forWork(e.mul(rowTiles, columnTiles), [&](Work work) {
     Value rowTile = e.div(work.piece, columnTiles);
     Value firstRow = e.mul(rowTile, kLanes);
@@ -214,11 +213,7 @@ void MaskLowering::emitClassify() {
     Range queries =
         rangeOf(e.min(e.add(firstRow, lane), e.sub(rows, 1)), HEED_MASK_ARG_BLOCK_Q, HEED_ARG_SQ);
     Range keys = rangeOf(e.min(column, e.sub(columns, 1)), HEED_MASK_ARG_BLOCK_KV, HEED_ARG_SKV);
-    IRMapping own = gridOf(*boxes, grid, work.list);
-    own.map(grid[2], queries.first);
-    own.map(grid[3], queries.end);
-    own.map(grid[4], keys.first);
-    own.map(grid[5], keys.end);
+    IRMapping own = boxOf(work.list, queries, keys);
     for (Operation *op : ofOne)
       boxes->emit(*op, own);
 
@@ -249,7 +244,7 @@ void MaskLowering::emitClassify() {
 void MaskLowering::emitSettle() {
   begin("_settle");
   Value columns = word32(HEED_MASK_ARG_COLUMNS), lane = e.laneId();
-  Value tiles = e.div(e.add(columns, kLanes - 1), kLanes);
+  Value tiles = e.divCeil(columns, kLanes);
   forWork(e.mul(word32(HEED_MASK_ARG_ROWS), tiles), [&](Work work) {
     Value row = e.div(work.piece, tiles);
     Value firstColumn = e.mul(e.sub(work.piece, e.mul(row, tiles)), kLanes);
@@ -282,13 +277,18 @@ MaskLowering::Range MaskLowering::partOf(const Range &range, Value number, int64
   return {start(number), start(e.add(number, 1))};
 }
 
-Value MaskLowering::classOf(Value list, const Range &queries, const Range &keys) {
+IRMapping MaskLowering::boxOf(Value list, const Range &queries, const Range &keys) {
   auto coordinates = classify.getArguments().take_back(kBoxCoordinates);
   IRMapping mapping = gridOf(*boxes, coordinates, list);
   mapping.map(coordinates[2], queries.first);
   mapping.map(coordinates[3], queries.end);
   mapping.map(coordinates[4], keys.first);
   mapping.map(coordinates[5], keys.end);
+  return mapping;
+}
+
+Value MaskLowering::classOf(Value list, const Range &queries, const Range &keys) {
+  IRMapping mapping = boxOf(list, queries, keys);
   for (Operation &op : classify.front().without_terminator())
     boxes->emit(op, mapping);
   return mapping.lookup(classify.front().getTerminator()->getOperand(0));
@@ -452,9 +452,7 @@ void MaskLowering::emitFill() {
           std::tuple(kFull, HEED_MASK_ARG_FULL_COUNTS, HEED_MASK_ARG_FULL_WIDTH)}) {
       int64_t cls = kind, countsWord = counts;
       Value width = word32(widthWord), isGiven = e.ne(boxes->word(countsWord), 0);
-      Value count =
-          e.ptx("{ mov.b32 $0, 0; @$2 ld.global.b32 $0, [$1]; }", "=&r,l,b",
-                {e.at(boxes->pointer(countsWord), e.shl(number, 2)), isGiven}, e.i32())[0];
+      Value count = e.loadIf("b32", e.at(boxes->pointer(countsWord), e.shl(number, 2)), isGiven);
       Value indices = e.at(boxes->pointer(countsWord + 1), e.shl(e.mul(number, e.toI64(width)), 2));
       forEntries(e.min(count, width), [&](Value place) {
         Value column = e.load(e.i32(), e.at(indices, e.shl(e.toI64(place), 2)), 4);

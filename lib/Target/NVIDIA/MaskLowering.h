@@ -81,6 +81,8 @@ private:
   /// Goes through all pairs, while `before` and they are not of both kinds.
   Seen lookAtAll(Value list, const Range &queries, const Range &keys, const Seen &before);
   Range partOf(const Range &range, Value number, int64_t count);
+  /// The scalars and coordinates of a box.
+  mlir::IRMapping boxOf(Value list, const Range &queries, const Range &keys);
   /// The class of a box, and whether a pair attends.
   Value classOf(Value list, const Range &queries, const Range &keys);
   Value keeps(Value list, Value q, Value kv);

@@ -58,11 +58,7 @@ struct Mask {
 
   Mask() : classes(64), partialCounts(64), partialIndices(64), fullCounts(64), fullIndices(64) {
     heed_gpu_mask_code code = {};
-    code.module.target = "sm_90a";
-    code.module.capability = 90;
-    code.module.is_exact = 1;
-    code.module.ptx = ptx.c_str();
-    code.module.ptx_bytes = int64_t(ptx.size());
+    code.module = fake::moduleFor90(ptx);
     code.classify = "mask_classify";
     code.settle = "mask_settle";
     code.list = "mask_list";
@@ -70,9 +66,7 @@ struct Mask {
     code.warps = 4;
     code.uses_batch = code.uses_head = 1;
     codes.push_back(code);
-    code.module.target = "sm_80";
-    code.module.capability = 80;
-    code.module.is_exact = 0;
+    code.module = fake::moduleFrom80(ptx);
     code.warps = 8; // by which the codes are told apart
     codes.push_back(code);
     kernel.abi_version = HEED_ABI_VERSION;

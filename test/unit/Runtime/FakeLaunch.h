@@ -65,6 +65,14 @@ private:
   size_t size;
 };
 
+/// Code for 9.0 only, and for any from 8.0 on. `ptx` stays where it is.
+inline heed_gpu_module moduleFor90(const std::string &ptx) {
+  return {"sm_90a", 90, 1, ptx.c_str(), nullptr, int64_t(ptx.size()), 0};
+}
+inline heed_gpu_module moduleFrom80(const std::string &ptx) {
+  return {"sm_80", 80, 0, ptx.c_str(), nullptr, int64_t(ptx.size()), 0};
+}
+
 /// One bf16 kernel with D = 64, Dv = 32 and two codes: aligned ones with tensor maps for 9.0 only,
 /// and any from 8.0 on.
 struct Launch {
@@ -89,11 +97,7 @@ struct Launch {
         value(size_t(B * Hkv * Skv * 32 * 2)), output(size_t(B * Hq * Sq * 32 * 2)),
         lse(size_t(B * Hq * Sq * 4)), maxScores(size_t(B * Hq * Sq * 4)) {
     heed_gpu_code code = {};
-    code.module.target = "sm_90a";
-    code.module.capability = 90;
-    code.module.is_exact = 1;
-    code.module.ptx = ptx.c_str();
-    code.module.ptx_bytes = int64_t(ptx.size());
+    code.module = moduleFor90(ptx);
     code.entry = "attend";
     code.block_q = 128;
     code.block_kv = 64;
@@ -104,10 +108,7 @@ struct Launch {
     code.num_maps = 4;
     code.maps = maps.data();
     codes.push_back(code);
-    code.module.target = "sm_80";
-    code.module.capability = 80;
-    code.module.is_exact = 0;
-    code.module.ptx = plainPtx.c_str();
+    code.module = moduleFrom80(plainPtx);
     code.block_q = 64;
     code.num_threads = 128;
     code.shared_bytes = 90000;
@@ -140,6 +141,24 @@ struct Launch {
     const int64_t *shape = call.query.shape;
     call.lse = tensor(lse.data(), HEED_F32, {shape[0], shape[1], shape[2]});
     call.max_scores = tensor(maxScores.data(), HEED_F32, {shape[0], shape[1], shape[2]});
+  }
+
+  /// Block lists before the first code, made by 96 threads each.
+  void withLists(int perBatch, int perHead) {
+    codes[0].classify = "attend_classify";
+    codes[0].classify_threads = 96;
+    codes[0].lists_per_batch = perBatch;
+    codes[0].lists_per_head = perHead;
+  }
+
+  /// The same, and three words of each block of keys before them.
+  void withSummaries(int perBatch, int perHead) {
+    withLists(perBatch, perHead);
+    codes[0].summarise = "attend_summarise";
+    codes[0].summarise_threads = 64;
+    codes[0].summary_words = 3;
+    codes[0].summaries_per_batch = perBatch;
+    codes[0].summaries_per_head = perHead;
   }
 
   /// Leaves the code without needs only.

@@ -673,11 +673,7 @@ TEST_F(Gpu, Lists) {
   };
   for (Case shape : {Case{0, 0, 3}, Case{1, 0, 6}, Case{0, 1, 12}, Case{1, 1, 24}}) {
     Launch c; // 2 x 4 x 3 tiles, ceil(200 / 64) blocks
-    heed_gpu_code &code = c.codes[0];
-    code.classify = "attend_classify";
-    code.classify_threads = 96;
-    code.lists_per_batch = shape.perBatch;
-    code.lists_per_head = shape.perHead;
+    c.withLists(shape.perBatch, shape.perHead);
     c.stream = cuda().makeStream(cuda().primaries[0]);
     ASSERT_EQ(c.run(), HEED_OK) << heed_last_error();
     ASSERT_EQ(cuda().launches.size(), 2u);
@@ -704,16 +700,7 @@ TEST_F(Gpu, Summaries) {
   };
   for (Case shape : {Case{0, 0, 1}, Case{1, 0, 2}, Case{0, 1, 4}, Case{1, 1, 8}}) {
     Launch c(2, 4, 2, 1000, 6500); // 8 tiles for 102 blocks of keys
-    heed_gpu_code &code = c.codes[0];
-    code.classify = "attend_classify";
-    code.classify_threads = 96;
-    code.summarise = "attend_summarise";
-    code.summarise_threads = 64;
-    code.summary_words = 3;
-    code.summaries_per_batch = shape.perBatch;
-    code.summaries_per_head = shape.perHead;
-    code.lists_per_batch = shape.perBatch;
-    code.lists_per_head = shape.perHead;
+    c.withSummaries(shape.perBatch, shape.perHead);
     ASSERT_EQ(c.run(), HEED_OK) << heed_last_error();
     ASSERT_EQ(cuda().launches.size(), 3u);
     const Launched &first = cuda().launches[0], &second = cuda().launches[1];
@@ -735,12 +722,7 @@ TEST_F(Gpu, Summaries) {
 TEST_F(Gpu, NoSummariesForFewTilesOrNoKeys) {
   for (int64_t keys : {6500, 0}) {
     Launch c(2, 4, 2, keys ? 384 : 1000, keys);
-    heed_gpu_code &code = c.codes[0];
-    code.classify = "attend_classify";
-    code.classify_threads = 96;
-    code.summarise = "attend_summarise";
-    code.summarise_threads = 64;
-    code.summary_words = 3;
+    c.withSummaries(0, 0);
     ASSERT_EQ(c.run(), HEED_OK) << heed_last_error();
     ASSERT_EQ(cuda().launches.size(), 2u);
     EXPECT_EQ(cuda().launches[0].function, "attend_classify");
