@@ -37,7 +37,7 @@ extern "C" {
 #endif
 
 /* Raised whenever the layout of a struct or of the argument block changes. */
-#define HEED_ABI_VERSION 5
+#define HEED_ABI_VERSION 6
 
 /*===-- Status ------------------------------------------------------------===*/
 
@@ -155,8 +155,8 @@ enum {
   HEED_ARG_LSE_STRIDES = 24,
   HEED_ARG_MAX_SCORES_STRIDES = 27,
   HEED_ARG_SCALE = 30,
-  HEED_ARG_COUNTER = 31, /* GPU: two i32 that are zero before and after a launch: the next tile and
-                            the number of groups that found none */
+  HEED_ARG_COUNTER = 31, /* GPU: three i32 that are zero before and after a launch: the next tile,
+                            the number of groups that found none, and that of filled lists */
   HEED_ARG_LISTS =
       32, /* the block lists: on CPUs a heed_block_runs, on GPUs what the classify kernel fills */
   HEED_ARG_SECTION = 33, /* GPU: query heads (of all batches) whose tiles run together, for the
@@ -237,15 +237,20 @@ typedef struct heed_gpu_code {
   int32_t classify_threads; /* of a thread block; one thread block a list */
   int32_t lists_per_batch;  /* 1: each batch has lists of its own; 0: all share them */
   int32_t lists_per_head;   /* likewise for query heads */
-  const char *summarise;    /* a kernel that fills HEED_ARG_SUMMARIES before that, or NULL: a thread
+  const char *summarise;    /* a kernel that fills HEED_ARG_SUMMARIES before that, or NULL: a warp
                                for each of ceil(Skv / block_kv) blocks, thread blocks of a list
                                after each other */
-  int32_t summarise_threads;   /* of a thread block */
+  int32_t summarise_threads;   /* of a thread block, whole warps */
   int32_t summary_words;       /* of 64 bits that it writes for each block */
   int32_t summaries_per_batch; /* as lists_per_batch and lists_per_head */
   int32_t summaries_per_head;
+  int64_t min_keys; /* calls with fewer keys take a later code, which suits short ones better; 0 in
+                       the last of an architecture */
 } heed_gpu_code;
-/* There is a list for each tile of (batch, head): 1 + ceil(Skv / block_kv) words of 32 bits. */
+/* There is a list for each tile of (batch, head): 1 + ceil(Skv / block_kv) words of 32 bits. Behind
+ * all lists, if there are no more than these, is room for the tiles of each (batch, head) in the
+ * order in which they are computed, a word each. */
+#define HEED_MOST_SORTED_LISTS 1024
 
 /* The class of the box of queries [first_q, end_q) and keys [first_kv, end_kv) of a batch and query
  * head, neither side empty: 0 no pair attends, 2 all do, 1 it was not found out. */

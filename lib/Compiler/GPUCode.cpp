@@ -160,13 +160,77 @@ static llvm::Error assemble(std::vector<GPUCode> &codes) {
   return llvm::Error::success();
 }
 
+namespace {
+struct PlannedCode {
+  tile::GPUScheduleAttr schedule;
+  int64_t minKeys;
+};
+} // namespace
+
+/// The schedules of a kernel's codes: for long and for short calls, where they differ; and what
+/// takes unaligned arguments, if these don't and it is wanted.
+static llvm::Expected<SmallVector<PlannedCode>>
+planSchedules(MLIRContext &context, const GPUTarget &target, const GPUProblem &problem,
+              const GPUScheduleOverrides &given) {
+  SmallVector<PlannedCode> plans;
+  GPUScheduleOverrides overrides = given;
+  SmallVector<int64_t> lengths = {kLongKeys, 1};
+  if (given.keys)
+    lengths = {given.keys};
+  for (int64_t keys : lengths) {
+    overrides.keys = keys;
+    auto schedule = selectGPUSchedule(&context, target, problem, overrides);
+    if (!schedule)
+      return schedule.takeError();
+    if (!plans.empty() && plans.back().schedule == *schedule)
+      plans.pop_back();
+    plans.push_back({*schedule, keys == lengths.back() ? 0 : keys});
+  }
+  bool needsAligned = plans.back().schedule.getDot() == tile::GPUDotKind::WGMMA;
+  if (needsAligned && !given.alignedOnly) {
+    overrides = {};
+    overrides.noWGMMA = true;
+    overrides.tf32 = given.tf32;
+    auto schedule = selectGPUSchedule(&context, target, problem, overrides);
+    if (!schedule)
+      return schedule.takeError();
+    plans.push_back({*schedule, 0});
+  }
+  return plans;
+}
+
+/// A variant to the tile dialect, with its schedule.
+static llvm::Error lowerToTile(ModuleOp module, const CompileOptions &options,
+                               tile::GPUScheduleAttr schedule) {
+  if (llvm::Error error = runPasses(module, [&](OpPassManager &pm) {
+        AttnToTilePassOptions tileOptions;
+        tileOptions.blockQ = 64;
+        tileOptions.blockKv = schedule.getBlockKv();
+        tileOptions.narrowWeights = options.dtype != HEED_F32;
+        pm.addPass(createAttnToTilePass(tileOptions));
+        addSimplification(pm);
+      }))
+    return error;
+  for (auto kernel : module.getOps<tile::KernelOp>())
+    kernel->setAttr(tile::TileDialect::kScheduleAttr, schedule);
+  if (schedule.getDot() != tile::GPUDotKind::WGMMA)
+    return llvm::Error::success();
+  return runPasses(module, [](OpPassManager &pm) {
+    pm.addNestedPass<tile::KernelOp>(createTileHoistElementsPass());
+  });
+}
+
 llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
                                                          const lang::Variant &variant,
                                                          const CompileOptions &options,
                                                          const GPUTarget &target, EmitKind kind,
                                                          llvm::raw_ostream &os, NotePhase note) {
   OwningOpRef<ModuleOp> attnModule = buildAttnModule(context, &variant, options);
-  if (llvm::Error error = runPasses(*attnModule, addSimplification))
+  if (llvm::Error error = runPasses(*attnModule, [](OpPassManager &pm) {
+        addSimplification(pm);
+        pm.addPass(createAttnSeparateCongruencesPass());
+        addSimplification(pm);
+      }))
     return std::move(error);
   note("attn " + target.name);
 
@@ -183,34 +247,18 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
                        mask.getCoordinates()[3]);
   });
 
+  auto plans = planSchedules(context, target, problem, options.gpuSchedule);
+  if (!plans)
+    return plans.takeError();
+  bool wantsAll = kind == EmitKind::Object || kind == EmitKind::Asm;
+  if (!wantsAll)
+    plans->resize(1);
+
   std::vector<GPUCode> codes;
-  // What needs aligned arguments is followed by code that does not.
-  for (bool isFallback = false;; isFallback = true) {
-    GPUScheduleOverrides overrides = isFallback ? GPUScheduleOverrides() : options.gpuSchedule;
-    if (isFallback) {
-      overrides.noWGMMA = true;
-      overrides.tf32 = options.gpuSchedule.tf32;
-    }
-    auto schedule = selectGPUSchedule(&context, target, problem, overrides);
-    if (!schedule)
-      return schedule.takeError();
+  for (auto [schedule, minKeys] : *plans) {
     OwningOpRef<ModuleOp> module = attnModule->clone();
-    if (llvm::Error error = runPasses(*module, [&](OpPassManager &pm) {
-          AttnToTilePassOptions tileOptions;
-          tileOptions.blockQ = 64;
-          tileOptions.blockKv = schedule->getBlockKv();
-          tileOptions.narrowWeights = options.dtype != HEED_F32;
-          pm.addPass(createAttnToTilePass(tileOptions));
-          addSimplification(pm);
-        }))
+    if (llvm::Error error = lowerToTile(*module, options, schedule))
       return std::move(error);
-    for (auto kernel : module->getOps<tile::KernelOp>())
-      kernel->setAttr(tile::TileDialect::kScheduleAttr, *schedule);
-    if (schedule->getDot() == tile::GPUDotKind::WGMMA)
-      if (llvm::Error error = runPasses(*module, [](OpPassManager &pm) {
-            pm.addNestedPass<tile::KernelOp>(createTileHoistElementsPass());
-          }))
-        return std::move(error);
     note("tile " + target.name);
     if (kind == EmitKind::Tile) {
       module->print(os);
@@ -222,6 +270,7 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
       return std::move(error);
     std::string entry = defaultSymbol(variant, options);
     GPUCode code = readAttributes(module->lookupSymbol<LLVM::LLVMFuncOp>(entry), target);
+    code.minKeys = minKeys;
     // Float32 results are as accurate as float32 is, unless TF32 will do.
     bool isF32 = options.dtype == HEED_F32 && !options.gpuSchedule.tf32;
     auto ptx = lowerToPTX(*module, options.gpuSchedule.strictMath || isF32, target, note,
@@ -231,11 +280,10 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
     if (kind == EmitKind::LLVM)
       return codes;
     code.ptx = std::move(*ptx);
-    bool isLast = !code.needsAligned || options.gpuSchedule.alignedOnly;
     codes.push_back(std::move(code));
-    if (isLast || isFallback || kind == EmitKind::PTX || kind == EmitKind::Cubin)
-      break;
   }
+  if (!wantsAll)
+    codes.front().minKeys = 0;
   if (kind == EmitKind::Object || kind == EmitKind::Cubin) {
     if (llvm::Error error = assemble(codes))
       return std::move(error);

@@ -26,6 +26,7 @@ struct GPUCode {
   int64_t summaryWords = 0;    // of 64 bits a block; 0: there is no kernel that computes them
   int64_t summariseThreads = 0;
   bool summariesPerBatch = false, summariesPerHead = false;
+  int64_t minKeys = 0; // calls with fewer take a later code
   std::vector<std::array<int32_t, 3>> maps;
 };
 
@@ -40,8 +41,8 @@ struct GPUMaskCode {
 /// Notes the time since the last call under a name.
 using NotePhase = llvm::function_ref<void(std::string)>;
 
-/// Compiles one variant for one architecture: the code to prefer first, then code for arguments
-/// that it cannot take. With EmitKind Tile or LLVM writes that IR to `os` instead and returns
+/// Compiles one variant for one architecture: code for many keys, code for few where another
+/// schedule suits them, then code for arguments that these cannot take. With EmitKind Tile or LLVM writes that IR to `os` instead and returns
 /// nothing.
 llvm::Expected<std::vector<GPUCode>> compileForGPU(mlir::MLIRContext &context,
                                                    const lang::Variant &variant,

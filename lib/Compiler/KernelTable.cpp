@@ -189,7 +189,8 @@ void KernelTable::emit(llvm::Module &module, const lang::Variant &variant, Strin
                      b.i32(code.summariseThreads),
                      b.i32(code.summaryWords),
                      b.i32(code.summariesPerBatch),
-                     b.i32(code.summariesPerHead)}));
+                     b.i32(code.summariesPerHead),
+                     b.i64(code.minKeys)}));
   }
   llvm::SmallVector<Constant *> maskEntries;
   for (const MaskCode &code : maskCodes) {

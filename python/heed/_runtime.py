@@ -74,7 +74,7 @@ class GPUCode(ctypes.Structure):
                 ("classify", ctypes.c_char_p), ("classify_threads", ctypes.c_int32),
                 ("lists_per_batch", ctypes.c_int32), ("lists_per_head", ctypes.c_int32), ("summarise", ctypes.c_char_p),
                 ("summarise_threads", ctypes.c_int32), ("summary_words", ctypes.c_int32),
-                ("summaries_per_batch", ctypes.c_int32), ("summaries_per_head", ctypes.c_int32)]
+                ("summaries_per_batch", ctypes.c_int32), ("summaries_per_head", ctypes.c_int32), ("min_keys", ctypes.c_int64)]
 
 
 class GPUMaskCode(ctypes.Structure):

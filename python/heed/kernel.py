@@ -78,7 +78,7 @@ class Kernel:
 
     @property
     def gpu_targets(self) -> list[str]:
-        """The GPU architectures that it has code for, best first; some have two pieces of it."""
+        """The GPU architectures that it has code for, best first; some have several pieces of it."""
         table = _runtime.KernelTable.from_address(self._address)
         return [table.gpu_codes[i].target.decode() for i in range(table.num_gpu_codes)]
 

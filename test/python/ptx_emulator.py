@@ -114,7 +114,7 @@ class Kernel:
         for symbol, size in re.findall(r"\.shared \.align \d+ \.b8 (\w+)\[(\d+)\]", ptx):
             self.symbols[symbol] = offset
             offset += int(size)
-        self.symbols["heed_shared"] = offset
+        self.symbols["heed_shared"] = -(-offset // 16) * 16
         self.threads = int(re.search(r"\.maxntid (\d+)", body[1])[1])
         self.code: list[Instruction] = []
         self.labels: dict[str, int] = {}
@@ -224,7 +224,8 @@ class Kernel:
     # -- Instructions ----------------------------------------------------------------------------------
 
     def execute(self, w: Warp, i: Instruction, active: np.ndarray) -> None:
-        op, o = i.op, i.operands
+        # Memory is that of one thread at a time.
+        op, o = [word for word in i.op if word not in ("relaxed", "acq_rel", "gpu")], i.operands
         name = op[0]
         get: Callable[[str], np.ndarray] = lambda t: self.get(w, t)  # noqa: E731
         put = lambda value: self.put(w, o[0], value, active)  # noqa: E731
@@ -236,7 +237,7 @@ class Kernel:
             w.pcs[active] = self.labels[o[0]]
         elif name == "ret":
             w.pcs[active] = -1
-        elif name == "bar" and op[1] == "warp":
+        elif name == "fence" or (name == "bar" and op[1] == "warp"):
             pass  # lanes are in step, and what they write is there at once
         elif name == "bar":
             w.at_barrier = True
@@ -269,6 +270,12 @@ class Kernel:
             else:
                 assert op[1] == "global"
                 self.memory.bytes[self.memory.index(addresses, data.shape[1], "store")] = data
+        elif name == "atom":
+            assert op[1:] == ["global", "inc", "u32"] and active.sum() == 1
+            at = self.memory.bytes[self.memory.index(self.address(w, o[1])[active], 4, "load")[0]].view(np.uint32)
+            put(np.full(32, at[0], U))
+            at[0] = 0 if at[0] >= get(o[2])[active][0] else at[0] + 1
+            self.memory.bytes[self.memory.index(self.address(w, o[1])[active], 4, "store")[0]] = at.view(np.uint8)
         elif name == "cp" and op[2] == "commit_group":
             w.groups.append([])
         elif name == "cp" and op[2] == "wait_group":

@@ -643,6 +643,18 @@ def test_what_a_kernel_says(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (kernel.target, kernel.block_shape) == ("sm_90a", (128, 64))
 
 
+@pytest.mark.parametrize(("options", "expected"), [
+    ("", [(192, 128, 8192), (256, 64, 0), (128, 96, 0)]), ("aligned_only", [(192, 128, 8192), (256, 64, 0)]),
+    ("keys=9000,aligned_only", [(192, 128, 0)]), ("keys=100,aligned_only", [(256, 64, 0)]),
+    ("groups=2,block_kv=64,aligned_only", [(128, 64, 0)])])
+def test_codes_for_lengths(options: str, expected: list[tuple[int, int, int]]) -> None:
+    made = variant.as_variant("variant v {}")._kernel(("bf16", 64, 64, "sm_90a", options))
+    table = _runtime.KernelTable.from_address(made._address)
+    codes = [table.gpu_codes[i] for i in range(table.num_gpu_codes)]
+    assert [(code.block_q, code.block_kv, code.min_keys) for code in codes][:2] == expected[:2]
+    assert len(codes) == len(expected) and [code.needs_aligned for code in codes][:2] == [1] * min(2, len(codes))
+
+
 def test_configuration(machine: Machine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     heed.show_config()
     assert "GPUs       cuda:0 9.0, cuda:1 8.0\n" in capsys.readouterr().out

@@ -58,7 +58,7 @@ KNOWN_SPILLS: dict[tuple[str, int, str, str], int] = {
     ("sliding_window", 128, "sm_90a", "no_wgmma"): 12,
     ("sandwich", 192, "sm_90a", ""): 64,
     ("sandwich", 256, "sm_90a", ""): 128,
-    ("t5_relative_bias", 192, "sm_90a", ""): 128,
+    ("packed_documents", 256, "sm_90a", ""): 4,
     ("t5_relative_bias", 256, "sm_90a", ""): 128,
 }
 
@@ -91,6 +91,13 @@ def test_dims(tmp_path: pathlib.Path, target: str, tune: str, dtype: str, dims: 
 def test_examples(tmp_path: pathlib.Path, name: str, dim: int, target: str, tune: str) -> None:
     log = assemble(tmp_path, name, "bf16", (dim, dim), target, tune)
     check(log, KNOWN_SPILLS.get((name, dim, target, tune), 0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dim", (64, 128, 192, 256))
+@pytest.mark.parametrize("name", ("dense", "causal", "alibi", "t5_relative_bias"))
+def test_short_calls(tmp_path: pathlib.Path, name: str, dim: int) -> None:
+    check(assemble(tmp_path, name, "bf16", (dim, dim), "sm_90a", "keys=512"), KNOWN_SPILLS.get((name, dim, "sm_90a", ""), 0))
 
 
 @pytest.mark.slow

@@ -22,6 +22,14 @@ variant division(a: index, c: index) {
   }
 }
 """
+# A multiple of a number that rows have, and of one that columns have: the first joins the softmax's reference.
+RAMP = "ramp"
+RAMP_SOURCE = """
+variant ramp {
+  score_mod(score, b, h, q, kv) { return score + 0.0625 * f32(kv - q) }
+  mask_mod(b, h, q, kv) { return q + 40 >= kv }
+}
+"""
 # Blocks come from lists, which read what is known of each block of keys, where enough tiles share that.
 DOCUMENTS_SOURCE = """
 variant documents(ids: i32[B, ?], wide: i64[?]) {
@@ -82,9 +90,10 @@ def run(directory: pathlib.Path, case: Case, seed: int = 0) -> None:
     if case.variant == DIVISION:
         source = directory / "division.heed"
         source.write_text(DIVISION_SOURCE)
-    if case.variant == DOCUMENTS:
-        source = directory / "documents.heed"
-        source.write_text(DOCUMENTS_SOURCE)
+    for name, text in ((DOCUMENTS, DOCUMENTS_SOURCE), (RAMP, RAMP_SOURCE)):
+        if case.variant == name:
+            source = directory / f"{name}.heed"
+            source.write_text(text)
     common = [source, f"--target={case.target}", f"--dtype={case.dtype}", f"--head-dim={case.dims[0]}",
               f"--value-head-dim={case.dims[1]}"]
     tune = ",".join(filter(None, ("no_wgmma" if case.target == "sm_90a" else "", case.tune)))
@@ -132,6 +141,9 @@ def run(directory: pathlib.Path, case: Case, seed: int = 0) -> None:
     q, k, v = (numbers(t) for t in tensors)
     group = hq // hkv
     scores = np.einsum("bhqd,bhkd->bhqk", q, np.repeat(k, group, 1)) * scale
+    if case.variant == RAMP:
+        distance = np.arange(skv) - np.arange(sq)[:, None]
+        scores = np.where(distance <= 40, scores + 0.0625 * distance, -np.inf)
     if case.variant == CAUSAL:
         scores = np.where(np.arange(sq)[:, None] >= np.arange(skv), scores, -np.inf)
     if case.variant == DOCUMENTS:
@@ -163,20 +175,26 @@ def run(directory: pathlib.Path, case: Case, seed: int = 0) -> None:
     shared = 232448
     if case.variant == DOCUMENTS:
         blocks, tiles = -(-skv // number["block_kv"]), -(-sq // rows)
-        for word, count in ((32, b * tiles * (1 + blocks) * 4), (6, b * blocks * 4 * 8)):
-            args[word] = memory.place(np.full(count, 0xAA, np.uint8))
-            memory.allowed[args[word] - memory.base:][:count] = True
+        lists = b * tiles * (1 + blocks)
+        for word, content in ((32, np.full(4 * (lists + b * tiles), 0xAA, np.uint8)), (6, np.full(b * blocks * 4 * 8, 0xAA, np.uint8)),
+                              (31, np.zeros(32, np.uint8))):
+            args[word] = memory.place(content)
+            memory.allowed[args[word] - memory.base:][:content.nbytes] = True
         launches = [("_classify", b * tiles)]
         if case.summaries:
-            launches.insert(0, ("_summarise", b * -(-blocks // 128)))
+            launches.insert(0, ("_summarise", b * -(-blocks // 4)))
         else:
             args[6] = 0
         for suffix, count in launches:
             before = Kernel(ptx, kernel.name + suffix)
             for block in range(count):
                 before.run(block, count, args, memory, shared, rng, eager=True)
-        words = memory.bytes[args[32] - memory.base:][:b * tiles * (1 + blocks) * 4].view(np.int32).reshape(b * tiles, -1)
-        assert 0 < words[:, 0].sum() < b * tiles * blocks, "some blocks are skipped"
+        words = memory.bytes[args[32] - memory.base:][:4 * (lists + b * tiles)].view(np.int32)
+        lengths, order = words[:lists].reshape(b, tiles, -1)[:, :, 0], words[lists:].reshape(b, tiles)
+        assert 0 < lengths.sum() < b * tiles * blocks, "some blocks are skipped"
+        for of_batch, sorted_tiles in zip(lengths, order):
+            assert list(sorted_tiles) == sorted(range(tiles), key=lambda tile: (-of_batch[tile], -tile))
+        assert not memory.bytes[args[31] - memory.base:][:32].any(), "the counter is as it was"
     for block in range(grid):
         kernel.run(block, grid, args, memory, shared, rng, eager=bool(rng.integers(2)))
     raw = memory.bytes[out[2]]
@@ -194,6 +212,7 @@ FAST = [
     Case("bf16", (16, 16), (70, 40), tune="block_kv=16"),
     Case("f16", (24, 20), (130, 50), CAUSAL, tune="block_kv=32,groups=2"),
     Case("f32", (20, 12), (70, 40), CAUSAL, tune="block_kv=16"),
+    Case("f16", (16, 16), (130, 90), RAMP, tune="block_kv=32,groups=2"),
     *(Case("f16", (16, 16), (200, 190), DOCUMENTS, tune="block_kv=16", batch=2, summaries=s) for s in (True, False)),
 ]
 SLOW = [

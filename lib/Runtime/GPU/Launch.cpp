@@ -124,12 +124,13 @@ static heed_status noCode(const heed_kernel &kernel, const Device &device) {
 
 /// The first code that runs this call on `device`.
 static heed_status selectCode(const heed_kernel &kernel, const heed_call &call,
-                              const Device &device, const heed_gpu_code *&selected) {
+                              const Problem &problem, const Device &device,
+                              const heed_gpu_code *&selected) {
   CallMisfit found = {};
   const heed_gpu_code *refused = nullptr;
   for (int32_t i = 0; i < kernel.num_gpu_codes; ++i) {
     const heed_gpu_code &code = kernel.gpu_codes[i];
-    if (!fits(code, device))
+    if (!fits(code, device) || problem.keyLength < code.min_keys)
       continue;
     if (needsAligned(code)) {
       CallMisfit misfit = findMisfit(kernel, code, call);
@@ -176,8 +177,9 @@ static heed_status checkCode(const heed_kernel &kernel, const heed_gpu_code &cod
     return damaged("no block sizes or no threads");
   if (code.classify && (code.classify_threads < 1 || code.classify_threads > 1024))
     return damaged("no threads that classify blocks");
-  if (code.summarise && (!code.classify || code.summarise_threads < 1 ||
-                         code.summarise_threads > 1024 || code.summary_words < 1))
+  if (code.summarise &&
+      (!code.classify || code.summarise_threads < 32 || code.summarise_threads > 1024 ||
+       code.summarise_threads % 32 != 0 || code.summary_words < 1))
     return damaged("no threads or no words for what is known of blocks");
   if (code.num_maps < 0 || code.num_maps > maxMaps || (code.num_maps > 0 && !code.maps))
     return damaged("no list of tensor maps, or too many of them");
@@ -239,8 +241,10 @@ static heed_status layOut(const heed_kernel &kernel, const heed_gpu_code &code,
   int64_t numLists = (code.lists_per_batch ? problem.batch : 1) *
                      (code.lists_per_head ? problem.queryHeads : 1) * qTiles;
   int64_t kvBlocks = (problem.keyLength + code.block_kv - 1) / code.block_kv;
-  // At most 2^31 x 2^23 words; summaries behind them are aligned.
-  geometry.listBytes = (numLists * (1 + kvBlocks) * 4 + 15) / 16 * 16;
+  // At most 2^31 x 2^23 words, and for few lists the order of their lengths; summaries behind them
+  // are aligned.
+  int64_t orderWords = numLists <= HEED_MOST_SORTED_LISTS ? numLists : 0;
+  geometry.listBytes = ((numLists * (1 + kvBlocks) + orderWords) * 4 + 15) / 16 * 16;
   geometry.numLists = unsigned(numLists);
   // No more than there are tiles. Lists of few tiles read their keys themselves, those in their
   // bounds only.
@@ -248,12 +252,13 @@ static heed_status layOut(const heed_kernel &kernel, const heed_gpu_code &code,
                          (code.summaries_per_head ? problem.queryHeads : 1);
   if (!code.summarise || kvBlocks == 0 || numLists / numSummaries < leastListsPerSummary)
     return HEED_OK;
-  int64_t perList = (kvBlocks + code.summarise_threads - 1) / code.summarise_threads;
+  int64_t perThreadBlock = code.summarise_threads / 32;
+  int64_t perList = (kvBlocks + perThreadBlock - 1) / perThreadBlock;
   if (numSummaries * perList > INT32_MAX)
     return fail(HEED_INVALID_ARGUMENT,
                 "kernel '%s': expected fewer than 2^31 groups of %d blocks of keys, found %lld x "
                 "%lld",
-                nameOf(kernel), int(code.summarise_threads), ll(numSummaries), ll(perList));
+                nameOf(kernel), int(perThreadBlock), ll(numSummaries), ll(perList));
   geometry.summariseBlocks = unsigned(numSummaries * perList);
   geometry.summaryBytes = numSummaries * kvBlocks * code.summary_words * 8;
   return HEED_OK;
@@ -347,7 +352,7 @@ static heed_status launch(const heed_kernel &kernel, const heed_gpu_code &code,
     params[i] = &maps[i];
   params[code.num_maps] = args;
 
-  if (code.blocks_per_sm > 0) {
+  if (code.blocks_per_sm > 0 || code.classify) {
     DevicePtr counter;
     if ((status = takeCounter(context, stream, counter)))
       return status;
@@ -427,7 +432,7 @@ static heed_status launchOn(const heed_kernel *kernel, const heed_call *call, vo
   const Device &device = *context->device;
 
   const heed_gpu_code *code = nullptr;
-  if ((status = selectCode(*kernel, *call, device, code)) ||
+  if ((status = selectCode(*kernel, *call, problem, device, code)) ||
       (status = checkCode(*kernel, *code, *call)))
     return status;
   return launch(*kernel, *code, *call, problem, *context, static_cast<Stream>(stream));

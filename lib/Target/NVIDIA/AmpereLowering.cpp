@@ -114,6 +114,7 @@ void AmpereLowering::enter(int64_t i) {
     std::swap(scalars, instance.scalars);
     std::swap(isPartial, instance.isPartial);
     std::swap(fragments, instance.fragments);
+    std::swap(rowAddends, instance.rowAddends);
     std::swap(stages, instance.stages);
   };
   if (i == current)
@@ -146,7 +147,7 @@ LogicalResult AmpereLowering::emitKernel() {
     slice = e.rem(number, schedule.getValueSlices());
     number = e.div(number, schedule.getValueSlices());
   }
-  BlockWalk::Tile tile = walker->decodeTile(number);
+  BlockWalk::Tile tile = walker->decodeTile(walker->inOrder(number));
   for (int64_t i = 0; i < warpInstances(); ++i) {
     enter(i);
     Value instance = warpGroup ? e.add(e.mul(warpGroup, warpInstances()), i) : e.cst(i);

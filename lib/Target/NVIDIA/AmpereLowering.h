@@ -76,6 +76,7 @@ private:
     mlir::IRMapping scalars;
     Value isPartial;
     llvm::DenseMap<Value, Registers> fragments;
+    llvm::DenseMap<Value, std::pair<Value, Value>> rowAddends;
     llvm::DenseMap<mlir::Operation *, std::unique_ptr<FragmentStage>> stages;
     Value limit;                    // of its masks
     SmallVector<Registers> queries; // left operands by step, where registers hold them

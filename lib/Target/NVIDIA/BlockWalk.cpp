@@ -8,8 +8,6 @@
 
 #include "BlockWalk.h"
 
-#include "heed-c/Runtime.h"
-
 #include <limits>
 
 using namespace mlir;
@@ -111,29 +109,53 @@ Value BlockWalk::numTiles() {
   return e.mul(tilesPerHead(), e.mul(uniform.word32(HEED_ARG_B), uniform.word32(HEED_ARG_HQ)));
 }
 
-BlockWalk::Tile BlockWalk::decodeTile(Value number) {
+/// What lies beside scores is larger than keys and values: heads, or batches, that read the same
+/// run beside each other.
+bool BlockWalk::isByHead() const {
+  return hasMatrices && ofMatrices.onHead && !ofMatrices.onBatch;
+}
+
+BlockWalk::Place BlockWalk::placeOf(Value number) {
   Value perHead = tilesPerHead(), heads = uniform.word32(HEED_ARG_HQ);
   Value batches = uniform.word32(HEED_ARG_B);
-  bool hasMask = !loop.getClassify().empty();
-  // What lies beside scores is larger than keys and values: heads, or batches, that read the same
-  // run beside each other. Otherwise, without a mask tiles take equally long, and those of one head
-  // do.
-  bool isByHead = hasMatrices && ofMatrices.onHead && !ofMatrices.onBatch;
-  Value section = isByHead                            ? batches
+  // Without a mask tiles take equally long, and those of one head run beside each other.
+  Value section = isByHead()                          ? batches
                   : hasMatrices && !ofMatrices.onHead ? heads
-                  : hasMask                           ? uniform.word32(HEED_ARG_SECTION)
+                  : !loop.getClassify().empty()       ? uniform.word32(HEED_ARG_SECTION)
                                                       : e.cst(1);
   Value perSection = e.mul(perHead, section);
-  Value index = e.div(number, perSection), within = e.sub(number, e.mul(index, perSection));
+  Value index = e.div(number, perSection), start = e.mul(index, perSection);
+  Value within = e.sub(number, start);
   Value firstHead = e.mul(index, section);
   Value numHeads = e.min(section, e.sub(e.mul(batches, heads), firstHead));
-  Value tile = e.div(within, numHeads);
-  Value flat = e.add(firstHead, e.sub(within, e.mul(tile, numHeads)));
-  if (hasMask)
-    tile = e.sub(e.sub(perHead, tile), 1);
-  Value outer = e.div(flat, isByHead ? batches : heads);
-  Value inner = e.sub(flat, e.mul(outer, isByHead ? batches : heads));
-  return {isByHead ? inner : outer, isByHead ? outer : inner, e.mul(tile, groups), tile};
+  Value rank = e.div(within, numHeads);
+  return {start, numHeads, firstHead, rank, e.sub(within, e.mul(rank, numHeads))};
+}
+
+BlockWalk::Tile BlockWalk::decodeTile(Value number) {
+  Place place = placeOf(number);
+  Value flat = e.add(place.firstHead, place.head), tile = place.rank;
+  if (!loop.getClassify().empty())
+    tile = e.sub(e.sub(tilesPerHead(), tile), 1);
+  Value perOuter = uniform.word32(isByHead() ? HEED_ARG_B : HEED_ARG_HQ);
+  Value outer = e.div(flat, perOuter);
+  Value inner = e.sub(flat, e.mul(outer, perOuter));
+  return {isByHead() ? inner : outer, isByHead() ? outer : inner, e.mul(tile, groups), tile};
+}
+
+Value BlockWalk::inOrder(Value number) {
+  if (!sortsLists())
+    return number;
+  return e.ifElse(
+      e.band(areListsSorted(), e.lt(number, numTiles())), e.i32(),
+      [&]() -> Emitter::Values {
+        Place place = placeOf(number);
+        Value first = e.mul(listSetOf(decodeTile(number)), tilesPerHead());
+        Value tile = e.load(e.i32(), orderAddress(e.add(first, place.rank)), 4);
+        Value rank = e.sub(e.sub(tilesPerHead(), tile), 1);
+        return {e.add(e.add(place.start, e.mul(rank, place.numHeads)), place.head)};
+      },
+      [&]() -> Emitter::Values { return {number}; })[0];
 }
 
 IRMapping BlockWalk::instanceScalars(const Tile &tile, Value instance) {
@@ -179,13 +201,8 @@ BlockWalk::Walk BlockWalk::beginBounds(const Tile &tile, const Bounds &bounds) {
 BlockWalk::Walk BlockWalk::begin(const Tile &tile) {
   if (!hasLists)
     return beginBounds(tile, emitBounds(tile));
-  Value index = e.cst(0);
-  if (ofLists.onBatch)
-    index = tile.batch;
-  if (ofLists.onHead)
-    index = e.add(e.mul(index, uniform.word32(HEED_ARG_HQ)), tile.head);
   Walk walk{tile, Value(), Value(), Value()};
-  walk.list = listAddress(e.add(e.mul(index, tilesPerHead()), tile.number));
+  walk.list = listAddress(e.add(e.mul(listSetOf(tile), tilesPerHead()), tile.number));
   walk.end = e.load(e.i32(), walk.list, 4);
   walk.start = e.cst(0);
   return walk;
@@ -196,6 +213,22 @@ Value BlockWalk::numBlocks() { return e.divCeil(uniform.word32(HEED_ARG_SKV), bl
 Value BlockWalk::listAddress(Value list) {
   Value words = e.mul(e.toI64(list), e.toI64(e.add(numBlocks(), 1)));
   return e.at(uniform.pointer(HEED_ARG_LISTS), e.mul(words, 4));
+}
+
+Value BlockWalk::listSetOf(const Tile &tile) {
+  Value index = ofLists.onBatch ? tile.batch : e.cst(0);
+  return ofLists.onHead ? e.add(e.mul(index, uniform.word32(HEED_ARG_HQ)), tile.head) : index;
+}
+
+Value BlockWalk::numLists() {
+  Value sets = ofLists.onBatch ? uniform.word32(HEED_ARG_B) : e.cst(1);
+  if (ofLists.onHead)
+    sets = e.mul(sets, uniform.word32(HEED_ARG_HQ));
+  return e.mul(sets, tilesPerHead());
+}
+
+Value BlockWalk::orderAddress(Value list) {
+  return e.at(listAddress(numLists()), e.shl(list, 2));
 }
 
 Value BlockWalk::classOf(const Bounds &bounds, Value block) {
@@ -275,12 +308,60 @@ Emitter::Values BlockWalk::summaryOf(scf::ForOp op, const IRMapping &mapping, Va
       });
 }
 
+/// A lane's number, of the types that `toBits` takes.
+static Value fromOtherLane(Emitter &e, Value x, int64_t mask) {
+  if (x.getType().isF32())
+    return e.shuffleXor(x, mask);
+  auto exchange = [&](Value word) { return e.shuffleXor(word, mask); };
+  Value bits = toBits(e, x), low = exchange(e.toI32(bits));
+  if (!x.getType().isInteger(64))
+    return fromBits(e, arith::ExtUIOp::create(e.b, e.loc, e.i64(), low), x.getType());
+  Value high = exchange(e.toI32(e.shr(bits, 32)));
+  auto wide = [&](Value word) { return arith::ExtUIOp::create(e.b, e.loc, e.i64(), word); };
+  return e.bor(e.shl(wide(high), 32), wide(low));
+}
+
+/// The op by which a result of a loop collects what its iterations find, if it is one that may be
+/// applied to parts in any order, and to a part twice.
+static Operation *collectorOf(scf::ForOp loop, unsigned result) {
+  Operation *op = loop.getYieldedValues()[result].getDefiningOp();
+  Value carried = loop.getRegionIterArg(result);
+  bool collects =
+      isa_and_present<arith::MinSIOp, arith::MaxSIOp, arith::MinUIOp, arith::MaxUIOp,
+                      arith::MinNumFOp, arith::MaxNumFOp, arith::MinimumFOp, arith::MaximumFOp,
+                      arith::AndIOp, arith::OrIOp>(op) &&
+      carried.hasOneUse() && llvm::is_contained(op->getOperands(), carried);
+  return collects ? op : nullptr;
+}
+
 void BlockWalk::emitSummarise(int64_t numThreads) {
+  constexpr int64_t numLanes = 32;
   // Thread blocks of a batch and head (of those that have summaries of their own) follow each
   // other.
-  Value perList = e.divCeil(numBlocks(), numThreads);
+  int64_t perThreadBlock = numThreads / numLanes;
+  Value perList = e.divCeil(numBlocks(), perThreadBlock);
   Value list = e.div(e.blockId(), perList);
-  Value block = e.add(e.mul(e.sub(e.blockId(), e.mul(list, perList)), numThreads), e.threadId());
+  Value warp = e.shuffleIndex(e.shr(e.threadId(), 5), e.cst(0)), lane = e.laneId();
+  Value block = e.add(e.mul(e.sub(e.blockId(), e.mul(list, perList)), perThreadBlock), warp);
+  // Each lane has a part of the keys, if what it finds can be put together; else all have all.
+  bool isShared = llvm::all_of(summaries, [](scf::ForOp summary) {
+    return llvm::all_of(llvm::seq(summary.getNumResults()),
+                        [&](unsigned i) { return collectorOf(summary, i) != nullptr; });
+  });
+  auto collect = [&](scf::ForOp summary, IRMapping &mapping) {
+    for (auto [i, result] : llvm::enumerate(summary.getResults())) {
+      Operation *op = collectorOf(summary, i);
+      Value x = mapping.lookup(result);
+      for (int64_t mask = 1; mask < numLanes; mask *= 2) {
+        IRMapping operands;
+        Value carried = summary.getRegionIterArg(i);
+        for (Value operand : op->getOperands())
+          operands.map(operand, operand == carried ? x : fromOtherLane(e, x, mask));
+        x = e.b.clone(*op, operands)->getResult(0);
+      }
+      mapping.map(result, x);
+    }
+  };
   e.ifThen(e.lt(block, numBlocks()), [&] {
     IRMapping mapping = uniform.arguments();
     Value batch = list, head = e.cst(0);
@@ -291,10 +372,16 @@ void BlockWalk::emitSummarise(int64_t numThreads) {
     mapping.map(kernel.getBatch(), batch);
     mapping.map(kernel.getHead(), head);
     Block &classify = loop.getClassify().front();
-    Value first = e.mul(block, blockKv());
+    Value skv = uniform.word32(HEED_ARG_SKV);
+    Value first = e.mul(block, blockKv()), end = e.min(e.add(first, blockKv()), skv);
+    if (isShared) {
+      int64_t perLane = llvm::divideCeil(blockKv(), numLanes);
+      // Lanes beyond the end have the last key.
+      first = e.min(e.add(first, e.mul(lane, perLane)), e.sub(end, 1));
+      end = e.min(e.add(first, perLane), end);
+    }
     mapping.map(classify.getArgument(0), first);
-    mapping.map(classify.getArgument(1),
-                e.min(e.add(first, blockKv()), uniform.word32(HEED_ARG_SKV)));
+    mapping.map(classify.getArgument(1), end);
     // What the loops are computed from, and some that nothing comes of.
     for (Operation &op : classify.without_terminator()) {
       if (dependencesOf(op).onQueries)
@@ -306,13 +393,18 @@ void BlockWalk::emitSummarise(int64_t numThreads) {
             uniform.emitSlice(operand, mapping);
       });
       uniform.emit(op, mapping);
+      auto summary = dyn_cast<scf::ForOp>(op);
+      if (isShared && summary && llvm::is_contained(summaries, summary))
+        collect(summary, mapping);
     }
-    Value address = summaryAddress(mapping, block);
-    for (scf::ForOp summary : summaries)
-      for (Value result : summary.getResults()) {
-        e.store(toBits(e, mapping.lookup(result)), address, 8);
-        address = e.at(address, e.cst(8));
-      }
+    e.ifThen(e.eq(lane, 0), [&] {
+      Value address = summaryAddress(mapping, block);
+      for (scf::ForOp summary : summaries)
+        for (Value result : summary.getResults()) {
+          e.store(toBits(e, mapping.lookup(result)), address, 8);
+          address = e.at(address, e.cst(8));
+        }
+    });
   });
 }
 
@@ -360,7 +452,7 @@ Value BlockWalk::next(const Walk &walk, Position &position) {
   return e.select(isFound, word, e.cst(-1));
 }
 
-void BlockWalk::emitClassify(Value counts) {
+void BlockWalk::emitClassify(Value words) {
   // List l belongs to tile l % tiles of head l / tiles (of the batches and heads that lists depend
   // on).
   Value list = e.blockId(), lane = e.laneId(), perHead = tilesPerHead();
@@ -386,7 +478,7 @@ void BlockWalk::emitClassify(Value counts) {
       {walk.start, e.cst(0), e.cst(0)}, [&](ValueRange v) { return e.ge(v[0], walk.end); },
       [&](ValueRange v) -> Emitter::Values {
         Position found = evaluateBlocks(walk, bounds, e.sub(v[0], ownOffset));
-        Value base = e.add(counts, e.mul(v[2], 4 * kClassifyWarps));
+        Value base = e.add(words, e.mul(v[2], 4 * kClassifyWarps));
         e.ifThen(e.eq(lane, 0), [&] {
           e.ptx("st.shared.b32 [$0], $1;", "r,r",
                 {e.add(base, e.shl(warp, 2)), e.popcount(found.remaining)});
@@ -407,6 +499,67 @@ void BlockWalk::emitClassify(Value counts) {
                 e.bxor(v[2], 1)};
       });
   e.ifThen(e.eq(e.threadId(), 0), [&] { e.store(state[1], address, 4); });
+  if (sortsLists())
+    e.ifThen(areListsSorted(), [&] { sortLists(words); });
+}
+
+Value BlockWalk::areListsSorted() {
+  return e.cmp(arith::CmpIPredicate::ule, numLists(), e.cst(kMostSorted));
+}
+
+/// By the thread block that ends last: the others have left their lists' lengths.
+void BlockWalk::sortLists(Value words) {
+  Value thread = e.threadId(), total = numLists(), perHead = tilesPerHead();
+  e.barrierAll(); // counts are read
+  e.ifThen(e.eq(thread, 0), [&] {
+    // The length is there before it is counted; wraps to 0, as it was.
+    Value before = e.ptx("fence.acq_rel.gpu; atom.acq_rel.gpu.global.inc.u32 $0, [$1], $2;",
+                         "=r,l,r",
+                         {e.at(uniform.pointer(HEED_ARG_COUNTER), e.cst(8)), e.sub(total, 1)},
+                         e.i32())[0];
+    e.ptx("st.shared.b32 [$0], $1;", "r,r", {words, before});
+  });
+  e.barrierAll();
+  Value before = e.ptx("ld.shared.b32 $0, [$1];", "=r,r", words, e.i32())[0];
+  e.ifThen(e.eq(before, e.sub(total, 1)), [&] {
+    e.ptx("fence.acq_rel.gpu;", "", {});
+    int64_t numThreads = 32 * kClassifyWarps;
+    Value lengths = e.add(words, 4);
+    e.loop(thread, total, e.cst(numThreads), {}, [&](Value list, ValueRange) {
+      Value length = e.ptx("ld.relaxed.gpu.global.b32 $0, [$1];", "=r,l", listAddress(list),
+                           e.i32())[0];
+      e.ptx("st.shared.b32 [$0], $1;", "r,r", {e.add(lengths, e.shl(list, 2)), length});
+      return Emitter::Values();
+    });
+    e.barrierAll();
+    auto lengthOf = [&](Value list) {
+      return e.ptx("ld.shared.b32 $0, [$1];", "=r,r", e.add(lengths, e.shl(list, 2)), e.i32())[0];
+    };
+    // A list's place is the number of those before it: longer ones, and as long ones of later
+    // queries.
+    e.loop(thread, total, e.cst(numThreads), {}, [&](Value list, ValueRange) {
+      Value first = e.mul(e.div(list, perHead), perHead), own = lengthOf(list);
+      Value end = e.add(first, perHead);
+      auto isBefore = [&](Value other) {
+        Value length = lengthOf(other);
+        return e.bor(e.lt(own, length), e.band(e.eq(own, length), e.lt(list, other)));
+      };
+      constexpr int64_t numAtOnce = 4;
+      Value rank = e.loop(first, end, e.cst(numAtOnce), e.cst(0),
+                          [&](Value other, ValueRange carried) -> Emitter::Values {
+                            Value rank = carried[0];
+                            for (int64_t i = 0; i < numAtOnce; ++i) {
+                              // The list itself is not before itself.
+                              Value exists = e.lt(e.add(other, i), end);
+                              Value one = e.select(exists, e.add(other, i), list);
+                              rank = e.add(rank, e.select(isBefore(one), e.cst(1), e.cst(0)));
+                            }
+                            return {rank};
+                          })[0];
+      e.store(e.sub(list, first), orderAddress(e.add(first, rank)), 4);
+      return Emitter::Values();
+    });
+  });
 }
 
 Value BlockWalk::sumOverLanes(Value x) {

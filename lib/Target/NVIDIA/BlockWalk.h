@@ -14,6 +14,10 @@
 // largest document number in it) is the same for all tiles: a third kernel has computed
 // it once for each block.
 //
+// Lengths of lists that come from captured tensors may be any: where there are few, the kernel
+// that fills them sorts them as well, so that the longest tiles of a section of heads come first.
+// Else the last queries do, whose tiles are the longest under a causal mask.
+//
 // A block is handed on as a word, block << 8 | 2 bits for each instance: its class
 // (tile::BlockClass), or Done where neither this block nor a later one concerns the
 // instance. Blocks go from the last key to the first, since the longest tiles, which
@@ -25,6 +29,8 @@
 #define HEED_LIB_TARGET_NVIDIA_BLOCKWALK_H
 
 #include "Scalars.h"
+
+#include "heed-c/Runtime.h"
 
 namespace heed::nvidia {
 
@@ -49,6 +55,9 @@ public:
   /// Tiles of a section of heads run together, so that what they read stays in the second-level
   /// cache; where there is a mask, the last queries first.
   Tile decodeTile(Value number);
+  /// The number whose tile is to be computed in the place of `number`'s: where lists are sorted, the
+  /// longest ones first.
+  Value inOrder(Value number);
   /// The kernel's scalars with the coordinates of an instance of a tile.
   mlir::IRMapping instanceScalars(const Tile &tile, Value instance);
 
@@ -73,16 +82,19 @@ public:
 
   /// Warps that fill a list together.
   static constexpr int64_t kClassifyWarps = 8;
-  /// The body of the kernel that fills lists: a thread block a list. `counts` is the address (i32)
-  /// of 2 kClassifyWarps words of shared memory.
-  void emitClassify(Value counts);
+  /// Lists that are sorted at most: their lengths lie in shared memory.
+  static constexpr int64_t kMostSorted = HEED_MOST_SORTED_LISTS;
+  /// The body of the kernel that fills lists: a thread block a list. The last one to end sorts them.
+  /// `words` is the address (i32) of classifyWords() words of shared memory.
+  void emitClassify(Value words);
+  int64_t classifyWords() const { return sortsLists() ? kMostSorted + 1 : 2 * kClassifyWarps; }
 
   /// Numbers of 64 bits that are known of each block of keys; whether batches and heads have their
   /// own.
   int64_t summaryWords() const;
   bool summariesDependOnBatch() const { return ofSummaries.onBatch; }
   bool summariesDependOnHead() const { return ofSummaries.onHead; }
-  /// The body of the kernel that computes them: a thread a block.
+  /// The body of the kernel that computes them: a warp a block.
   void emitSummarise(int64_t numThreads);
 
 private:
@@ -103,7 +115,24 @@ private:
   Value sumOverLanes(Value x);
   Value reduceInstances(Value x, llvm::function_ref<Value(Value, Value)> combine);
   Value tilesPerHead();
+  /// Where a number lies in the order of tiles.
+  struct Place {
+    Value start, numHeads; // of its section: the first number, and query heads
+    Value firstHead;       // of the section; heads of all batches are counted through
+    Value rank, head;      // the how many-th tile of which head of the section
+  };
+  Place placeOf(Value number);
+  bool isByHead() const;
   Value listAddress(Value list);
+  /// The lists of a batch and head follow each other: which set of them it is, and how many there
+  /// are.
+  Value listSetOf(const Tile &tile);
+  Value numLists();
+  /// Of the tiles in the order of their lengths, behind the lists: a word each.
+  Value orderAddress(Value list);
+  bool sortsLists() const { return hasLists && ofLists.hasLoops; }
+  Value areListsSorted();
+  void sortLists(Value words);
   int64_t blockKv() { return loop.getStep(); }
   SmallVector<Value> walkRoots();
   struct Dependences {

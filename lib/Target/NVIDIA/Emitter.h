@@ -91,6 +91,10 @@ public:
   Value select(Value c, Value x, Value y) {
     return b.createOrFold<mlir::arith::SelectOp>(loc, c, x, y);
   }
+  /// Conditions of a selection: opaque, for of one by a conjunction LLVM would make two. ptxas
+  /// merges them with comparisons.
+  Value both(Value x, Value y) { return purePtx("and.pred $0, $1, $2;", "=b,b,b", {x, y}, i1()); }
+  Value either(Value x, Value y) { return purePtx("or.pred $0, $1, $2;", "=b,b,b", {x, y}, i1()); }
   Value negate(Value c) { return bxor(c, cstBool(true)); }
   Value toI64(Value x) {
     return x.getType().isInteger(64) ? x : b.createOrFold<mlir::arith::ExtSIOp>(loc, i64(), x);

@@ -60,19 +60,19 @@ void FragmentLowering::emitClassifyKernel(int64_t numMaps) {
   LLVM::LLVMFuncOp keptFunction = function;
   createKernel((kernel.getSymName() + "_classify").str(), numMaps, 32 * BlockWalk::kClassifyWarps,
                1);
-  Value counts;
+  Value words;
   {
     OpBuilder b(kernel);
-    auto type = LLVM::LLVMArrayType::get(e.i32(), 2 * BlockWalk::kClassifyWarps);
+    auto type = LLVM::LLVMArrayType::get(e.i32(), walker->classifyWords());
     auto global =
         LLVM::GlobalOp::create(b, e.loc, type, /*isConstant=*/false, LLVM::Linkage::Internal,
-                               (kernel.getSymName() + "_counts").str(), Attribute(), 4, kShared);
+                               (kernel.getSymName() + "_words").str(), Attribute(), 4, kShared);
     b.createBlock(&global.getInitializerRegion());
     LLVM::ReturnOp::create(b, e.loc, LLVM::UndefOp::create(b, e.loc, type).getResult());
     Value pointer = LLVM::AddressOfOp::create(builder, e.loc, global);
-    counts = LLVM::PtrToIntOp::create(builder, e.loc, e.i32(), pointer);
+    words = LLVM::PtrToIntOp::create(builder, e.loc, e.i32(), pointer);
   }
-  BlockWalk(e, *uniform, kernel, loop, groups(), kInstanceRows).emitClassify(counts);
+  BlockWalk(e, *uniform, kernel, loop, groups(), kInstanceRows).emitClassify(words);
   LLVM::ReturnOp::create(builder, e.loc, ValueRange());
   unrollReads(function);
   if (walker->summaryWords() > 0) {
@@ -230,30 +230,36 @@ LogicalResult FragmentLowering::lowerMask(tile::MaskOp op) {
   SmallVector<Type> types(scores.size(), e.f32());
   Value firstKv = e.add(scalar(op.getColumn()), threadColumn);
   Value limit = scalar(op.getLimit());
-  auto masked = [&]() -> Emitter::Values {
-    std::unique_ptr<FragmentStage> &stage = stages[op];
-    Block none;
-    FragmentStage *evaluator = stage.get();
-    std::unique_ptr<FragmentStage> limitOnly;
-    if (!evaluator) {
-      none.addArguments({e.i32(), e.i32()}, {op.getLoc(), op.getLoc()});
-      limitOnly = std::make_unique<FragmentStage>(e, *uniform, none, Value(), none.getArgument(0),
-                                                  none.getArgument(1));
-      evaluator = limitOnly.get();
-    }
-    evaluator->beginBlock(firstKv);
+  auto select = [&](ArrayRef<Value> from, llvm::function_ref<Value(Element)> keep) {
     Emitter::Values result;
     Value lowest = e.negativeInfinity();
-    for (auto [i, score] : llvm::enumerate(scores)) {
-      Element element = Element::ofRegister(i);
-      Value keep = evaluator->isBelow(element, limit);
-      // Opaque: LLVM would make two selections of the conjunction.
-      if (stage)
-        keep = e.purePtx("and.pred $0, $1, $2;", "=b,b,b",
-                         {keep, stage->evaluate(element, Value())}, e.i1());
-      result.push_back(e.select(keep, score, lowest));
-    }
+    for (auto [i, score] : llvm::enumerate(from))
+      result.push_back(e.select(keep(Element::ofRegister(i)), score, lowest));
     return result;
+  };
+  auto masked = [&]() -> Emitter::Values {
+    Value distance = e.sub(limit, firstKv);
+    SmallVector<Value> below(2 * scores.size());
+    auto isBelow = [&](Element element) {
+      Value &slot = below[element.column];
+      if (!slot)
+        slot = e.cmp(arith::CmpIPredicate::sgt, distance, e.cst(element.column));
+      return slot;
+    };
+    FragmentStage *stage = stages[op].get();
+    if (!stage)
+      return select(scores, isBelow);
+    stage->beginBlock(firstKv);
+    // Only the last block has columns from the limit on: it gets a selection of its own, where that
+    // does not cost registers.
+    if (schedule.getDot() != tile::GPUDotKind::WGMMA)
+      return select(scores, [&](Element element) {
+        return e.both(isBelow(element), stage->evaluate(element, Value()));
+      });
+    Emitter::Values kept =
+        select(scores, [&](Element element) { return stage->evaluate(element, Value()); });
+    Value isLast = e.lt(e.sub(limit, scalar(op.getColumn())), e.cst(blockKv()));
+    return e.ifElse(isLast, types, [&] { return select(kept, isBelow); }, [&] { return kept; });
   };
   fragments[op] = e.ifElse(isPartial, types, masked, [&] { return Emitter::Values(scores); });
   if (auto it = rowAddends.find(op.getTile()); it != rowAddends.end()) {

@@ -114,12 +114,6 @@ Value FragmentStage::evaluateBesides(Element element, Value score) {
   return sum.offset ? e.fma(e.cstF32(float(sum.offset)), sum.unit, score) : score;
 }
 
-Value FragmentStage::isBelow(Element element, Value limit) {
-  Value distance = combine("limit", limit, blockKv, [&] { return e.sub(limit, blockKv); });
-  return combine("below" + std::to_string(element.column), distance, Value(),
-                 [&] { return e.cmp(arith::CmpIPredicate::sgt, distance, e.cst(element.column)); });
-}
-
 FragmentStage::Form FragmentStage::form(Value v, Element element) {
   if (v.getParentBlock() != &block) {
     APInt constant;
@@ -311,7 +305,8 @@ FragmentStage::Form FragmentStage::evaluateOp(Operation &op, Element element) {
     // (a + c u) v = a v + c (u v) for a uniform v.
     unsigned other = dependence(op.getOperand(1)) == 0 ? 1 : 0;
     Form x = operand(1 - other);
-    if (dependence(op.getOperand(other)) == 0 && x.offset) {
+    // Also where the offset happens to be 0: elements have to share the base.
+    if (dependence(op.getOperand(other)) == 0) {
       Value factor = value(op.getOperand(other), element);
       Form result;
       result.offset = x.offset;
@@ -336,6 +331,12 @@ FragmentStage::Form FragmentStage::evaluateOp(Operation &op, Element element) {
   SmallVector<Value> operands;
   for (Value v : op.getOperands())
     operands.push_back(isa<attn::TensorType>(v.getType()) ? v : value(v, element));
+  unsigned ofPair = OnQ | OnKv;
+  if (type.isInteger(1) && isa<arith::AndIOp, arith::OrIOp>(op) &&
+      (dependence(op.getResult(0)) & ofPair) == ofPair)
+    return {isa<arith::AndIOp>(op) ? e.both(operands[0], operands[1])
+                                   : e.either(operands[0], operands[1]),
+            0, Value(), -1};
   Form result{scalars.emitOp(op, operands), 0, Value(), -1};
   if (isInteger && isa<arith::SelectOp>(op)) {
     Form x = operand(1), y = operand(2);

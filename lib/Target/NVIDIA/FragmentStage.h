@@ -68,8 +68,6 @@ public:
   /// c: a for the two rows. Then evaluateBesides gives the result less a.
   std::optional<std::pair<Value, Value>> rowAddends(int64_t numElements);
   Value evaluateBesides(Element element, Value score);
-  /// Whether kv + column < limit.
-  Value isBelow(Element element, Value limit);
 
 private:
   enum : unsigned { OnScore = 1, OnQ = 2, OnKv = 4 };

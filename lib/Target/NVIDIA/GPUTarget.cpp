@@ -70,13 +70,16 @@ llvm::Expected<GPUScheduleOverrides> GPUScheduleOverrides::parse(StringRef text)
       overrides.groups = number;
     else if (name == "stages" && !(problem = needsNumber(1)))
       overrides.stages = number;
+    else if (name == "keys" && !(problem = needsNumber(1)))
+      overrides.keys = number;
     else if (name == "blocks_per_sm" && !(problem = needsNumber(0)))
       overrides.blocksPerSM = number;
     else if (!problem)
       problem =
           llvm::createStringError("unknown schedule option '" + word.str() +
                                   "' (known: block_kv=N, groups=N, stages=N, "
-                                  "blocks_per_sm=N, tf32, strict_math, no_wgmma, aligned_only)");
+                                  "blocks_per_sm=N, keys=N, tf32, strict_math, no_wgmma, "
+                                  "aligned_only)");
     if (problem)
       return std::move(problem);
   }
@@ -217,7 +220,7 @@ static bool isLong(const GPUStages &stages) {
 /// best where registers suffice; at head dim 64 a fourth pays, for its tiles end sooner. What a
 /// stage keeps in flight is up to ptxas, which takes more the more a thread has; that masks of
 /// divisions and other long ones fit shorter blocks only is what it said (test_ptx.py).
-static SmallVector<Shape> hopperShapes(const GPUProblem &problem) {
+static SmallVector<Shape> hopperShapes(const GPUProblem &problem, bool isShort) {
   const GPUStages &stages = problem.hoisted;
   int64_t columns = std::max(problem.headDim, problem.valueHeadDim);
   SmallVector<Shape> shapes;
@@ -229,7 +232,13 @@ static SmallVector<Shape> hopperShapes(const GPUProblem &problem) {
     return shapes;
   }
   bool isSimple = stages.numTranscendentals <= 2;
+  bool isBare = !stages.hasMask && !stages.hasScoreGather && stages.numTranscendentals == 0;
   if (columns <= 64 && !stages.hasDivision) {
+    if (isBare && !isShort)
+      shapes.append({{3, 128}, {3, 112}});
+    // A mask of many operations waits less behind short blocks, a longer one behind large ones.
+    if (stages.alongKeyBytes > 0 && stages.numMaskOps > 4 && stages.numMaskOps < 8 && isSimple)
+      shapes.push_back({3, 64});
     // Tiles of four end sooner.
     if (stages.numMaskOps <= 4 && isSimple)
       shapes.push_back({4, 64});
@@ -237,27 +246,35 @@ static SmallVector<Shape> hopperShapes(const GPUProblem &problem) {
       shapes.push_back({3, 128});
     if (isSimple && stages.numMaskOps < 6)
       shapes.push_back({3, 112});
-    shapes.push_back({3, 96});
+    shapes.push_back({3, isSimple ? 96 : 80});
   } else if (columns <= 64) {
-    shapes.push_back({4, 48});
+    shapes.append({{3, 64}, {4, 48}});
   }
   // A long mask that is evaluated in most blocks hides more behind larger ones.
   bool isLongAlongKeys = stages.alongKeyBytes > 0 && stages.numMaskOps >= 6;
   if (columns <= 128 && isLongAlongKeys && isSimple)
     shapes.push_back({2, 128});
-  // Shorter blocks waste less of a diagonal.
-  if (columns <= 128 && !stages.hasMask)
+  // Shorter blocks waste less of a diagonal, and of a short call's last block.
+  if (columns <= 128 && !stages.hasMask && !isShort && !(isBare && stages.hasScore))
     shapes.push_back({3, 80});
   bool isWide = stages.hasWideAlongKeys;
   if ((columns <= 96 || (columns <= 128 && !stages.hasDivision && !isWide)) && isSimple)
     shapes.push_back({3, 64});
   if (columns <= 128 && stages.hasDivision)
     shapes.push_back({3, 48});
-  if ((columns <= 128 || (columns <= 192 && !isLong(stages))) && !stages.hasScoreGather)
+  if (columns > 128 && columns <= 192 && !stages.hasDivision && !isWide) {
+    if (!stages.hasMask)
+      shapes.push_back({2, 80});
+    else if (isShort)
+      shapes.push_back({2, 64});
+  }
+  bool isBusy = stages.hasScoreGather || !isSimple;
+  if ((columns <= 128 || (columns <= 192 && !isLong(stages))) && !isBusy)
     shapes.push_back({2, 96});
-  if (columns <= 192 && !stages.hasDivision && !isWide)
+  if (columns <= 192 && !stages.hasDivision && !isWide && !(stages.hasScoreGather && columns > 96))
     shapes.push_back({2, 80});
-  if (columns <= (stages.hasDivision ? 128 : 192) || !isLong(stages))
+  if ((columns <= (stages.hasDivision ? 128 : 192) || !isLong(stages)) &&
+      !(stages.hasScoreGather && columns > 128 && columns <= 192))
     shapes.push_back({2, 64});
   if ((!stages.hasDivision || columns <= 192) && (columns <= 192 || !(isLongAlongKeys || isWide)))
     shapes.push_back({2, 48});
@@ -278,7 +295,8 @@ static llvm::Expected<tile::GPUScheduleAttr> selectHopper(MLIRContext *context,
                                                           const GPUScheduleOverrides &overrides) {
   bool isGiven = overrides.groups || overrides.blockKv || overrides.stages;
   std::string why;
-  for (Shape shape : hopperShapes(problem)) {
+  bool isShort = overrides.keys > 0 && overrides.keys < kLongKeys;
+  for (Shape shape : hopperShapes(problem, isShort)) {
     if (overrides.groups)
       shape.groups = overrides.groups;
     if (overrides.blockKv)
@@ -292,7 +310,9 @@ static llvm::Expected<tile::GPUScheduleAttr> selectHopper(MLIRContext *context,
           std::to_string(shape.blockKv));
     int64_t registers =
         fragmentRegisters(shape.blockKv, problem.valueHeadDim) + otherRegisters(problem.hoisted);
-    int64_t available = hopperRegisters(shape.groups, /*evaluates=*/true).consumer;
+    // With a mask the producer may evaluate it; numbers along keys it does.
+    bool evaluates = problem.hoisted.hasMask || problem.hoisted.alongKeyBytes > 0;
+    int64_t available = hopperRegisters(shape.groups, evaluates).consumer;
     if (registers > available) {
       if (why.empty())
         why = "a thread needs about " + std::to_string(registers) + " registers and has " +

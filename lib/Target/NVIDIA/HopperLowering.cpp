@@ -26,6 +26,9 @@ static constexpr int64_t kSwizzleBytes = 128;
 /// Bytes at the start of shared memory for barriers and words; also the alignment of tiles.
 static constexpr int64_t kHeaderBytes = 1024;
 
+/// Of a tile that the producer hands on: its number, batch, head, and number along the queries.
+static constexpr int64_t kTileBytes = 16;
+
 /// Of queries, keys, values and output: other elements have the portable path.
 static constexpr int64_t kElementBytes = 2;
 
@@ -47,9 +50,9 @@ LogicalResult HopperLowering::run() {
   if (failed(collect()))
     return failure();
   layOut();
-  if (tileNumberOffset + 8 > kHeaderBytes)
+  if (tilesOffset + 2 * kTileBytes > kHeaderBytes)
     return kernel.emitError("expects fewer stages for sm_90a: barriers take ")
-           << tileNumberOffset + 8 << " of " << kHeaderBytes << " bytes";
+           << tilesOffset + 2 * kTileBytes << " of " << kHeaderBytes << " bytes";
   const GPUTarget *target = lookupGPUTarget(schedule.getTarget());
   if (target && sharedBytes > target->sharedBytes)
     return kernel.emitError("its schedule takes ")
@@ -248,7 +251,7 @@ void HopperLowering::layOut() {
   tileEmpty = numBarriers + 2;
   numBarriers += 4;
   wordOffset = 8 * numBarriers;
-  tileNumberOffset = wordOffset + 4 * (1 + rings[0].stages);
+  tilesOffset = llvm::alignTo(wordOffset + 4 * (1 + rings[0].stages), kTileBytes);
 }
 
 //===----------------------------------------------------------------------===//
@@ -686,18 +689,20 @@ void HopperLowering::emitProducer() {
       if (isPersistent) {
         // The elected lane has it.
         Value holder = e.trailingZeros(e.ballot(isElected));
-        next = e.add(e.shuffleIndex(fetched, holder), e.numBlocks());
+        next = walker->inOrder(e.add(e.shuffleIndex(fetched, holder), e.numBlocks()));
+        // Decoded for the consumers: divisions would keep them waiting.
+        BlockWalk::Tile following = walker->decodeTile(next);
         Value slot = e.band(count, 1);
         wait(barrier(tileEmpty, slot), e.bxor(e.band(e.shr(count, 1), 1), 1));
         e.ifThen(isElected, [&] {
-          e.ptx("st.shared.b32 [$0], $1;", "r,r",
-                {e.add(sharedAddress(tileNumberOffset), e.shl(slot, 2)), next});
+          e.ptx("st.shared.v4.b32 [$0], {$1, $2, $3, $4};", "r,r,r,r,r",
+                {placeOfTile(slot), next, following.batch, following.head, following.number});
           arrive(barrier(tileFull, slot), e.cstBool(true));
         });
       }
       return Emitter::Values{next, e.add(count, 1), state[5], state[6]};
     };
-    Emitter::Values inits = {e.blockId(), zero, zero, zero};
+    Emitter::Values inits = {walker->inOrder(e.blockId()), zero, zero, zero};
     if (!isPersistent) {
       produce(inits);
       return;
@@ -733,12 +738,12 @@ LogicalResult HopperLowering::emitConsumers() {
 
   LogicalResult result = success();
   auto consume = [&](ValueRange carried) {
-    // carried: tile, how many before it, then the cursor of each ring.
-    Value count = carried[1];
-    BlockWalk::Tile tile = walker->decodeTile(carried[0]);
+    // carried: how many tiles before it, the cursor of each ring, then the tile.
+    Value count = carried[0];
+    front = carried[1];
+    back = carried[2];
+    BlockWalk::Tile tile{carried[4], carried[5], e.mul(carried[6], groups()), carried[6]};
     scalars = walker->instanceScalars(tile, group);
-    front = carried[2];
-    back = carried[3];
     wait(barrier(queryTile->full), e.band(count, 1));
     emitUsedScalars();
     fragments.clear();
@@ -746,20 +751,21 @@ LogicalResult HopperLowering::emitConsumers() {
       if (succeeded(result) && isa<tile::TileDialect>(op.getDialect()))
         result = lowerOp(op);
 
-    Value next = walker->numTiles();
+    Emitter::Values next = {e.add(count, 1), front, back};
     if (isPersistent) {
       Value slot = e.band(count, 1);
       wait(barrier(tileFull, slot), e.band(e.shr(count, 1), 1));
-      next = readWord(e.add(sharedAddress(tileNumberOffset), e.shl(slot, 2)));
+      llvm::append_range(next, readTile(slot));
       arrive(barrier(tileEmpty, slot), isLeadLane);
     }
-    return Emitter::Values{next, e.add(count, 1), front, back};
+    return next;
   };
-  Value zero = e.cst(0);
-  Emitter::Values inits = {e.blockId(), zero, zero, zero};
+  Value zero = e.cst(0), number = walker->inOrder(e.blockId());
+  BlockWalk::Tile first = walker->decodeTile(number);
+  Emitter::Values inits = {zero, zero, zero, number, first.batch, first.head, first.number};
   if (isPersistent) {
     Value total = walker->numTiles();
-    e.loopWhile(inits, [&](ValueRange v) { return e.lt(v[0], total); }, consume);
+    e.loopWhile(inits, [&](ValueRange v) { return e.lt(v[3], total); }, consume);
   } else {
     consume(inits);
   }
@@ -831,9 +837,28 @@ Value HopperLowering::readWord(Value place) {
   return e.shuffleIndex(word, e.cst(0));
 }
 
+Value HopperLowering::placeOfTile(Value slot) {
+  return e.add(sharedAddress(tilesOffset), e.mul(slot, kTileBytes));
+}
+
+/// What the producer left of a tile, each word read by a lane for all.
+Emitter::Values HopperLowering::readTile(Value slot) {
+  Value lane = e.laneId();
+  Value own = e.ptx("{ mov.b32 $0, 0; @$2 ld.shared.b32 $0, [$1]; }", "=&r,r,b",
+                    {e.add(placeOfTile(slot), e.shl(lane, 2)), e.lt(lane, e.cst(4))}, e.i32())[0];
+  Emitter::Values words;
+  for (int64_t i = 0; i < 4; ++i)
+    words.push_back(e.shuffleIndex(own, e.cst(i)));
+  return words;
+}
+
 Value HopperLowering::classOf(Value word) {
   Value shift = e.shl(group, 1);
   return e.band(arith::ShRUIOp::create(builder, e.loc, word, shift), 3);
+}
+
+Value HopperLowering::concerns(Value word) {
+  return e.band(e.ge(word, 0), e.negate(e.eq(classOf(word), BlockWalk::kDone)));
 }
 
 void HopperLowering::ready(Value tile) {
@@ -871,6 +896,10 @@ void HopperLowering::ready(Value tile) {
     } else {
       giveBackFront(slotOf(rings[0], front));
       front = e.add(front, 1);
+      // The last block's scores are the last that queries are needed for. The next ones come while
+      // its weights and the output are worked on.
+      if (schedule.getOwnOutput())
+        arrive(barrier(queryTile->empty), e.band(isLeadLane, e.negate(concerns(nextWord))));
     }
   }
 }
@@ -971,9 +1000,6 @@ LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
     setCursors(state.drop_front());
     return state.front();
   };
-  auto concerns = [&](Value word) {
-    return e.band(e.ge(word, 0), e.negate(e.eq(classOf(word), BlockWalk::kDone)));
-  };
   // Lets a block of both rings pass by; returns the word behind it.
   auto pass = [&]() {
     Value slot = slotOf(rings[0], front), backSlot = slotOf(rings[1], back);
@@ -1041,6 +1067,8 @@ LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
         return result;
       },
       [&]() -> Emitter::Values {
+        if (schedule.getOwnOutput())
+          arrive(barrier(queryTile->empty), isLeadLane);
         Emitter::Values result;
         for (auto [init, count] : llvm::zip(op.getInits(), counts))
           result.append(count, registers(init)[0]);
@@ -1055,8 +1083,6 @@ LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
   }
   setCursors(rest.drop_front());
   passWhile(rest.front(), [&](Value w) { return e.ge(w, 0); });
-  if (schedule.getOwnOutput())
-    arrive(barrier(queryTile->empty), isLeadLane);
   return status;
 }
 

@@ -104,8 +104,13 @@ private:
   mlir::LogicalResult withMatrices(mlir::OperandRange beside,
                                    llvm::function_ref<mlir::LogicalResult()> lower);
   Value readWord(Value place);
+  /// Where the producer leaves a tile for the consumers, and its words.
+  Value placeOfTile(Value slot);
+  Emitter::Values readTile(Value slot);
   /// This consumer's class in a word.
   Value classOf(Value word);
+  /// Whether there is a block, for this instance or a later one of its own.
+  Value concerns(Value word);
 
   //===-- Barriers and descriptors ----------------------------------------===//
 
@@ -142,7 +147,7 @@ private:
   tile::StoreOp outputStore;
   int64_t outputOffset = 0, outputMap = 0, sharedBytes = 0;
   int64_t tileFull = 0, tileEmpty = 0, numBarriers = 0;
-  int64_t wordOffset = 0, tileNumberOffset = 0; // in shared memory
+  int64_t wordOffset = 0, tilesOffset = 0; // in shared memory
   const bool isPersistent;
   const Type element;
 

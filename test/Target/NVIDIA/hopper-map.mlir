@@ -25,8 +25,9 @@ attn.variant @alibi(%slope: !s {attn.name = "slope"}) {
 // CHECK:         "wgmma.wait_group.sync.aligned 0;"
 // CHECK:         %[[DISTANCE:.+]] = arith.subi
 // CHECK-NEXT:    %[[F:.+]] = arith.sitofp %[[DISTANCE]]
-// CHECK:         %[[ROW0:.+]] = arith.mulf %{{.+}}, %[[F]]
+// CHECK:         arith.mulf %[[F]], %{{.+}}
 // CHECK-COUNT-6: math.fma %{{.+}}, %[[UNIT:.+]], %{{.+}} : f32
+// CHECK-NOT:     arith.addf
 // CHECK:         scf.if
 // CHECK:         arith.maxnumf
 func.func @row_addend(%q: !t, %k: !k, %v: !k, %scale: f32, %slope: !s) -> (!t, !lse, !lse) {

@@ -46,9 +46,8 @@ attn.variant @causal() {
 // CHECK:             scf.while
 // CHECK:               "{ mov.b32 $0, 0; @$2 atom.global.add.u32 $0, [$1], 1; }"
 // CHECK:               "cp.async.bulk.tensor.4d
-// It hands the number over in shared memory.
-// CHECK:               arith.addi %{{.+}}, %{{.+}} : i32
-// CHECK:               "st.shared.b32 [$0], $1;"
+// It hands the number over in shared memory, with what it stands for.
+// CHECK:               "st.shared.v4.b32 [$0], {$1, $2, $3, $4};"
 // CHECK-NEXT:          arith.constant
 // The last block resets both counters.
 // CHECK:             "atom.acq_rel.gpu.global.add.u32 $0, [$1], 1;"
@@ -60,13 +59,18 @@ attn.variant @causal() {
 // CHECK:           "setmaxnreg.inc.sync.aligned.u32 224;"
 // CHECK:           scf.while
 // CHECK:             "wgmma.fence.sync.aligned;"
-// CHECK:             "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group
-// The next tile's number: one lane reads it for all, and frees its place.
-// CHECK:             "{ mov.b32 $0, 0; @$2 ld.shared.b32 $0, [$1]; }"
-// CHECK:             "llvm.nvvm.shfl.sync.idx.i32"
+// When the scores are there, the block's keys are given back, and behind the last block the queries.
+// CHECK:             "wgmma.wait_group.sync.aligned 0;"
 // CHECK:             "@$1 mbarrier.arrive.shared::cta.b64 _, [$0];"
-// CHECK-NEXT:        arith.constant
-// CHECK-NEXT:        arith.addi
+// CHECK:             %[[CONCERNS:.+]] = arith.andi %{{.+}}, %{{.+}} : i1
+// CHECK:             %[[DONE:.+]] = arith.xori %[[CONCERNS]],
+// CHECK:             %[[GIVES:.+]] = arith.andi %{{.+}}, %[[DONE]]
+// CHECK:             "@$1 mbarrier.arrive.shared::cta.b64 _, [$0];", "r,b" %{{.+}}, %[[GIVES]]
+// CHECK:             "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group
+// The next tile: four lanes read it for all, and one frees its place.
+// CHECK:             "{ mov.b32 $0, 0; @$2 ld.shared.b32 $0, [$1]; }"
+// CHECK-COUNT-4:     "llvm.nvvm.shfl.sync.idx.i32"
+// CHECK:             "@$1 mbarrier.arrive.shared::cta.b64 _, [$0];"
 // CHECK-NEXT:        scf.yield
 // Shared memory must outlive copies out of it.
 // CHECK:           "cp.async.bulk.wait_group.read 0;"

@@ -2,6 +2,8 @@
 // the portable path. More warpgroups and longer blocks of keys where registers suffice.
 // RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile,tile.kernel(tile-select-gpu-schedule{target=sm_90a}))" | FileCheck %s
 // RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile,tile.kernel(tile-select-gpu-schedule{target=sm_90a overrides=groups=1,block_kv=48,stages=1,blocks_per_sm=0}))" | FileCheck %s --check-prefix=GIVEN
+// Few keys: smaller blocks and tiles.
+// RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile,tile.kernel(tile-select-gpu-schedule{target=sm_90a overrides=keys=512}))" | FileCheck %s --check-prefix=SHORT
 // A second run keeps what is there.
 // RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile,tile.kernel(tile-select-gpu-schedule{target=sm_90a},tile-select-gpu-schedule{target=sm_80}))" | FileCheck %s
 
@@ -20,7 +22,7 @@
 // STAGES:    error: stages expects a power of two for sm_90a, found 3
 // MEMORY:    error: no schedule of sm_90a fits head dim 64: a thread block needs 271360 bytes of shared memory and has 232448
 // REGISTERS: error: no schedule of sm_90a fits head dim 64: a thread needs about 250 registers and has 152
-// UNKNOWN:   error: unknown schedule option 'waves=2' (known: block_kv=N, groups=N, stages=N, blocks_per_sm=N, tf32, strict_math, no_wgmma, aligned_only)
+// UNKNOWN:   error: unknown schedule option 'waves=2' (known: block_kv=N, groups=N, stages=N, blocks_per_sm=N, keys=N, tf32, strict_math, no_wgmma, aligned_only)
 // NUMBER:    error: schedule option 'stages' expects a number of at least 1, found 'stages=no'
 // TARGET:    error: unknown GPU target 'sm_70'
 
@@ -59,7 +61,9 @@ attn.variant @window() {
 }
 
 // CHECK-LABEL: tile.kernel @dense64(
-// CHECK-SAME:    dot = wgmma, groups = 4, block_kv = 64, stages = 4, blocks_per_sm = 1, own_output = true, lazy_rescale = 8, value_slices = 1, warp_instances = 1, queries = shared>
+// CHECK-SAME:    dot = wgmma, groups = 3, block_kv = 128, stages = 4, blocks_per_sm = 1, own_output = true, lazy_rescale = 8, value_slices = 1, warp_instances = 1, queries = shared>
+// SHORT-LABEL: tile.kernel @dense64(
+// SHORT-SAME:    dot = wgmma, groups = 4, block_kv = 64,
 // GIVEN-LABEL: tile.kernel @dense64(
 // GIVEN-SAME:    dot = wgmma, groups = 1, block_kv = 48, stages = 1, blocks_per_sm = 0, own_output = false,
 func.func @dense64(%q: !q64, %k: !k64, %v: !k64, %s: f32) -> (!q64, !lse, !lse) {
@@ -81,6 +85,8 @@ func.func @window64(%q: !q64, %k: !k64, %v: !k64, %s: f32) -> (!q64, !lse, !lse)
 }
 // CHECK-LABEL: tile.kernel @dense128(
 // CHECK-SAME:    dot = wgmma, groups = 3, block_kv = 80, stages = 2, blocks_per_sm = 1, own_output = true,
+// SHORT-LABEL: tile.kernel @dense128(
+// SHORT-SAME:    dot = wgmma, groups = 3, block_kv = 64,
 func.func @dense128(%q: !q128, %k: !k128, %v: !k128, %s: f32) -> (!q128, !lse, !lse) {
   %o, %l, %max = attn.forward @dense(%q, %k, %v) scale(%s) : (!q128, !k128, !k128) -> (!q128, !lse)
   return %o, %l, %max : !q128, !lse, !lse
@@ -93,7 +99,7 @@ func.func @causal128(%q: !q128, %k: !k128, %v: !k128, %s: f32) -> (!q128, !lse, 
   return %o, %l, %max : !q128, !lse, !lse
 }
 // CHECK-LABEL: tile.kernel @unequal(
-// CHECK-SAME:    dot = wgmma, groups = 2, block_kv = 96,
+// CHECK-SAME:    dot = wgmma, groups = 2, block_kv = 80,
 func.func @unequal(%q: !q192, %k: !k192, %v: !v192, %s: f32) -> (!o192, !lse, !lse) {
   %o, %l, %max = attn.forward @dense(%q, %k, %v) scale(%s) : (!q192, !k192, !v192) -> (!o192, !lse)
   return %o, %l, %max : !o192, !lse, !lse

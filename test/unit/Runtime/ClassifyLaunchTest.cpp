@@ -799,7 +799,7 @@ TEST_F(ClassifyLaunch, Null) {
 
 TEST_F(ClassifyLaunch, Abi) {
   expectErrors(
-      "argument 'kernel': expected Heed ABI version 5, found 99; compile it again",
+      "argument 'kernel': expected Heed ABI version 6, found 99; compile it again",
       [](Mask &m) { m.kernel.abi_version = 99; }, HEED_ABI_MISMATCH);
 }
 

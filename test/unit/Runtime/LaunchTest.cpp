@@ -443,6 +443,16 @@ TEST_F(Gpu, UnalignedCallsTakeOtherCode) {
   expectPlain([](Launch &c) { c.call.key.strides[0] = int64_t(1) << 39; });
 }
 
+TEST_F(Gpu, ShortCallsTakeOtherCode) {
+  for (int64_t fewest : {200, 201}) { // of 200 keys
+    Launch c;
+    c.codes[0].min_keys = fewest;
+    c.expectsPlain = fewest > 200;
+    ASSERT_EQ(c.run(), HEED_OK) << heed_last_error();
+    EXPECT_EQ(cuda().launches.at(0).block, fewest > 200 ? 128u : 384u);
+  }
+}
+
 TEST_F(Gpu, UnalignedCallsWithoutOtherCode) {
   auto only = [](std::function<void(Launch &)> change) {
     return [=](Launch &c) {
@@ -688,6 +698,7 @@ TEST_F(Gpu, Lists) {
     EXPECT_EQ(second.stream, c.stream);
     EXPECT_EQ(first.args, second.args);
     EXPECT_NE(first.args[HEED_ARG_LISTS], 0);
+    EXPECT_NE(first.args[HEED_ARG_COUNTER], 0);
     EXPECT_EQ(cuda().asyncAllocations, 1u);
     EXPECT_EQ(cuda().asyncFrees, 1u);
   }
@@ -705,15 +716,15 @@ TEST_F(Gpu, Summaries) {
     ASSERT_EQ(cuda().launches.size(), 3u);
     const Launched &first = cuda().launches[0], &second = cuda().launches[1];
     EXPECT_EQ(first.function, "attend_summarise");
-    EXPECT_EQ(first.grid, 2 * shape.lists);
+    EXPECT_EQ(first.grid, 51 * shape.lists); // a warp a block
     EXPECT_EQ(first.block, 64u);
     EXPECT_EQ(second.function, "attend_classify");
     EXPECT_EQ(cuda().launches[2].function, "attend");
     EXPECT_EQ(first.args, second.args);
     EXPECT_EQ(first.args, cuda().launches[2].args);
-    // Behind lists of 103 words.
+    // Behind lists of 103 words and their order.
     EXPECT_EQ(first.args[HEED_ARG_SUMMARIES],
-              first.args[HEED_ARG_LISTS] + 8 * int64_t(shape.lists) * 412);
+              first.args[HEED_ARG_LISTS] + 8 * int64_t(shape.lists) * 416);
     EXPECT_EQ(cuda().asyncAllocations, 1u);
     EXPECT_EQ(cuda().asyncFrees, 1u);
   }
@@ -748,7 +759,7 @@ TEST_F(Gpu, NoMemoryForLists) {
   c.call.key.shape[2] = c.call.value.shape[2] = (int64_t(1) << 29) - 64;
   c.call.key.strides[2] = c.call.value.strides[2] = 0;
   expectError(c,
-              "kernel 'fake': no 1342177280 bytes of memory for block lists on cuda:0: "
+              "kernel 'fake': no 1342177440 bytes of memory for block lists on cuda:0: "
               "CUDA_ERROR_OUT_OF_MEMORY (out of memory)",
               HEED_OUT_OF_MEMORY);
 

@@ -42,12 +42,14 @@ struct GPUScheduleOverrides {
   int64_t groups = 0;
   int64_t stages = 0;
   std::optional<int64_t> blocksPerSM;
+  int64_t keys = 0;         // how many the calls have; one code for all lengths is made for them
   bool tf32 = false;        // f32 products may round to TF32
   bool strictMath = false;  // no approximate instructions in score_mod and mask_mod
   bool noWGMMA = false;     // the portable path on every target
   bool alignedOnly = false; // no second code for arguments that the first cannot take
 
-  /// Reads "block_kv=64,groups=2,stages=3,blocks_per_sm=1,tf32,strict_math,no_wgmma,aligned_only".
+  /// Reads "block_kv=64,groups=2,stages=3,blocks_per_sm=1,keys=512,tf32,strict_math,no_wgmma,
+  /// aligned_only".
   static llvm::Expected<GPUScheduleOverrides> parse(llvm::StringRef text);
 };
 
@@ -89,8 +91,12 @@ struct HopperRegisters {
 /// needs more than one that reads a list or loads everything.
 HopperRegisters hopperRegisters(int64_t groups, bool evaluates);
 
-/// The schedule for a kernel: every head dim from 1 to 576 has one. An error gives the numbers
-/// where an override does not fit.
+/// Calls with at least so many keys are long ones: larger blocks and tiles, which waste more at the
+/// ends of a short one, are worth it. (Measured on an H100 from 512 to 16384 keys.)
+inline constexpr int64_t kLongKeys = 8192;
+
+/// The schedule for a kernel: every head dim from 1 to 576 has one. Unless the overrides say how
+/// many keys, for long calls. An error gives the numbers where an override does not fit.
 llvm::Expected<tile::GPUScheduleAttr> selectGPUSchedule(mlir::MLIRContext *context,
                                                         const GPUTarget &target,
                                                         const GPUProblem &problem,

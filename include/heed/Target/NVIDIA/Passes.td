@@ -11,6 +11,25 @@
 
 include "mlir/Pass/PassBase.td"
 
+def AttnSeparateCongruencesPass : Pass<"attn-separate-congruences", "::mlir::ModuleOp"> {
+  let summary = "compares remainders of query and key instead of taking that of their distance";
+  let description = [{
+    `(q - kv) mod m == 0`, or with the distance's magnitude, becomes `q mod m == kv mod m`: of which one is computed once a
+    query and the other once a key, where the first takes a division for each pair.
+
+    ```mlir
+    %0 = arith.subi %q, %kv : i32
+    %1 = attn.mod %0, %m : i32
+    %2 = arith.cmpi eq, %1, %c0 : i32
+    // becomes
+    %1 = attn.mod %q, %m : i32
+    %2 = attn.mod %kv, %m : i32
+    %3 = arith.cmpi eq, %1, %2 : i32
+    ```
+  }];
+  let dependentDialects = ["::mlir::arith::ArithDialect"];
+}
+
 def TileSelectGPUSchedulePass : Pass<"tile-select-gpu-schedule", "::heed::tile::KernelOp"> {
   let summary = "chooses how kernels run on an NVIDIA architecture";
   let description = [{

@@ -1,0 +1,85 @@
+//===-- SeparateCongruences.cpp - Remainders of one coordinate each -------===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#include "heed/Dialect/Attn/IR/Attn.h"
+#include "heed/Target/NVIDIA/Passes.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/IR/Matchers.h"
+
+namespace heed {
+#define GEN_PASS_DEF_ATTNSEPARATECONGRUENCESPASS
+#include "heed/Target/NVIDIA/Passes.h.inc"
+} // namespace heed
+
+using namespace mlir;
+using namespace heed;
+
+namespace {
+/// `x mod m` compared with 0, where x is the difference of query and key or its magnitude.
+struct Congruence {
+  arith::CmpIOp comparison;
+  Value divisor;
+};
+
+struct AttnSeparateCongruences
+    : heed::impl::AttnSeparateCongruencesPassBase<AttnSeparateCongruences> {
+  using AttnSeparateCongruencesPassBase::AttnSeparateCongruencesPassBase;
+
+  void runOnOperation() override {
+    getOperation().walk([&](attn::ScoreOp score) {
+      separate(*score.getBodyBlock(), score.getCoordinates()[2], score.getCoordinates()[3]);
+    });
+    getOperation().walk([&](attn::MaskOp mask) {
+      separate(*mask.getBodyBlock(), mask.getCoordinates()[2], mask.getCoordinates()[3]);
+    });
+  }
+
+  /// x, of x or of its magnitude `x < 0 ? 0 - x : x`.
+  static Value withoutMagnitude(Value v) {
+    auto select = v.getDefiningOp<arith::SelectOp>();
+    if (!select)
+      return v;
+    Value x = select.getFalseValue();
+    auto negated = select.getTrueValue().getDefiningOp<arith::SubIOp>();
+    auto isNegative = select.getCondition().getDefiningOp<arith::CmpIOp>();
+    bool isMagnitude = negated && matchPattern(negated.getLhs(), m_Zero()) &&
+                       negated.getRhs() == x && isNegative &&
+                       isNegative.getPredicate() == arith::CmpIPredicate::slt &&
+                       isNegative.getLhs() == x && matchPattern(isNegative.getRhs(), m_Zero());
+    return isMagnitude ? x : v;
+  }
+
+  static bool isDistance(Value v, Value query, Value key) {
+    auto difference = withoutMagnitude(v).getDefiningOp<arith::SubIOp>();
+    return difference && ((difference.getLhs() == query && difference.getRhs() == key) ||
+                          (difference.getLhs() == key && difference.getRhs() == query));
+  }
+
+  // Coordinates are not negative, so that their difference does not wrap; and remainders by 0 are
+  // 0 on both sides.
+  static void separate(Block &block, Value query, Value key) {
+    SmallVector<Congruence> found;
+    for (auto comparison : block.getOps<arith::CmpIOp>()) {
+      auto remainder = comparison.getLhs().getDefiningOp<attn::ModOp>();
+      bool isEquality = comparison.getPredicate() == arith::CmpIPredicate::eq ||
+                        comparison.getPredicate() == arith::CmpIPredicate::ne;
+      if (remainder && isEquality && matchPattern(comparison.getRhs(), m_Zero()) &&
+          isDistance(remainder.getLhs(), query, key))
+        found.push_back({comparison, remainder.getRhs()});
+    }
+    for (auto [comparison, divisor] : found) {
+      OpBuilder b(comparison);
+      Value ofQuery = attn::ModOp::create(b, comparison.getLoc(), query, divisor);
+      Value ofKey = attn::ModOp::create(b, comparison.getLoc(), key, divisor);
+      comparison.getLhsMutable().assign(ofQuery);
+      comparison.getRhsMutable().assign(ofKey);
+    }
+  }
+};
+} // namespace
