@@ -233,15 +233,15 @@ typedef struct heed_gpu_code {
                             those of rows not 0; such code comes before code without */
   int32_t num_maps;
   const heed_gpu_map *maps;
-  const char *classify;     /* a kernel that fills HEED_ARG_LISTS before the launch, or NULL */
-  int32_t classify_threads; /* of a thread block; one thread block a list */
-  int32_t lists_per_batch;  /* 1: each batch has lists of its own; 0: all share them */
-  int32_t lists_per_head;   /* likewise for query heads */
-  const char *summarise;    /* a kernel that fills HEED_ARG_SUMMARIES before that, or NULL: a warp
-                               for each of ceil(Skv / block_kv) blocks, thread blocks of a list
-                               after each other */
-  int32_t summarise_threads;   /* of a thread block, whole warps */
-  int32_t summary_words;       /* of 64 bits that it writes for each block */
+  const char *classify;      /* a kernel that fills HEED_ARG_LISTS before the launch, or NULL */
+  int32_t classify_threads;  /* of a thread block; one thread block a list */
+  int32_t lists_per_batch;   /* 1: each batch has lists of its own; 0: all share them */
+  int32_t lists_per_head;    /* likewise for query heads */
+  const char *summarise;     /* a kernel that fills HEED_ARG_SUMMARIES before that, or NULL: a warp
+                                for each of ceil(Skv / block_kv) blocks, thread blocks of a list
+                                after each other */
+  int32_t summarise_threads; /* of a thread block, whole warps */
+  int32_t summary_words;     /* of 64 bits that it writes for each block */
   int32_t summaries_per_batch; /* as lists_per_batch and lists_per_head */
   int32_t summaries_per_head;
   int64_t min_keys; /* calls with fewer keys take a later code, which suits short ones better; 0 in

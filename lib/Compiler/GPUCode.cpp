@@ -169,9 +169,10 @@ struct PlannedCode {
 
 /// The schedules of a kernel's codes: for long and for short calls, where they differ; and what
 /// takes unaligned arguments, if these don't and it is wanted.
-static llvm::Expected<SmallVector<PlannedCode>>
-planSchedules(MLIRContext &context, const GPUTarget &target, const GPUProblem &problem,
-              const GPUScheduleOverrides &given) {
+static llvm::Expected<SmallVector<PlannedCode>> planSchedules(MLIRContext &context,
+                                                              const GPUTarget &target,
+                                                              const GPUProblem &problem,
+                                                              const GPUScheduleOverrides &given) {
   SmallVector<PlannedCode> plans;
   GPUScheduleOverrides overrides = given;
   SmallVector<int64_t> lengths = {kLongKeys, 1};

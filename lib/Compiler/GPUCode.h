@@ -42,8 +42,8 @@ struct GPUMaskCode {
 using NotePhase = llvm::function_ref<void(std::string)>;
 
 /// Compiles one variant for one architecture: code for many keys, code for few where another
-/// schedule suits them, then code for arguments that these cannot take. With EmitKind Tile or LLVM writes that IR to `os` instead and returns
-/// nothing.
+/// schedule suits them, then code for arguments that these cannot take. With EmitKind Tile or LLVM
+/// writes that IR to `os` instead and returns nothing.
 llvm::Expected<std::vector<GPUCode>> compileForGPU(mlir::MLIRContext &context,
                                                    const lang::Variant &variant,
                                                    const CompileOptions &options,

@@ -644,7 +644,7 @@ def test_what_a_kernel_says(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("options", "expected"), [
-    ("", [(192, 128, 8192), (256, 64, 0), (128, 96, 0)]), ("aligned_only", [(192, 128, 8192), (256, 64, 0)]),
+    ("", [(192, 128, 2048), (256, 64, 0), (128, 96, 0)]), ("aligned_only", [(192, 128, 2048), (256, 64, 0)]),
     ("keys=9000,aligned_only", [(192, 128, 0)]), ("keys=100,aligned_only", [(256, 64, 0)]),
     ("groups=2,block_kv=64,aligned_only", [(128, 64, 0)])])
 def test_codes_for_lengths(options: str, expected: list[tuple[int, int, int]]) -> None:

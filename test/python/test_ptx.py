@@ -58,7 +58,7 @@ KNOWN_SPILLS: dict[tuple[str, int, str, str], int] = {
     ("sliding_window", 128, "sm_90a", "no_wgmma"): 12,
     ("sandwich", 192, "sm_90a", ""): 64,
     ("sandwich", 256, "sm_90a", ""): 128,
-    ("packed_documents", 256, "sm_90a", ""): 4,
+    ("packed_documents", 256, "sm_90a", ""): 8,
     ("t5_relative_bias", 256, "sm_90a", ""): 128,
 }
 

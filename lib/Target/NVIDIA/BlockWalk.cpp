@@ -111,9 +111,7 @@ Value BlockWalk::numTiles() {
 
 /// What lies beside scores is larger than keys and values: heads, or batches, that read the same
 /// run beside each other.
-bool BlockWalk::isByHead() const {
-  return hasMatrices && ofMatrices.onHead && !ofMatrices.onBatch;
-}
+bool BlockWalk::isByHead() const { return hasMatrices && ofMatrices.onHead && !ofMatrices.onBatch; }
 
 BlockWalk::Place BlockWalk::placeOf(Value number) {
   Value perHead = tilesPerHead(), heads = uniform.word32(HEED_ARG_HQ);
@@ -227,9 +225,7 @@ Value BlockWalk::numLists() {
   return e.mul(sets, tilesPerHead());
 }
 
-Value BlockWalk::orderAddress(Value list) {
-  return e.at(listAddress(numLists()), e.shl(list, 2));
-}
+Value BlockWalk::orderAddress(Value list) { return e.at(listAddress(numLists()), e.shl(list, 2)); }
 
 Value BlockWalk::classOf(const Bounds &bounds, Value block) {
   Value full = e.cst(int64_t(tile::BlockClass::Full));
@@ -326,11 +322,10 @@ static Value fromOtherLane(Emitter &e, Value x, int64_t mask) {
 static Operation *collectorOf(scf::ForOp loop, unsigned result) {
   Operation *op = loop.getYieldedValues()[result].getDefiningOp();
   Value carried = loop.getRegionIterArg(result);
-  bool collects =
-      isa_and_present<arith::MinSIOp, arith::MaxSIOp, arith::MinUIOp, arith::MaxUIOp,
-                      arith::MinNumFOp, arith::MaxNumFOp, arith::MinimumFOp, arith::MaximumFOp,
-                      arith::AndIOp, arith::OrIOp>(op) &&
-      carried.hasOneUse() && llvm::is_contained(op->getOperands(), carried);
+  bool collects = isa_and_present<arith::MinSIOp, arith::MaxSIOp, arith::MinUIOp, arith::MaxUIOp,
+                                  arith::MinNumFOp, arith::MaxNumFOp, arith::MinimumFOp,
+                                  arith::MaximumFOp, arith::AndIOp, arith::OrIOp>(op) &&
+                  carried.hasOneUse() && llvm::is_contained(op->getOperands(), carried);
   return collects ? op : nullptr;
 }
 
@@ -513,51 +508,58 @@ void BlockWalk::sortLists(Value words) {
   e.barrierAll(); // counts are read
   e.ifThen(e.eq(thread, 0), [&] {
     // The length is there before it is counted; wraps to 0, as it was.
-    Value before = e.ptx("fence.acq_rel.gpu; atom.acq_rel.gpu.global.inc.u32 $0, [$1], $2;",
-                         "=r,l,r",
-                         {e.at(uniform.pointer(HEED_ARG_COUNTER), e.cst(8)), e.sub(total, 1)},
-                         e.i32())[0];
+    Value before =
+        e.ptx("fence.acq_rel.gpu; atom.acq_rel.gpu.global.inc.u32 $0, [$1], $2;", "=r,l,r",
+              {e.at(uniform.pointer(HEED_ARG_COUNTER), e.cst(8)), e.sub(total, 1)}, e.i32())[0];
     e.ptx("st.shared.b32 [$0], $1;", "r,r", {words, before});
   });
   e.barrierAll();
   Value before = e.ptx("ld.shared.b32 $0, [$1];", "=r,r", words, e.i32())[0];
   e.ifThen(e.eq(before, e.sub(total, 1)), [&] {
     e.ptx("fence.acq_rel.gpu;", "", {});
-    int64_t numThreads = 32 * kClassifyWarps;
     Value lengths = e.add(words, 4);
-    e.loop(thread, total, e.cst(numThreads), {}, [&](Value list, ValueRange) {
-      Value length = e.ptx("ld.relaxed.gpu.global.b32 $0, [$1];", "=r,l", listAddress(list),
-                           e.i32())[0];
-      e.ptx("st.shared.b32 [$0], $1;", "r,r", {e.add(lengths, e.shl(list, 2)), length});
-      return Emitter::Values();
-    });
-    e.barrierAll();
     auto lengthOf = [&](Value list) {
       return e.ptx("ld.shared.b32 $0, [$1];", "=r,r", e.add(lengths, e.shl(list, 2)), e.i32())[0];
     };
+    // Not scf.for, which unrollReads unrolls: it is for loops over captured tensors.
+    auto forEachOwnList = [&](llvm::function_ref<void(Value)> body) {
+      e.loopWhile(
+          thread, [&](ValueRange v) { return e.lt(v[0], total); },
+          [&](ValueRange v) -> Emitter::Values {
+            body(v[0]);
+            return {e.add(v[0], 32 * kClassifyWarps)};
+          });
+    };
+    forEachOwnList([&](Value list) {
+      Value length =
+          e.ptx("ld.relaxed.gpu.global.b32 $0, [$1];", "=r,l", listAddress(list), e.i32())[0];
+      e.ptx("st.shared.b32 [$0], $1;", "r,r", {e.add(lengths, e.shl(list, 2)), length});
+    });
+    e.barrierAll();
     // A list's place is the number of those before it: longer ones, and as long ones of later
     // queries.
-    e.loop(thread, total, e.cst(numThreads), {}, [&](Value list, ValueRange) {
-      Value first = e.mul(e.div(list, perHead), perHead), own = lengthOf(list);
-      Value end = e.add(first, perHead);
+    forEachOwnList([&](Value list) {
+      Value first = e.mul(e.div(list, perHead), perHead), end = e.add(first, perHead);
+      Value own = lengthOf(list);
       auto isBefore = [&](Value other) {
         Value length = lengthOf(other);
         return e.bor(e.lt(own, length), e.band(e.eq(own, length), e.lt(list, other)));
       };
-      constexpr int64_t numAtOnce = 4;
-      Value rank = e.loop(first, end, e.cst(numAtOnce), e.cst(0),
-                          [&](Value other, ValueRange carried) -> Emitter::Values {
-                            Value rank = carried[0];
-                            for (int64_t i = 0; i < numAtOnce; ++i) {
-                              // The list itself is not before itself.
-                              Value exists = e.lt(e.add(other, i), end);
-                              Value one = e.select(exists, e.add(other, i), list);
-                              rank = e.add(rank, e.select(isBefore(one), e.cst(1), e.cst(0)));
-                            }
-                            return {rank};
-                          })[0];
+      // Four at once, so that reads do not wait for each other.
+      Value rank = e.loopWhile(
+          {first, e.cst(0)}, [&](ValueRange v) { return e.lt(v[0], end); },
+          [&](ValueRange v) -> Emitter::Values {
+            constexpr int64_t numAtOnce = 4;
+            Value rank = v[1];
+            for (int64_t i = 0; i < numAtOnce; ++i) {
+              Value other = e.add(v[0], i);
+              // The list itself is not before itself.
+              other = e.select(e.lt(other, end), other, list);
+              rank = e.add(rank, e.select(isBefore(other), e.cst(1), e.cst(0)));
+            }
+            return {e.add(v[0], numAtOnce), rank};
+          })[1];
       e.store(e.sub(list, first), orderAddress(e.add(first, rank)), 4);
-      return Emitter::Values();
     });
   });
 }

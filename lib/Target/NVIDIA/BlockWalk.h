@@ -55,8 +55,8 @@ public:
   /// Tiles of a section of heads run together, so that what they read stays in the second-level
   /// cache; where there is a mask, the last queries first.
   Tile decodeTile(Value number);
-  /// The number whose tile is to be computed in the place of `number`'s: where lists are sorted, the
-  /// longest ones first.
+  /// The number whose tile is to be computed in the place of `number`'s: where lists are sorted,
+  /// the longest ones first.
   Value inOrder(Value number);
   /// The kernel's scalars with the coordinates of an instance of a tile.
   mlir::IRMapping instanceScalars(const Tile &tile, Value instance);
@@ -84,8 +84,8 @@ public:
   static constexpr int64_t kClassifyWarps = 8;
   /// Lists that are sorted at most: their lengths lie in shared memory.
   static constexpr int64_t kMostSorted = HEED_MOST_SORTED_LISTS;
-  /// The body of the kernel that fills lists: a thread block a list. The last one to end sorts them.
-  /// `words` is the address (i32) of classifyWords() words of shared memory.
+  /// The body of the kernel that fills lists: a thread block a list. The last one to end sorts
+  /// them. `words` is the address (i32) of classifyWords() words of shared memory.
   void emitClassify(Value words);
   int64_t classifyWords() const { return sortsLists() ? kMostSorted + 1 : 2 * kClassifyWarps; }
 

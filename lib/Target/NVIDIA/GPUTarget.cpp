@@ -75,11 +75,10 @@ llvm::Expected<GPUScheduleOverrides> GPUScheduleOverrides::parse(StringRef text)
     else if (name == "blocks_per_sm" && !(problem = needsNumber(0)))
       overrides.blocksPerSM = number;
     else if (!problem)
-      problem =
-          llvm::createStringError("unknown schedule option '" + word.str() +
-                                  "' (known: block_kv=N, groups=N, stages=N, "
-                                  "blocks_per_sm=N, keys=N, tf32, strict_math, no_wgmma, "
-                                  "aligned_only)");
+      problem = llvm::createStringError("unknown schedule option '" + word.str() +
+                                        "' (known: block_kv=N, groups=N, stages=N, "
+                                        "blocks_per_sm=N, keys=N, tf32, strict_math, no_wgmma, "
+                                        "aligned_only)");
     if (problem)
       return std::move(problem);
   }
@@ -271,7 +270,7 @@ static SmallVector<Shape> hopperShapes(const GPUProblem &problem, bool isShort) 
   bool isBusy = stages.hasScoreGather || !isSimple;
   if ((columns <= 128 || (columns <= 192 && !isLong(stages))) && !isBusy)
     shapes.push_back({2, 96});
-  if (columns <= 192 && !stages.hasDivision && !isWide && !(stages.hasScoreGather && columns > 96))
+  if (columns <= 192 && !stages.hasDivision && !isWide && !(isBusy && columns > 96))
     shapes.push_back({2, 80});
   if ((columns <= (stages.hasDivision ? 128 : 192) || !isLong(stages)) &&
       !(stages.hasScoreGather && columns > 128 && columns <= 192))

@@ -26,8 +26,10 @@ static constexpr int64_t kSwizzleBytes = 128;
 /// Bytes at the start of shared memory for barriers and words; also the alignment of tiles.
 static constexpr int64_t kHeaderBytes = 1024;
 
-/// Of a tile that the producer hands on: its number, batch, head, and number along the queries.
-static constexpr int64_t kTileBytes = 16;
+/// What the producer leaves for the others at the start of a tile: number, batch, head, and number
+/// along the queries of the next one, and the word of this one's first block.
+static constexpr int64_t kTileBytes = 32;
+static constexpr int64_t kFirstWordOffset = 16;
 
 /// Of queries, keys, values and output: other elements have the portable path.
 static constexpr int64_t kElementBytes = 2;
@@ -214,25 +216,25 @@ LogicalResult HopperLowering::collectLoop(Value queries) {
 
 void HopperLowering::layOut() {
   int64_t offset = kHeaderBytes;
-  auto place = [&](Ring &ring, int64_t map) {
+  auto place = [&](Ring &ring, int64_t map, int64_t slots) {
     ring.offset = offset;
     offset += ring.stages * ring.stageBytes();
     ring.map = map;
     ring.full = numBarriers;
-    ring.empty = numBarriers + ring.stages;
-    numBarriers += 2 * ring.stages;
+    ring.empty = numBarriers + slots;
+    numBarriers += 2 * slots;
   };
-  place(*queryTile, 0);
+  place(*queryTile, 0, groups());
   int64_t outputBytes =
       tileRows() * countBoxes(tensorType(3).getExtents()[3], kElementBytes) * kSwizzleBytes;
   // Without a place of its own the output takes that of the queries, and may be wider.
   if (!schedule.getOwnOutput())
     offset = std::max(offset, queryTile->offset + outputBytes);
   for (auto [i, ring] : llvm::enumerate(rings))
-    place(ring, i + 1);
+    place(ring, i + 1, ring.stages);
   outputMap = rings.size() + 1;
   for (auto [i, ring] : llvm::enumerate(matrices))
-    place(ring, outputMap + 1 + i);
+    place(ring, outputMap + 1 + i, ring.stages);
   outputOffset = queryTile->offset;
   if (schedule.getOwnOutput()) {
     outputOffset = offset;
@@ -251,7 +253,7 @@ void HopperLowering::layOut() {
   tileEmpty = numBarriers + 2;
   numBarriers += 4;
   wordOffset = 8 * numBarriers;
-  tilesOffset = llvm::alignTo(wordOffset + 4 * (1 + rings[0].stages), kTileBytes);
+  tilesOffset = llvm::alignTo(wordOffset + 4 * rings[0].stages, kTileBytes);
 }
 
 //===----------------------------------------------------------------------===//
@@ -345,8 +347,10 @@ LogicalResult HopperLowering::emitKernel() {
       e.ptx("mbarrier.init.shared::cta.b64 [$0], $1;", "r,r", {barrier(number), e.cst(count)});
     };
     int64_t warps = 4 * groups();
-    init(queryTile->full, 1);
-    init(queryTile->empty, schedule.getOwnOutput() ? warps : groups());
+    for (int64_t group = 0; group < groups(); ++group) {
+      init(queryTile->full + group, 1);
+      init(queryTile->empty + group, schedule.getOwnOutput() ? 4 : 1);
+    }
     auto initRing = [&](const Ring &ring, int64_t fills, int64_t reads) {
       for (int64_t stage = 0; stage < ring.stages; ++stage) {
         init(ring.full + stage, fills);
@@ -361,7 +365,7 @@ LogicalResult HopperLowering::emitKernel() {
       initRing(ring, 1, all);
     for (int64_t slot : {0, 1}) {
       init(tileFull + slot, 1);
-      init(tileEmpty + slot, warps);
+      init(tileEmpty + slot, warps + 1);
     }
     e.ptx("fence.mbarrier_init.release.cluster;", "", {});
     for (int64_t map = 0; map < numMaps; ++map)
@@ -392,7 +396,7 @@ LogicalResult HopperLowering::emitKernel() {
     maps.push_back(
         builder.getDenseI32ArrayAttr({int32_t(operand), int32_t(rows), int32_t(columns)}));
   };
-  addMap(argumentIndex(queryTile->tensor), tileRows(), kBoxColumns);
+  addMap(argumentIndex(queryTile->tensor), kInstanceRows, kBoxColumns);
   for (Ring &ring : rings)
     addMap(argumentIndex(ring.tensor), ring.rows, kBoxColumns);
   addMap(argumentIndex(outputStore.getTensor()), kInstanceRows, kBoxColumns);
@@ -433,13 +437,11 @@ SmallVector<Value> HopperLowering::coordinatesOf(const Ring &ring, const IRMappi
 }
 
 /// Copies a tile: a box of 128 bytes a row after the other.
-void HopperLowering::copy(const Ring &ring, Value stage, const IRMapping &mapping, Value barrier) {
+void HopperLowering::copy(const Ring &ring, Value destination, const IRMapping &mapping,
+                          Value barrier) {
   SmallVector<Value> coordinates = coordinatesOf(ring, mapping);
   Value firstColumn =
       isa<tile::LoadElementsOp>(ring.load) ? mapping.lookup(loop.getBlockStart()) : e.cst(0);
-  Value destination = sharedAddress(ring.offset);
-  if (stage)
-    destination = e.add(destination, e.mul(stage, ring.stageBytes()));
   int64_t rank = coordinates.size() + 1;
   std::string places, constraints = "r,l,r";
   for (int64_t i = 1; i < rank; ++i) {
@@ -469,7 +471,7 @@ void HopperLowering::fill(const Ring &ring, Cursor cursor, const IRMapping &mapp
     Value full = barrier(ring.full, slot);
     e.ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r",
           {full, e.cst(ring.stageBytes())});
-    copy(ring, slot, mapping, full);
+    copy(ring, e.add(sharedAddress(ring.offset), e.mul(slot, ring.stageBytes())), mapping, full);
   });
 }
 
@@ -601,11 +603,70 @@ LogicalResult HopperLowering::withMatrices(OperandRange beside,
   return result;
 }
 
+void HopperLowering::copyQueries(int64_t group, const BlockWalk::Tile &tile) {
+  IRMapping mapping = walker->instanceScalars(tile, e.cst(group));
+  uniform->emitSlice(queryTile->load->getOperands().drop_front(), mapping);
+  int64_t slabBytes = kInstanceRows * kSwizzleBytes;
+  Value full = barrier(queryTile->full + group);
+  e.ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r",
+        {full, e.cst(queryTile->numBoxes() * slabBytes)});
+  copy(*queryTile, e.add(sharedAddress(queryTile->offset), group * slabBytes), mapping, full);
+}
+
+/// Groups end a tile at different times, and each gets its next queries when its own are used up:
+/// so they need not wait for each other.
+void HopperLowering::emitQueryLoader() {
+  isElected = electLane();
+  Value total = walker->numTiles(), zero = e.cst(0);
+  auto load = [&](ValueRange carried) {
+    // carried: how many tiles before it, then the tile.
+    Value count = carried[0];
+    BlockWalk::Tile tile{carried[2], carried[3], e.mul(carried[4], groups()), carried[4]};
+    Value parity = e.bxor(e.band(count, 1), 1);
+    e.loopWhile(
+        e.cst((1 << groups()) - 1), [&](ValueRange v) { return e.ne(v[0], 0); },
+        [&](ValueRange v) -> Emitter::Values {
+          Value pending = v[0];
+          for (int64_t group = 0; group < groups(); ++group) {
+            Value isFree =
+                e.ptx("{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [$1], "
+                      "$2; selp.b32 $0, 1, 0, p; }",
+                      "=r,r,r", {barrier(queryTile->empty + group), parity}, e.i32())[0];
+            Value isNext = e.ne(e.band(e.shl(isFree, group), pending), 0);
+            e.ifThen(e.band(isElected, isNext), [&] { copyQueries(group, tile); });
+            pending = e.band(pending, e.bxor(e.shl(isFree, group), -1));
+          }
+          e.ifThen(e.ne(pending, 0), [&] { e.ptx("nanosleep.u32 40;", "", {}); });
+          return {pending};
+        });
+    Emitter::Values next = {e.add(count, 1)};
+    if (isPersistent) {
+      Value slot = e.band(count, 1);
+      wait(barrier(tileFull, slot), e.band(e.shr(count, 1), 1));
+      llvm::append_range(next, readTile(slot));
+      arrive(barrier(tileEmpty, slot), e.eq(e.laneId(), 0));
+    }
+    return next;
+  };
+  Value number = walker->inOrder(e.blockId());
+  BlockWalk::Tile first = walker->decodeTile(number);
+  Emitter::Values inits = {zero, number, first.batch, first.head, first.number};
+  if (isPersistent)
+    e.loopWhile(inits, [&](ValueRange v) { return e.lt(v[1], total); }, load);
+  else
+    load(inits);
+}
+
+Value HopperLowering::electLane() {
+  Value elected =
+      e.ptx("{ .reg .pred p; elect.sync _|p, -1; selp.b32 $0, 1, 0, p; }", "=r", {}, e.i32())[0];
+  return e.ne(elected, 0);
+}
+
 void HopperLowering::emitProducer() {
+  e.ifThen(e.eq(warp, 1), [&] { emitQueryLoader(); });
   e.ifThen(e.eq(warp, 0), [&] {
-    Value elected =
-        e.ptx("{ .reg .pred p; elect.sync _|p, -1; selp.b32 $0, 1, 0, p; }", "=r", {}, e.i32())[0];
-    isElected = e.ne(elected, 0);
+    isElected = electLane();
     Value zero = e.cst(0);
     auto produce = [&](ValueRange carried) {
       // carried: tile, how many before it, then the cursor of each ring.
@@ -623,7 +684,6 @@ void HopperLowering::emitProducer() {
           if (v != loop.getBlockStart())
             used.push_back(v);
       };
-      addUsed(*queryTile);
       llvm::for_each(rings, addUsed);
       llvm::for_each(matrices, addUsed);
       for (tile::AlongKeysOp along : alongKeys)
@@ -647,7 +707,7 @@ void HopperLowering::emitProducer() {
               Value following = walker->next(walk, behind);
               waitUntilEmpty(rings[0], cursor);
               storeAlongKeys(cursor, blockMapping(word), word);
-              fill(rings[0], cursor, blockMapping(word), following, wordOffset + 4);
+              fill(rings[0], cursor, blockMapping(word), following, wordOffset);
               for (const Ring &ring : matrices) {
                 waitUntilEmpty(ring, cursor);
                 fill(ring, cursor, blockMapping(word), Value(), 0);
@@ -660,15 +720,24 @@ void HopperLowering::emitProducer() {
       };
       BlockWalk::Position position = walker->startOf(walk);
       Value firstWord = walker->next(walk, position);
-      // The first block goes ahead of the queries, whose place may be in use longer.
       Emitter::Values state = fillFront(firstWord, position, carried[2]);
-      wait(barrier(queryTile->empty), e.bxor(e.band(count, 1), 1));
+
+      Value next = walker->numTiles();
+      if (isPersistent) {
+        // The elected lane has it.
+        Value holder = e.trailingZeros(e.ballot(isElected));
+        next = walker->inOrder(e.add(e.shuffleIndex(fetched, holder), e.numBlocks()));
+      }
+      // Decoded for the others: divisions would keep them waiting.
+      BlockWalk::Tile following = walker->decodeTile(next);
+      Value slot = e.band(count, 1);
+      wait(barrier(tileEmpty, slot), e.bxor(e.band(e.shr(count, 1), 1), 1));
       e.ifThen(isElected, [&] {
-        e.ptx("st.shared.b32 [$0], $1;", "r,r", {sharedAddress(wordOffset), firstWord});
-        Value full = barrier(queryTile->full);
-        e.ptx("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r",
-              {full, e.cst(queryTile->stageBytes())});
-        copy(*queryTile, Value(), mapping, full);
+        Value place = placeOfTile(slot);
+        e.ptx("st.shared.v4.b32 [$0], {$1, $2, $3, $4};", "r,r,r,r,r",
+              {place, next, following.batch, following.head, following.number});
+        e.ptx("st.shared.b32 [$0], $1;", "r,r", {e.add(place, kFirstWordOffset), firstWord});
+        arrive(barrier(tileFull, slot), e.cstBool(true));
       });
 
       // The word of a block, then what fillFront returns, then the back ring's cursor.
@@ -685,21 +754,6 @@ void HopperLowering::emitProducer() {
             return next;
           });
 
-      Value next = walker->numTiles();
-      if (isPersistent) {
-        // The elected lane has it.
-        Value holder = e.trailingZeros(e.ballot(isElected));
-        next = walker->inOrder(e.add(e.shuffleIndex(fetched, holder), e.numBlocks()));
-        // Decoded for the consumers: divisions would keep them waiting.
-        BlockWalk::Tile following = walker->decodeTile(next);
-        Value slot = e.band(count, 1);
-        wait(barrier(tileEmpty, slot), e.bxor(e.band(e.shr(count, 1), 1), 1));
-        e.ifThen(isElected, [&] {
-          e.ptx("st.shared.v4.b32 [$0], {$1, $2, $3, $4};", "r,r,r,r,r",
-                {placeOfTile(slot), next, following.batch, following.head, following.number});
-          arrive(barrier(tileFull, slot), e.cstBool(true));
-        });
-      }
       return Emitter::Values{next, e.add(count, 1), state[5], state[6]};
     };
     Emitter::Values inits = {walker->inOrder(e.blockId()), zero, zero, zero};
@@ -743,8 +797,11 @@ LogicalResult HopperLowering::emitConsumers() {
     front = carried[1];
     back = carried[2];
     BlockWalk::Tile tile{carried[4], carried[5], e.mul(carried[6], groups()), carried[6]};
+    Value slot = e.band(count, 1);
+    wait(barrier(tileFull, slot), e.band(e.shr(count, 1), 1));
+    firstWordPlace = e.add(placeOfTile(slot), kFirstWordOffset);
     scalars = walker->instanceScalars(tile, group);
-    wait(barrier(queryTile->full), e.band(count, 1));
+    wait(ofGroup(queryTile->full), e.band(count, 1));
     emitUsedScalars();
     fragments.clear();
     for (Operation &op : kernel.getBodyBlock()->without_terminator())
@@ -753,8 +810,6 @@ LogicalResult HopperLowering::emitConsumers() {
 
     Emitter::Values next = {e.add(count, 1), front, back};
     if (isPersistent) {
-      Value slot = e.band(count, 1);
-      wait(barrier(tileFull, slot), e.band(e.shr(count, 1), 1));
       llvm::append_range(next, readTile(slot));
       arrive(barrier(tileEmpty, slot), isLeadLane);
     }
@@ -899,7 +954,7 @@ void HopperLowering::ready(Value tile) {
       // The last block's scores are the last that queries are needed for. The next ones come while
       // its weights and the output are worked on.
       if (schedule.getOwnOutput())
-        arrive(barrier(queryTile->empty), e.band(isLeadLane, e.negate(concerns(nextWord))));
+        arrive(ofGroup(queryTile->empty), e.band(isLeadLane, e.negate(concerns(nextWord))));
     }
   }
 }
@@ -931,7 +986,7 @@ LogicalResult HopperLowering::lowerDot(tile::DotOp op) {
   e.ptx("wgmma.commit_group.sync.aligned;", "", {});
   fragments[op] = scores;
   inFlight.push_back(op);
-  nextWord = readWord(e.add(sharedAddress(wordOffset + 4), e.shl(slot, 2)));
+  nextWord = readWord(e.add(sharedAddress(wordOffset), e.shl(slot, 2)));
   if (!isFirstBlock)
     issueAccumulation(accumulator);
   return success();
@@ -1004,7 +1059,7 @@ LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
   auto pass = [&]() {
     Value slot = slotOf(rings[0], front), backSlot = slotOf(rings[1], back);
     wait(barrier(rings[0].full, slot), parityOf(rings[0], front));
-    Value word = readWord(e.add(sharedAddress(wordOffset + 4), e.shl(slot, 2)));
+    Value word = readWord(e.add(sharedAddress(wordOffset), e.shl(slot, 2)));
     giveBackFront(slot);
     for (const Ring &ring : matrices) {
       wait(barrier(ring.full, slotOf(ring, front)), parityOf(ring, front));
@@ -1032,7 +1087,7 @@ LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
     return state[0];
   };
 
-  Value word = readWord(sharedAddress(wordOffset));
+  Value word = readWord(firstWordPlace);
   if (!op.getClassify().empty())
     word = passWhile(word, [&](Value w) {
       return e.band(e.ge(w, 0), e.eq(classOf(w), int64_t(tile::BlockClass::Skipped)));
@@ -1068,7 +1123,7 @@ LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
       },
       [&]() -> Emitter::Values {
         if (schedule.getOwnOutput())
-          arrive(barrier(queryTile->empty), isLeadLane);
+          arrive(ofGroup(queryTile->empty), isLeadLane);
         Emitter::Values result;
         for (auto [init, count] : llvm::zip(op.getInits(), counts))
           result.append(count, registers(init)[0]);
@@ -1131,7 +1186,7 @@ void HopperLowering::storeTile(tile::StoreOp op) {
     e.ptx("cp.async.bulk.commit_group;", "", {});
     if (!hasOwnBuffer) {
       e.ptx("cp.async.bulk.wait_group.read 0;", "", {});
-      arrive(barrier(queryTile->empty), e.cstBool(true));
+      arrive(ofGroup(queryTile->empty), e.cstBool(true));
     }
   });
 }

@@ -6,17 +6,20 @@
 //
 //===----------------------------------------------------------------------===//
 //
-// A thread block is one producer warpgroup, of which one warp works, and a consumer
-// warpgroup for each instance. The producer copies the tile.load ops: those outside of
-// the loop once a tile, those inside into a ring of `stages` slots each, with a `full`
-// and an `empty` mbarrier a slot. It alone knows the walk over blocks of keys: with
-// each block of the first ring, and with the tile's queries for its first block, it hands
-// over a word for the block that follows,
+// A thread block is one producer warpgroup, of which two warps work, and a consumer
+// warpgroup for each instance. The producer copies the tile.load ops inside of the loop
+// into a ring of `stages` slots each, with a `full` and an `empty` mbarrier a slot. It
+// alone knows the walk over blocks of keys: with each block of the first ring, and at the
+// start of a tile for its first block, it hands over a word for the block that follows,
 //
 //   block << 8 | 2-bit class for each consumer          or -1 where there is none
 //
 // where a class is that of tile.for_kv, or 3 (Done) where neither this block nor
 // a later one concerns the consumer. Blocks go from the last key to the first.
+//
+// Its second warp copies the queries, the tile.load outside of the loop: each consumer's
+// when that consumer has used up the last ones. So consumers whose tiles have blocks to
+// skip at different ends run ahead of each other, as far as the rings reach.
 //
 // Consumers overlap the products of two blocks: one that only accumulates (O += P V)
 // is issued a block later, behind that block's first product (S = Q K^T), and both run
@@ -74,7 +77,12 @@ private:
   //===-- Producer --------------------------------------------------------===//
 
   void emitProducer();
-  void copy(const Ring &ring, Value stage, const mlir::IRMapping &mapping, Value barrier);
+  /// Of the producer's second warp.
+  void emitQueryLoader();
+  void copyQueries(int64_t group, const BlockWalk::Tile &tile);
+  Value electLane();
+  /// `destination`: an address in shared memory, i32.
+  void copy(const Ring &ring, Value destination, const mlir::IRMapping &mapping, Value barrier);
   /// Where a copy begins: columns, rows and what is outside of them, as maps count.
   SmallVector<Value> coordinatesOf(const Ring &ring, const mlir::IRMapping &mapping);
   void waitUntilEmpty(const Ring &ring, Cursor cursor) {
@@ -104,7 +112,7 @@ private:
   mlir::LogicalResult withMatrices(mlir::OperandRange beside,
                                    llvm::function_ref<mlir::LogicalResult()> lower);
   Value readWord(Value place);
-  /// Where the producer leaves a tile for the consumers, and its words.
+  /// Where the producer leaves what the others need of a tile, and the next tile's words of it.
   Value placeOfTile(Value slot);
   Emitter::Values readTile(Value slot);
   /// This consumer's class in a word.
@@ -115,6 +123,8 @@ private:
   //===-- Barriers and descriptors ----------------------------------------===//
 
   Value barrier(int64_t first, Value stage = Value());
+  /// Of barriers that each group has one of.
+  Value ofGroup(int64_t first) { return barrier(first, group); }
   void wait(Value barrier, Value parity);
   void arrive(Value barrier, Value predicate);
   /// The keys of a block are read, and what lay along those of the block before.
@@ -162,6 +172,7 @@ private:
   Value alongPlace;   // i32, the address of the numbers along its keys
   Cursor blockCursor; // of the front ring
   Value nextWord;
+  Value firstWordPlace;        // of this tile, in shared memory
   Value accumulator;           // the loop-carried tile that the delayed product adds to
   Value weights;               // its left operand,
   Registers pendingWeights;    // and that as registers

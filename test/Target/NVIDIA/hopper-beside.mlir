@@ -62,7 +62,7 @@ attn.variant @biased(%bias: !bias {attn.name = "bias"}) {
 }
 // A fifth map, of parameter 0 (34): boxes of 32 f32, 128 bytes, by the tile's 128 rows; two a block.
 // CHECK-LABEL: llvm.func @full_bias(
-// CHECK-SAME:    maps = [array<i32: 0, 128, 64>, array<i32: 1, 64, 64>, array<i32: 2, 64, 64>, array<i32: 3, 64, 64>, array<i32: 34, 128, 32>]
+// CHECK-SAME:    maps = [array<i32: 0, 64, 64>, array<i32: 1, 64, 64>, array<i32: 2, 64, 64>, array<i32: 3, 64, 64>, array<i32: 34, 128, 32>]
 // CHECK-SAME:    shared_bytes = 132096 : i64
 // CHECK:         "setmaxnreg.dec
 // Tiles of one head, of all batches, run beside each other: the head is tile / batches.

@@ -18,7 +18,7 @@ attn.variant @causal() {
 // 128 queries, as much output, two stages of 64 keys and values, rows of 128 bytes.
 // CHECK-LABEL: llvm.func @f(
 // CHECK-SAME:    blocks_per_sm = 1 : i64, blocks_per_tile = 1 : i64, classify_threads = 0 : i64
-// CHECK-SAME:    maps = [array<i32: 0, 128, 64>, array<i32: 1, 64, 64>, array<i32: 2, 64, 64>, array<i32: 3, 64, 64>], needs_aligned = 1 : i64, num_threads = 384 : i64, shared_bytes = 66560 : i64,
+// CHECK-SAME:    maps = [array<i32: 0, 64, 64>, array<i32: 1, 64, 64>, array<i32: 2, 64, 64>, array<i32: 3, 64, 64>], needs_aligned = 1 : i64, num_threads = 384 : i64, shared_bytes = 66560 : i64,
 // CHECK-SAME:    nvvm.maxntid = array<i32: 384>, nvvm.minctasm = 1 : i32
 // CHECK-DAG:     %[[ARGS:.+]] = llvm.load %{{.+}} {alignment = 8 : i64} : !llvm.ptr -> i64
 // CHECK:         %[[SHARED:.+]] = llvm.ptrtoint %{{.+}} : !llvm.ptr<3> to i32

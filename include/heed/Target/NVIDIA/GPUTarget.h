@@ -93,7 +93,7 @@ HopperRegisters hopperRegisters(int64_t groups, bool evaluates);
 
 /// Calls with at least so many keys are long ones: larger blocks and tiles, which waste more at the
 /// ends of a short one, are worth it. (Measured on an H100 from 512 to 16384 keys.)
-inline constexpr int64_t kLongKeys = 8192;
+inline constexpr int64_t kLongKeys = 2048;
 
 /// The schedule for a kernel: every head dim from 1 to 576 has one. Unless the overrides say how
 /// many keys, for long calls. An error gives the numbers where an override does not fit.
