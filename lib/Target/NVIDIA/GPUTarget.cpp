@@ -231,6 +231,7 @@ static SmallVector<Shape> hopperShapes(const GPUProblem &problem, bool isShort) 
     return shapes;
   }
   bool isSimple = stages.numTranscendentals <= 2;
+  bool isBusy = stages.hasScoreGather || !isSimple;
   bool isBare = !stages.hasMask && !stages.hasScoreGather && stages.numTranscendentals == 0;
   if (columns <= 64 && !stages.hasDivision) {
     if (isBare && !isShort)
@@ -264,10 +265,9 @@ static SmallVector<Shape> hopperShapes(const GPUProblem &problem, bool isShort) 
   if (columns > 128 && columns <= 192 && !stages.hasDivision && !isWide) {
     if (!stages.hasMask)
       shapes.push_back({2, 80});
-    else if (isShort)
+    else if (isShort && !isBusy)
       shapes.push_back({2, 64});
   }
-  bool isBusy = stages.hasScoreGather || !isSimple;
   if ((columns <= 128 || (columns <= 192 && !isLong(stages))) && !isBusy)
     shapes.push_back({2, 96});
   if (columns <= 192 && !stages.hasDivision && !isWide && !(isBusy && columns > 96))
