@@ -490,12 +490,14 @@ def merged(contents: list[dict[str, Any]]) -> dict[str, Any]:
     if len(names) > 1:
         raise SystemExit(f"expected runs on one kind of GPU, found {', '.join(sorted(names))}")
     rows: dict[str, dict[str, Any]] = {}
-    for content in contents:
+    sources: dict[str, int] = {}
+    for i, content in enumerate(contents):
         for row in content["cases"]:
             if row["outcome"] != "missing" or row["id"] not in rows:
-                rows[row["id"]] = row
-    commands = [" ".join(content["argv"]) for content in contents]
-    return {**contents[-1], "argv": [" and ".join(commands)], "minutes": sum(content["minutes"] for content in contents),
+                rows[row["id"]], sources[row["id"]] = row, i
+    used = [content for i, content in enumerate(contents) if i in sources.values()]
+    commands = [" ".join(content["argv"]) for content in used]
+    return {**contents[-1], "argv": [" and ".join(commands)], "minutes": sum(content["minutes"] for content in used),
             "cases": sorted(rows.values(), key=lambda row: SECTIONS.index(row["section"]))}
 
 

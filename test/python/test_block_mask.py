@@ -63,6 +63,12 @@ def chunks(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
     return (q_idx // 50 == kv_idx // 50) & (q_idx >= kv_idx)
 
 
+def video(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+    """Frames of 6 x 10 pixels: a neighbourhood of the same and the frame before."""
+    frames, rows, columns = q_idx // 60 - kv_idx // 60, q_idx // 10 % 6 - kv_idx // 10 % 6, q_idx % 10 - kv_idx % 10
+    return (frames >= 0) & (frames <= 1) & (abs(rows) <= 2) & (abs(columns) <= 3)
+
+
 def nothing(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
     return q_idx < 0
 
@@ -89,7 +95,7 @@ def per_both(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
 
 MASKS: dict[Callable[..., Any], tuple[int | None, int | None]] = {
     causal: (None, None), window: (None, None), prefix: (1, 1), documents: (None, None), dilated: (None, 2),
-    tiles: (None, None), chunks: (1, None), nothing: (2, 1), everything: (2, 3), one_pair: (None, None),
+    tiles: (None, None), video: (None, 1), chunks: (1, None), nothing: (2, 1), everything: (2, 3), one_pair: (None, None),
     per_head: (None, 3), per_batch: (2, None), per_both: (2, 3)}
 
 
