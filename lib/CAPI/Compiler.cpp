@@ -204,7 +204,10 @@ static llvm::Error emitTo(Program &program, const heed_compile_request &request,
     return llvm::Error::success();
   }
   if (emit == HEED_EMIT_EXPLAIN) {
-    os << explain(program.context(), **variant, *options);
+    auto found = explain(program.context(), **variant, *options);
+    if (!found)
+      return found.takeError();
+    os << *found;
     return llvm::Error::success();
   }
   static const std::pair<heed_emit, EmitKind> kinds[] = {

@@ -8,6 +8,8 @@
 
 #include "heed/Compiler/Explain.h"
 
+#include "GPUCode.h"
+
 #include "heed/Conversion/AttnToClassifier.h"
 
 #include <cmath>
@@ -142,6 +144,26 @@ static json::Object toJSON(tile::CPUScheduleAttr schedule) {
                       {"exp_degree", schedule.getExpDegree()}};
 }
 
+static json::Object toJSON(const GPUPlan &plan, bool hasMask) {
+  tile::GPUScheduleAttr schedule = plan.schedule;
+  const GPUCode &code = plan.code;
+  return json::Object{{"target", schedule.getTarget()},
+                      {"block_q", code.blockQ / schedule.getGroups()},
+                      {"groups", schedule.getGroups()},
+                      {"block_kv", code.blockKv},
+                      {"stages", schedule.getStages()},
+                      {"dot", tile::stringifyGPUDotKind(schedule.getDot())},
+                      {"threads", code.numThreads},
+                      {"shared_bytes", code.sharedBytes},
+                      {"persistent", code.blocksPerSM > 0},
+                      {"needs_aligned", code.needsAligned},
+                      {"min_keys", code.minKeys},
+                      {"walk", code.classifyThreads > 0 ? "lists"
+                               : hasMask                ? "bounds"
+                                                        : "all"},
+                      {"summaries", code.summaryWords > 0}};
+}
+
 /// How kernels for CPUs find the blocks of keys that a tile needs.
 static StringRef walkOf(mlir::MLIRContext &context, const lang::Variant &variant,
                         const CompileOptions &options) {
@@ -151,16 +173,23 @@ static StringRef walkOf(mlir::MLIRContext &context, const lang::Variant &variant
   return walk;
 }
 
-json::Value heed::explain(mlir::MLIRContext &context, const lang::Variant &variant,
-                          const CompileOptions &options) {
+llvm::Expected<json::Value> heed::explain(mlir::MLIRContext &context, const lang::Variant &variant,
+                                          const CompileOptions &options) {
   json::Array schedules;
   for (const CPUTarget &target : options.targets)
     schedules.push_back(toJSON(
         selectCPUSchedule(&context, target, toMLIRType(context, options.dtype), options.headDim,
                           options.valueHeadDim ? options.valueHeadDim : options.headDim)));
-  return json::Object{{"variant", variant.name},
-                      {"score", toJSON(variant.score, variant)},
-                      {"mask", toJSON(variant.mask, variant)},
-                      {"walk", walkOf(context, variant, options)},
-                      {"schedules", std::move(schedules)}};
+  for (const GPUTarget &target : options.gpuTargets) {
+    auto plans = planForGPU(context, variant, options, target);
+    if (!plans)
+      return plans.takeError();
+    for (const GPUPlan &plan : *plans)
+      schedules.push_back(toJSON(plan, variant.mask.has_value()));
+  }
+  return json::Value(json::Object{{"variant", variant.name},
+                                  {"score", toJSON(variant.score, variant)},
+                                  {"mask", toJSON(variant.mask, variant)},
+                                  {"walk", walkOf(context, variant, options)},
+                                  {"schedules", std::move(schedules)}});
 }

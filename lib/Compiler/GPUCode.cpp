@@ -221,25 +221,24 @@ static llvm::Error lowerToTile(ModuleOp module, const CompileOptions &options,
   });
 }
 
-llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
-                                                         const lang::Variant &variant,
-                                                         const CompileOptions &options,
-                                                         const GPUTarget &target, EmitKind kind,
-                                                         llvm::raw_ostream &os, NotePhase note) {
-  OwningOpRef<ModuleOp> attnModule = buildAttnModule(context, &variant, options);
-  if (llvm::Error error = runPasses(*attnModule, [](OpPassManager &pm) {
+static llvm::Expected<OwningOpRef<ModuleOp>>
+buildForGPU(MLIRContext &context, const lang::Variant &variant, const CompileOptions &options) {
+  OwningOpRef<ModuleOp> module = buildAttnModule(context, &variant, options);
+  if (llvm::Error error = runPasses(*module, [](OpPassManager &pm) {
         addSimplification(pm);
         pm.addPass(createAttnSeparateCongruencesPass());
         addSimplification(pm);
       }))
     return std::move(error);
-  note("attn " + target.name);
+  return module;
+}
 
+static GPUProblem problemOf(ModuleOp module, const CompileOptions &options) {
   GPUProblem problem;
-  problem.elementType = toMLIRType(context, options.dtype);
+  problem.elementType = toMLIRType(*module.getContext(), options.dtype);
   problem.headDim = options.headDim;
   problem.valueHeadDim = options.valueHeadDim ? options.valueHeadDim : options.headDim;
-  attnModule->walk([&](Operation *op) {
+  module->walk([&](Operation *op) {
     if (auto score = dyn_cast<attn::ScoreOp>(op))
       problem.addStage(*score.getBodyBlock(), score.getScore(), score.getCoordinates()[2],
                        score.getCoordinates()[3]);
@@ -247,8 +246,56 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
       problem.addStage(*mask.getBodyBlock(), /*score=*/Value(), mask.getCoordinates()[2],
                        mask.getCoordinates()[3]);
   });
+  return problem;
+}
 
-  auto plans = planSchedules(context, target, problem, options.gpuSchedule);
+/// The tile dialect to threads; what the runtime must know of the code.
+static llvm::Expected<GPUCode> lowerToThreads(ModuleOp module, StringRef entry,
+                                              const GPUTarget &target, int64_t minKeys) {
+  if (llvm::Error error =
+          runPasses(module, [](OpPassManager &pm) { pm.addPass(createTileToNVIDIAPass()); }))
+    return std::move(error);
+  GPUCode code = readAttributes(module.lookupSymbol<LLVM::LLVMFuncOp>(entry), target);
+  code.minKeys = minKeys;
+  return code;
+}
+
+llvm::Expected<std::vector<GPUPlan>> heed::planForGPU(MLIRContext &context,
+                                                      const lang::Variant &variant,
+                                                      const CompileOptions &options,
+                                                      const GPUTarget &target) {
+  auto attnModule = buildForGPU(context, variant, options);
+  if (!attnModule)
+    return attnModule.takeError();
+  auto plans =
+      planSchedules(context, target, problemOf(**attnModule, options), options.gpuSchedule);
+  if (!plans)
+    return plans.takeError();
+  std::vector<GPUPlan> found;
+  for (auto [schedule, minKeys] : *plans) {
+    OwningOpRef<ModuleOp> module = (*attnModule)->clone();
+    if (llvm::Error error = lowerToTile(*module, options, schedule))
+      return std::move(error);
+    auto code = lowerToThreads(*module, defaultSymbol(variant, options), target, minKeys);
+    if (!code)
+      return code.takeError();
+    found.push_back({schedule, std::move(*code)});
+  }
+  return found;
+}
+
+llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
+                                                         const lang::Variant &variant,
+                                                         const CompileOptions &options,
+                                                         const GPUTarget &target, EmitKind kind,
+                                                         llvm::raw_ostream &os, NotePhase note) {
+  auto attnModule = buildForGPU(context, variant, options);
+  if (!attnModule)
+    return attnModule.takeError();
+  note("attn " + target.name);
+
+  auto plans =
+      planSchedules(context, target, problemOf(**attnModule, options), options.gpuSchedule);
   if (!plans)
     return plans.takeError();
   bool wantsAll = kind == EmitKind::Object || kind == EmitKind::Asm;
@@ -257,7 +304,7 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
 
   std::vector<GPUCode> codes;
   for (auto [schedule, minKeys] : *plans) {
-    OwningOpRef<ModuleOp> module = attnModule->clone();
+    OwningOpRef<ModuleOp> module = (*attnModule)->clone();
     if (llvm::Error error = lowerToTile(*module, options, schedule))
       return std::move(error);
     note("tile " + target.name);
@@ -266,12 +313,9 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
       os << '\n';
       return codes;
     }
-    if (llvm::Error error =
-            runPasses(*module, [](OpPassManager &pm) { pm.addPass(createTileToNVIDIAPass()); }))
-      return std::move(error);
-    std::string entry = defaultSymbol(variant, options);
-    GPUCode code = readAttributes(module->lookupSymbol<LLVM::LLVMFuncOp>(entry), target);
-    code.minKeys = minKeys;
+    auto code = lowerToThreads(*module, defaultSymbol(variant, options), target, minKeys);
+    if (!code)
+      return code.takeError();
     // Float32 results are as accurate as float32 is, unless TF32 will do.
     bool isF32 = options.dtype == HEED_F32 && !options.gpuSchedule.tf32;
     auto ptx = lowerToPTX(*module, options.gpuSchedule.strictMath || isF32, target, note,
@@ -280,8 +324,8 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
       return ptx.takeError();
     if (kind == EmitKind::LLVM)
       return codes;
-    code.ptx = std::move(*ptx);
-    codes.push_back(std::move(code));
+    code->ptx = std::move(*ptx);
+    codes.push_back(std::move(*code));
   }
   if (!wantsAll)
     codes.front().minKeys = 0;

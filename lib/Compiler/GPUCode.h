@@ -50,6 +50,18 @@ llvm::Expected<std::vector<GPUCode>> compileForGPU(mlir::MLIRContext &context,
                                                    const GPUTarget &target, EmitKind kind,
                                                    llvm::raw_ostream &os, NotePhase note);
 
+/// A code of a kernel as it is planned: without PTX.
+struct GPUPlan {
+  tile::GPUScheduleAttr schedule;
+  GPUCode code;
+};
+
+/// What compileForGPU would make, in its order.
+llvm::Expected<std::vector<GPUPlan>> planForGPU(mlir::MLIRContext &context,
+                                                const lang::Variant &variant,
+                                                const CompileOptions &options,
+                                                const GPUTarget &target);
+
 /// Compiles what makes block lists of a variant's mask for one architecture.
 llvm::Expected<GPUMaskCode> compileMaskForGPU(mlir::MLIRContext &context,
                                               const lang::Variant &variant,

@@ -185,7 +185,7 @@ def report(subject: Subject, *, dtype: str = "f32", head_dim: int = 64, value_he
     are not given and the target is this machine's; else there is no "time"."""
     value_head_dim = value_head_dim or head_dim
     known = explain(subject, dtype, head_dim, value_head_dim, target)
-    schedule = known.schedules[-1]
+    schedule = _schedule_of(known.schedules, subject.sizes["Skv"])
     with Progress() as progress:
         progress.update("looking at the terms of the mask")
         score = known.score and {**_entry(known.score.root, known.score), "hoisted": hoisted(known.score)}
@@ -204,8 +204,13 @@ def report(subject: Subject, *, dtype: str = "f32", head_dim: int = 64, value_he
                            and param["name"] in subject.values else {})} for param in subject.params]
     return {"variant": subject.name, "file": subject.file_name, "source": subject.source.strip(), "dtype": dtype,
             "head_dim": head_dim, "value_head_dim": value_head_dim, "params": params, "score": score, "mask": mask,
-            "schedule": schedule, "walk": known.walk, "work": found, "time": timing, "notes": subject.notes,
+            "schedule": schedule, "walk": schedule.get("walk", known.walk), "work": found, "time": timing, "notes": subject.notes,
             "given_lists": subject.block_mask is not None}
+
+
+def _schedule_of(schedules: list[dict[str, Any]], keys: int) -> dict[str, Any]:
+    """Of a GPU the code that a call with so many keys takes; of several CPU levels the last."""
+    return next((schedule for schedule in schedules if schedule.get("min_keys", keys + 1) <= keys), schedules[-1])
 
 
 def _write_param(param: dict[str, Any]) -> str:
@@ -245,6 +250,29 @@ _WALKS = {"all": "all of them", "bounds": "within bounds in closed form, each te
           "lists": "by exact lists that are made before the kernel runs, as create_block_mask's are"}
 
 
+_GPU_WALKS = {"all": "all of them", "bounds": "within bounds in closed form, each tested ahead of the products",
+              "lists": "by lists that a kernel makes before, with an interval test for each block"}
+
+
+def _write_schedule(schedule: dict[str, Any], walk: str) -> list[str]:
+    if "groups" not in schedule:
+        return [f"  tile of {schedule['block_q']} queries x {schedule['block_kv']} keys, queries in {schedule['lanes']} lanes",
+                f"  products by {schedule['dot']}, register tile of {schedule['rows']} rows x {schedule['vectors']} vectors",
+                f"  2^x by a polynomial of degree {schedule['exp_degree']}",
+                f"  blocks of keys: {_WALKS[walk]}"]
+    lines = [f"  tile of {schedule['groups']} x {schedule['block_q']} queries x {schedule['block_kv']} keys, "
+             f"{schedule['stages']} stages of keys and values, {schedule['shared_bytes'] / 1024:.0f} KiB of shared memory",
+             f"  products by {schedule['dot']}, {schedule['threads']} threads a thread block"
+             + (", which takes tile after tile" if schedule["persistent"] else ""),
+             f"  blocks of keys: {_GPU_WALKS[walk]}"
+             + ("; what it reads of captured tensors along keys is found once for all tiles" if schedule["summaries"] else "")]
+    if schedule["min_keys"]:
+        lines.append(f"  for calls with {schedule['min_keys']} keys and more; shorter ones have a code of their own")
+    if schedule["needs_aligned"]:
+        lines.append("  for addresses and strides of whole 16 bytes; other arrays take the portable code")
+    return lines
+
+
 def to_text(found: dict[str, Any]) -> str:
     """The report for people."""
     lines = [f"{found['variant']}, {found['file']}", "", *(f"  {line}".rstrip() for line in found["source"].splitlines()), "",
@@ -262,16 +290,14 @@ def to_text(found: dict[str, Any]) -> str:
         return f"{blocks[name]:10.6g}  {blocks[name] / blocks['total']:6.1%}"
 
     origin = ("the BlockMask's lists" if found["given_lists"] else "there is no mask" if not mask else
-              "the mask's code by intervals; lists skip at least these" if found["walk"] == "lists" else "the mask's code")
+              "the mask's code by intervals; lists skip at least these" if found["walk"] == "lists" and "groups" not in schedule
+              else "the mask's code")
     lines += ["", f"Blocks of {done['block_q']} x {done['block_kv']}, for each batch and head: {blocks['total']}, from {origin}",
               f"  outside of the loop's bounds  {share('beyond_bounds')}", f"  skipped by the class test     {share('skipped')}",
               f"  partial, mask evaluated       {share('partial')}", f"  full, mask not evaluated      {share('full')}"]
     lines += ["", f"Schedule for {schedule['target']}, {found['dtype']}, head dim {found['head_dim']}"
               + (f" and {found['value_head_dim']}" if found["value_head_dim"] != found["head_dim"] else ""),
-              f"  tile of {schedule['block_q']} queries x {schedule['block_kv']} keys, queries in {schedule['lanes']} lanes",
-              f"  products by {schedule['dot']}, register tile of {schedule['rows']} rows x {schedule['vectors']} vectors",
-              f"  2^x by a polynomial of degree {schedule['exp_degree']}",
-              f"  blocks of keys: {_WALKS[found['walk']]}"]
+              *_write_schedule(schedule, found["walk"])]
     sizes = done["sizes"]
     lines += ["", f"Work for B = {sizes['B']}, Hq = {sizes['Hq']}, Hkv = {sizes['Hkv']}, Sq = {sizes['Sq']}, Skv = {sizes['Skv']}",
               f"  {_scaled(done['flops'], 'FLOP')} of {_scaled(done['dense_flops'], 'FLOP')} without a mask "
@@ -306,7 +332,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=QUERY_DTYPES, default="f32", help="of query, key and value (default: %(default)s)")
     parser.add_argument("--head-dim", type=positive, default=64, metavar="N", help="of query and key (default: %(default)s)")
     parser.add_argument("--value-head-dim", type=positive, metavar="N", help="of value (default: --head-dim)")
-    parser.add_argument("--target", default="native", metavar="NAME", help="a CPU level (default: this machine's)")
+    parser.add_argument("--target", default="native", metavar="NAME", help="a CPU level or a GPU architecture (default: this machine's CPU)")
     parser.add_argument("--q", type=positive, metavar="N", help="queries (default: 1024)")
     parser.add_argument("--kv", type=positive, metavar="N", help="keys (default: as many as queries)")
     parser.add_argument("--batch", type=positive, metavar="N", help="batch size (default: 1)")

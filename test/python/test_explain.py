@@ -91,6 +91,20 @@ def test_schedule(target: str) -> None:
     assert f"Schedule for {target}, bf16, head dim 128" in explain.to_text(found)
 
 
+@pytest.mark.parametrize(("name", "dtype", "keys", "expected"), [
+    ("dense", "bf16", 4096, "tile of 3 x 64 queries x 128 keys, 4 stages of keys and values, 177 KiB of shared memory\n"
+     "  products by wgmma, 512 threads a thread block, which takes tile after tile\n  blocks of keys: all of them\n"
+     "  for calls with 2048 keys and more; shorter ones have a code of their own\n  for addresses and strides of whole 16 bytes"),
+    ("dense", "bf16", 512, "tile of 4 x 64 queries x 64 keys"),
+    ("causal", "f16", 512, "blocks of keys: within bounds in closed form, each tested ahead of the products"),
+    ("packed_documents", "f32", 512, "products by tf32x3, 128 threads a thread block\n  blocks of keys: by lists that a kernel makes before, "
+     "with an interval test for each block; what it reads of captured tensors along keys is found once for all tiles")])
+def test_schedules_for_gpus(name: str, dtype: str, keys: int, expected: str) -> None:
+    found = explain.report(load(name, Skv=keys), dtype=dtype, target="sm_90a")
+    assert found["time"] is None and found["schedule"]["block_q"] == 64
+    assert expected in explain.to_text(found)
+
+
 def test_work_of_causal() -> None:
     found = report("causal", B=2, Hq=4, Hkv=2, Sq=1024)
     done, schedule = found["work"], found["schedule"]

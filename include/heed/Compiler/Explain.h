@@ -31,7 +31,12 @@
 // a coordinate's, size's or parameter's. "depends" is what decides how often a node is computed
 // (heed/Analysis/Dependence.h). "walk" is how kernels for CPUs find the blocks of keys that a tile
 // needs: "all" of them, within "bounds" in closed form, or by "lists" made beforehand. Schedules
-// come in the order of the targets.
+// come in the order of the targets, those for GPUs last. A GPU has one for each code of the kernel,
+// with its own walk:
+//
+//   {"target": "sm_90a", "block_q": 64, "groups": 4, "block_kv": 64, "stages": 4, "dot": "wgmma",
+//    "threads": 640, "shared_bytes": 132096, "persistent": true, "needs_aligned": true,
+//    "min_keys": 0, "walk": "lists", "summaries": true}
 //
 //===----------------------------------------------------------------------===//
 
@@ -51,9 +56,10 @@ llvm::json::Value scalarToJSON(const lang::ScalarConstant &constant);
 /// What each node of `function` depends on, by its id.
 std::vector<Dependence> dependencesOf(const lang::Function &function);
 
-/// What is known of a variant, and decided for each of the targets.
-llvm::json::Value explain(mlir::MLIRContext &context, const lang::Variant &variant,
-                          const CompileOptions &options);
+/// What is known of a variant, and decided for each of the targets. An error says which schedule
+/// does not fit.
+llvm::Expected<llvm::json::Value> explain(mlir::MLIRContext &context, const lang::Variant &variant,
+                                          const CompileOptions &options);
 
 } // namespace heed
 

@@ -59,7 +59,8 @@ TEST(Explain, NamesDependencesAndPlaces) {
                   "  mask_mod(b, h, q, kv) { return doc[b, q] == doc[b, kv] && q < Skv - n }\n"
                   "}\n");
   std::unique_ptr<mlir::MLIRContext> context = makeContext();
-  json::Value value = explain(*context, checked.variant(), optionsFor({"x86-64-v3"}));
+  json::Value value =
+      llvm::cantFail(explain(*context, checked.variant(), optionsFor({"x86-64-v3"})));
   const json::Object &root = *value.getAsObject();
   EXPECT_EQ(root.getString("variant"), StringRef("v"));
   EXPECT_TRUE(root.get("score")->getAsNull());
@@ -81,7 +82,8 @@ TEST(Explain, WritesConstantsThatJSONHasNoNumbersFor) {
   Checked checked(
       "variant v { score_mod(s, b, h, q, kv) { return if q < kv { -inf } else { s } } }");
   std::unique_ptr<mlir::MLIRContext> context = makeContext();
-  json::Value value = explain(*context, checked.variant(), optionsFor({"x86-64-v3"}));
+  json::Value value =
+      llvm::cantFail(explain(*context, checked.variant(), optionsFor({"x86-64-v3"})));
   bool found = false;
   for (const json::Value &node : *value.getAsObject()->getObject("score")->getArray("nodes")) {
     const json::Value *constant = node.getAsObject()->get("value");
@@ -100,7 +102,8 @@ TEST(Explain, SaysHowBlocksAreFound) {
   for (auto [source, walk] : masks) {
     Checked checked(source);
     std::unique_ptr<mlir::MLIRContext> context = makeContext();
-    json::Value value = explain(*context, checked.variant(), optionsFor({"x86-64-v3"}));
+    json::Value value =
+        llvm::cantFail(explain(*context, checked.variant(), optionsFor({"x86-64-v3"})));
     EXPECT_EQ(value.getAsObject()->getString("walk"), StringRef(walk)) << source;
   }
 }
@@ -108,13 +111,53 @@ TEST(Explain, SaysHowBlocksAreFound) {
 TEST(Explain, HasAScheduleForEachTarget) {
   Checked checked("variant v {}");
   std::unique_ptr<mlir::MLIRContext> context = makeContext();
-  json::Value value =
-      explain(*context, checked.variant(), optionsFor({"x86-64-v3", "x86-64-v4+bf16"}));
+  json::Value value = llvm::cantFail(
+      explain(*context, checked.variant(), optionsFor({"x86-64-v3", "x86-64-v4+bf16"})));
   const json::Array &schedules = *value.getAsObject()->getArray("schedules");
   ASSERT_EQ(schedules.size(), 2u);
   EXPECT_EQ(schedules[0].getAsObject()->getString("dot"), StringRef("fma"));
   EXPECT_EQ(schedules[1].getAsObject()->getString("dot"), StringRef("dpbf16"));
   EXPECT_GT(schedules[0].getAsObject()->getInteger("block_kv"), 0);
+}
+
+TEST(Explain, HasAScheduleForEachCodeOfAGPU) {
+  struct Code {
+    const char *dot, *walk;
+    int64_t groups, blockKv, minKeys;
+    bool summaries;
+  };
+  std::pair<const char *, std::vector<Code>> variants[] = {
+      {"variant v {}",
+       {{"wgmma", "all", 3, 128, 2048, false},
+        {"wgmma", "all", 4, 64, 0, false},
+        {"mma", "all", 2, 96, 0, false}}},
+      {"variant v(doc: i32[Skv]) { mask_mod(b, h, q, kv) { return doc[q] == doc[kv] } }",
+       {{"wgmma", "lists", 4, 64, 0, true}, {"mma", "lists", 2, 64, 0, true}}}};
+  for (auto &[source, codes] : variants) {
+    Checked checked(source);
+    std::unique_ptr<mlir::MLIRContext> context = makeContext();
+    CompileOptions options;
+    llvm::cantFail(lookupTargets({"sm_90a"}, options));
+    options.dtype = HEED_BF16;
+    options.headDim = 64;
+    json::Value value = llvm::cantFail(explain(*context, checked.variant(), options));
+    const json::Array &schedules = *value.getAsObject()->getArray("schedules");
+    ASSERT_EQ(schedules.size(), codes.size());
+    for (auto [schedule, code] : llvm::zip(schedules, codes)) {
+      const json::Object &found = *schedule.getAsObject();
+      EXPECT_EQ(found.getString("dot"), StringRef(code.dot)) << source;
+      EXPECT_EQ(found.getString("walk"), StringRef(code.walk)) << source;
+      EXPECT_EQ(found.getInteger("block_q"), 64);
+      EXPECT_EQ(found.getInteger("groups"), code.groups) << source;
+      EXPECT_EQ(found.getInteger("block_kv"), code.blockKv) << source;
+      EXPECT_EQ(found.getInteger("min_keys"), code.minKeys) << source;
+      EXPECT_EQ(found.getBoolean("summaries"), code.summaries) << source;
+    }
+    options.gpuSchedule.groups = 7;
+    auto refused = explain(*context, checked.variant(), options);
+    ASSERT_FALSE(bool(refused));
+    EXPECT_EQ(llvm::toString(refused.takeError()), "groups expects 1 to 4 for sm_90a, found 7");
+  }
 }
 
 /// Nodes and ops are analysed apart from each other; they must agree.
