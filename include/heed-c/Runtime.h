@@ -452,7 +452,8 @@ HEED_EXPORT int32_t heed_gpu_count(void);
 /* major * 10 + minor of a device, or 0. */
 HEED_EXPORT int32_t heed_gpu_capability(int32_t device);
 
-/* The code that heed_launch would choose on a device for aligned arguments, or NULL. */
+/* The code that heed_launch would choose on a device for aligned arguments and many keys, or NULL.
+ */
 HEED_EXPORT const heed_gpu_code *heed_select_gpu_code(const heed_kernel *kernel, int32_t device);
 
 /* Forgets what was loaded for `kernel` on all devices: to be called before its object is unloaded,

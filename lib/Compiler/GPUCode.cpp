@@ -200,6 +200,12 @@ static llvm::Expected<SmallVector<PlannedCode>> planSchedules(MLIRContext &conte
   return plans;
 }
 
+/// Simplifications of what is computed for each score.
+static void addElementPasses(OpPassManager &pm) {
+  pm.addPass(createSeparateCongruencesPass());
+  addSimplification(pm);
+}
+
 /// A variant to the tile dialect, with its schedule.
 static llvm::Error lowerToTile(ModuleOp module, const CompileOptions &options,
                                tile::GPUScheduleAttr schedule) {
@@ -209,7 +215,7 @@ static llvm::Error lowerToTile(ModuleOp module, const CompileOptions &options,
         tileOptions.blockKv = schedule.getBlockKv();
         tileOptions.narrowWeights = options.dtype != HEED_F32;
         pm.addPass(createAttnToTilePass(tileOptions));
-        addSimplification(pm);
+        addElementPasses(pm);
       }))
     return error;
   for (auto kernel : module.getOps<tile::KernelOp>())
@@ -224,18 +230,17 @@ static llvm::Error lowerToTile(ModuleOp module, const CompileOptions &options,
 static llvm::Expected<OwningOpRef<ModuleOp>>
 buildForGPU(MLIRContext &context, const lang::Variant &variant, const CompileOptions &options) {
   OwningOpRef<ModuleOp> module = buildAttnModule(context, &variant, options);
-  if (llvm::Error error = runPasses(*module, [](OpPassManager &pm) {
-        addSimplification(pm);
-        pm.addPass(createAttnSeparateCongruencesPass());
-        addSimplification(pm);
-      }))
+  if (llvm::Error error = runPasses(*module, addSimplification))
     return std::move(error);
   return module;
 }
 
-static GPUProblem problemOf(ModuleOp module, const CompileOptions &options) {
+static llvm::Expected<GPUProblem> problemOf(ModuleOp attnModule, const CompileOptions &options) {
+  OwningOpRef<ModuleOp> module = attnModule.clone();
+  if (llvm::Error error = runPasses(*module, addElementPasses))
+    return std::move(error);
   GPUProblem problem;
-  problem.elementType = toMLIRType(*module.getContext(), options.dtype);
+  problem.elementType = toMLIRType(*attnModule.getContext(), options.dtype);
   problem.headDim = options.headDim;
   problem.valueHeadDim = options.valueHeadDim ? options.valueHeadDim : options.headDim;
   module->walk([&](Operation *op) {
@@ -267,8 +272,10 @@ llvm::Expected<std::vector<GPUPlan>> heed::planForGPU(MLIRContext &context,
   auto attnModule = buildForGPU(context, variant, options);
   if (!attnModule)
     return attnModule.takeError();
-  auto plans =
-      planSchedules(context, target, problemOf(**attnModule, options), options.gpuSchedule);
+  auto problem = problemOf(**attnModule, options);
+  if (!problem)
+    return problem.takeError();
+  auto plans = planSchedules(context, target, *problem, options.gpuSchedule);
   if (!plans)
     return plans.takeError();
   std::vector<GPUPlan> found;
@@ -294,8 +301,10 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
     return attnModule.takeError();
   note("attn " + target.name);
 
-  auto plans =
-      planSchedules(context, target, problemOf(**attnModule, options), options.gpuSchedule);
+  auto problem = problemOf(**attnModule, options);
+  if (!problem)
+    return problem.takeError();
+  auto plans = planSchedules(context, target, *problem, options.gpuSchedule);
   if (!plans)
     return plans.takeError();
   bool wantsAll = kind == EmitKind::Object || kind == EmitKind::Asm;

@@ -84,7 +84,7 @@ class Kernel:
 
     @property
     def block_shape(self) -> tuple[int, int]:
-        """Queries and keys of a tile on this machine."""
+        """Queries and keys of a tile on this machine; on a GPU of calls with many keys."""
         code = self._code()
         if not code:
             raise HeedError(f"kernel '{self.name}' has no code for this machine")

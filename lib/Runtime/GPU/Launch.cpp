@@ -43,9 +43,10 @@ static bool fits(const heed_gpu_code &code, const Device &device) {
   return hasCapability(code.module, device) && code.shared_bytes <= device.sharedBytes;
 }
 
-static bool needsSameDevice(const heed_gpu_code &a, const heed_gpu_code &b) {
+/// Whether there is nothing to tell them apart by on `device`, which runs neither.
+static bool needSame(const heed_gpu_code &a, const heed_gpu_code &b, const Device &device) {
   return a.module.capability == b.module.capability && a.module.is_exact == b.module.is_exact &&
-         a.shared_bytes == b.shared_bytes;
+         (a.shared_bytes == b.shared_bytes || !hasCapability(a.module, device));
 }
 
 static bool needsAligned(const heed_gpu_code &code) {
@@ -103,8 +104,8 @@ static heed_status noCode(const heed_kernel &kernel, const Device &device) {
   size_t used = 0;
   for (int32_t i = 0; i < kernel.num_gpu_codes && used + 1 < sizeof(expected); ++i) {
     const heed_gpu_code &code = kernel.gpu_codes[i];
-    // Often the same again, for arguments that are not aligned.
-    if (i > 0 && needsSameDevice(code, kernel.gpu_codes[i - 1]))
+    // Often the same again, for fewer keys or arguments that are not aligned.
+    if (i > 0 && needSame(code, kernel.gpu_codes[i - 1], device))
       continue;
     used += size_t(snprintf(expected + used, sizeof(expected) - used, "%s%s%d.%d (%s)",
                             used ? ", or " : "", code.module.is_exact ? "" : "at least ",

@@ -317,15 +317,16 @@ static Value fromOtherLane(Emitter &e, Value x, int64_t mask) {
   return e.bor(e.shl(wide(high), 32), wide(low));
 }
 
-/// The op by which a result of a loop collects what its iterations find, if it is one that may be
-/// applied to parts in any order, and to a part twice.
+/// The op by which a result of a loop collects what its iterations find, each for a key, if it is
+/// one that may be applied to parts in any order, and to a part twice.
 static Operation *collectorOf(scf::ForOp loop, unsigned result) {
   Operation *op = loop.getYieldedValues()[result].getDefiningOp();
   Value carried = loop.getRegionIterArg(result);
   bool collects = isa_and_present<arith::MinSIOp, arith::MaxSIOp, arith::MinUIOp, arith::MaxUIOp,
                                   arith::MinNumFOp, arith::MaxNumFOp, arith::MinimumFOp,
                                   arith::MaximumFOp, arith::AndIOp, arith::OrIOp>(op) &&
-                  carried.hasOneUse() && llvm::is_contained(op->getOperands(), carried);
+                  carried.hasOneUse() && op->hasOneUse() &&
+                  llvm::is_contained(op->getOperands(), carried);
   return collects ? op : nullptr;
 }
 

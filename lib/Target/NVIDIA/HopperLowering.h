@@ -56,7 +56,7 @@ private:
     int64_t elementBytes = 2;        // of queries, keys and values
     int64_t stages = 1;
     int64_t offset = 0;          // in shared memory, bytes
-    int64_t full = 0, empty = 0; // barrier numbers of stage 0
+    int64_t full = 0, empty = 0; // barrier numbers of stage 0; of queries, of group 0
     int64_t map = 0;             // index of its tensor map
     int64_t boxColumns() const { return 128 / elementBytes; }
     int64_t numBoxes() const { return countBoxes(columns, elementBytes); }

@@ -7,13 +7,14 @@
 //===----------------------------------------------------------------------===//
 
 #include "heed/Dialect/Attn/IR/Attn.h"
+#include "heed/Dialect/Tile/IR/Tile.h"
 #include "heed/Target/NVIDIA/Passes.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/IR/Matchers.h"
 
 namespace heed {
-#define GEN_PASS_DEF_ATTNSEPARATECONGRUENCESPASS
+#define GEN_PASS_DEF_SEPARATECONGRUENCESPASS
 #include "heed/Target/NVIDIA/Passes.h.inc"
 } // namespace heed
 
@@ -27,16 +28,19 @@ struct Congruence {
   Value divisor;
 };
 
-struct AttnSeparateCongruences
-    : heed::impl::AttnSeparateCongruencesPassBase<AttnSeparateCongruences> {
-  using AttnSeparateCongruencesPassBase::AttnSeparateCongruencesPassBase;
+struct SeparateCongruences : heed::impl::SeparateCongruencesPassBase<SeparateCongruences> {
+  using SeparateCongruencesPassBase::SeparateCongruencesPassBase;
 
   void runOnOperation() override {
-    getOperation().walk([&](attn::ScoreOp score) {
-      separate(*score.getBodyBlock(), score.getCoordinates()[2], score.getCoordinates()[3]);
-    });
-    getOperation().walk([&](attn::MaskOp mask) {
-      separate(*mask.getBodyBlock(), mask.getCoordinates()[2], mask.getCoordinates()[3]);
+    getOperation().walk([&](Operation *op) {
+      if (auto score = dyn_cast<attn::ScoreOp>(op))
+        separate(*score.getBodyBlock(), score.getCoordinates()[2], score.getCoordinates()[3]);
+      if (auto mask = dyn_cast<attn::MaskOp>(op))
+        separate(*mask.getBodyBlock(), mask.getCoordinates()[2], mask.getCoordinates()[3]);
+      if (auto map = dyn_cast<tile::MapOp>(op))
+        separate(*map.getBodyBlock(), map.getQuery(), map.getKey());
+      if (auto mask = dyn_cast<tile::MaskOp>(op); mask && mask.getBodyBlock())
+        separate(*mask.getBodyBlock(), mask.getQuery(), mask.getKey());
     });
   }
 

@@ -1,5 +1,7 @@
 // Remainders of the distance of query and key: each coordinate gets one of its own.
-// RUN: heed-opt %s --attn-separate-congruences --canonicalize | FileCheck %s
+// RUN: heed-opt %s --heed-separate-congruences --canonicalize | FileCheck %s
+// Of kernels, too; the classes of blocks keep what the distance's remainder says.
+// RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile,heed-separate-congruences,canonicalize)" | FileCheck %s --check-prefix=TILE
 
 attn.variant @dilated(%m: i32 {attn.name = "m"}) {
   attn.mask(%b, %h, %q, %kv) {
@@ -56,3 +58,18 @@ attn.variant @others(%m: i32 {attn.name = "m"}) {
 // CHECK:         attn.mod %[[DISTANCE]],
 // CHECK:         %[[SUM:.+]] = arith.addi
 // CHECK:         attn.mod %[[SUM]],
+
+// TILE-LABEL: tile.kernel @kernel(
+// TILE:         tile.for_kv
+// TILE:           tile.mask {{.*}} (%[[Q:[a-z0-9]+]], %[[KV:[a-z0-9]+]]) {
+// TILE-NEXT:        %[[OF_Q:.+]] = attn.mod %[[Q]], %[[M:.+]] : i32
+// TILE-NEXT:        %[[OF_KV:.+]] = attn.mod %[[KV]], %[[M]] : i32
+// TILE-NEXT:        %[[KEEP:.+]] = arith.cmpi eq, %[[OF_Q]], %[[OF_KV]] : i32
+// TILE-NEXT:        tile.yield %[[KEEP]]
+!q = !attn.tensor<[B, Hq, Sq, 64], bf16>
+!k = !attn.tensor<[B, Hkv, Skv, 64], bf16>
+!lse = !attn.tensor<[B, Hq, Sq], f32>
+func.func @kernel(%q: !q, %k: !k, %v: !k, %s: f32, %m: i32) -> (!q, !lse, !lse) {
+  %o, %l, %max = attn.forward @dilated(%q, %k, %v) scale(%s) captures(%m) : (!q, !k, !k, i32) -> (!q, !lse)
+  return %o, %l, %max : !q, !lse, !lse
+}

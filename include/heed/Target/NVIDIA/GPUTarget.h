@@ -46,7 +46,7 @@ struct GPUScheduleOverrides {
   bool tf32 = false;        // f32 products may round to TF32
   bool strictMath = false;  // no approximate instructions in score_mod and mask_mod
   bool noWGMMA = false;     // the portable path on every target
-  bool alignedOnly = false; // no second code for arguments that the first cannot take
+  bool alignedOnly = false; // no code for arguments that the copy engine cannot take
 
   /// Reads "block_kv=64,groups=2,stages=3,blocks_per_sm=1,keys=512,tf32,strict_math,no_wgmma,
   /// aligned_only".

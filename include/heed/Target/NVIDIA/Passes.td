@@ -11,11 +11,12 @@
 
 include "mlir/Pass/PassBase.td"
 
-def AttnSeparateCongruencesPass : Pass<"attn-separate-congruences", "::mlir::ModuleOp"> {
+def SeparateCongruencesPass : Pass<"heed-separate-congruences", "::mlir::ModuleOp"> {
   let summary = "compares remainders of query and key instead of taking that of their distance";
   let description = [{
     `(q - kv) mod m == 0`, or with the distance's magnitude, becomes `q mod m == kv mod m`: of which one is computed once a
-    query and the other once a key, where the first takes a division for each pair.
+    query and the other once a key, where the first takes a division for each pair. In stages of `attn.variant`, and in
+    `tile.map` and `tile.mask`. Classes of blocks are to be found before: of the distance's remainder intervals say more.
 
     ```mlir
     %0 = arith.subi %q, %kv : i32
