@@ -125,7 +125,8 @@ BlockWalk::Place BlockWalk::placeOf(Value number) {
   Value index = e.div(number, perSection), start = e.mul(index, perSection);
   Value within = e.sub(number, start);
   Value firstHead = e.mul(index, section);
-  Value numHeads = e.min(section, e.sub(e.mul(batches, heads), firstHead));
+  // None behind the last section, whose numbers are decoded in vain.
+  Value numHeads = e.max(e.min(section, e.sub(e.mul(batches, heads), firstHead)), e.cst(1));
   Value rank = e.div(within, numHeads);
   return {start, numHeads, firstHead, rank, e.sub(within, e.mul(rank, numHeads))};
 }
