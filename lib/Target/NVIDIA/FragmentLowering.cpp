@@ -256,6 +256,7 @@ LogicalResult FragmentLowering::lowerMask(tile::MaskOp op) {
       return select(scores, [&](Element element) {
         return e.both(isBelow(element), stage->evaluate(element, Value()));
       });
+    stage->keepConditionsWhole();
     Emitter::Values kept =
         select(scores, [&](Element element) { return stage->evaluate(element, Value()); });
     Value isLast = e.lt(e.sub(limit, scalar(op.getColumn())), e.cst(blockKv()));

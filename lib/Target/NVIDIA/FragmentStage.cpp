@@ -332,7 +332,7 @@ FragmentStage::Form FragmentStage::evaluateOp(Operation &op, Element element) {
   for (Value v : op.getOperands())
     operands.push_back(isa<attn::TensorType>(v.getType()) ? v : value(v, element));
   unsigned ofPair = OnQ | OnKv;
-  if (type.isInteger(1) && isa<arith::AndIOp, arith::OrIOp>(op) &&
+  if (areConditionsWhole && type.isInteger(1) && isa<arith::AndIOp, arith::OrIOp>(op) &&
       (dependence(op.getResult(0)) & ofPair) == ofPair)
     return {isa<arith::AndIOp>(op) ? e.both(operands[0], operands[1])
                                    : e.either(operands[0], operands[1]),

@@ -57,6 +57,9 @@ public:
   /// Emits what does not depend on the key, where it dominates all blocks. `outer` maps what the
   /// region uses from outside; `firstQ` is the thread's first query (i32).
   void hoist(const mlir::IRMapping &outer, Value firstQ);
+  /// From here on conjunctions and disjunctions of a pair's conditions are Emitter::both and
+  /// either: for a result that is selected by.
+  void keepConditionsWhole() { areConditionsWhole = true; }
   /// Begins a block of keys; `firstKv` is the thread's first key (i32).
   void beginBlock(Value firstKv);
   /// Reads what lies beside each of a block's elements, so that it is on its way when they come.
@@ -96,6 +99,7 @@ private:
   Value addend();
   std::optional<Form> addForms(const Form &x, const Form &y, int64_t sign, bool isFloat);
 
+  bool areConditionsWhole = false;
   Emitter &e;
   Scalars &scalars;
   mlir::Block &block;
