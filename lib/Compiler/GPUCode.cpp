@@ -227,14 +227,6 @@ static llvm::Error lowerToTile(ModuleOp module, const CompileOptions &options,
   });
 }
 
-static llvm::Expected<OwningOpRef<ModuleOp>>
-buildForGPU(MLIRContext &context, const lang::Variant &variant, const CompileOptions &options) {
-  OwningOpRef<ModuleOp> module = buildAttnModule(context, &variant, options);
-  if (llvm::Error error = runPasses(*module, addSimplification))
-    return std::move(error);
-  return module;
-}
-
 static llvm::Expected<GPUProblem> problemOf(ModuleOp attnModule, const CompileOptions &options) {
   OwningOpRef<ModuleOp> module = attnModule.clone();
   if (llvm::Error error = runPasses(*module, addElementPasses))
@@ -254,6 +246,29 @@ static llvm::Expected<GPUProblem> problemOf(ModuleOp attnModule, const CompileOp
   return problem;
 }
 
+namespace {
+/// A variant with the codes that are to be made of it.
+struct PlannedKernel {
+  OwningOpRef<ModuleOp> attn;
+  SmallVector<PlannedCode> codes;
+};
+} // namespace
+
+static llvm::Expected<PlannedKernel> planKernel(MLIRContext &context, const lang::Variant &variant,
+                                                const CompileOptions &options,
+                                                const GPUTarget &target) {
+  OwningOpRef<ModuleOp> module = buildAttnModule(context, &variant, options);
+  if (llvm::Error error = runPasses(*module, addSimplification))
+    return std::move(error);
+  auto problem = problemOf(*module, options);
+  if (!problem)
+    return problem.takeError();
+  auto codes = planSchedules(context, target, *problem, options.gpuSchedule);
+  if (!codes)
+    return codes.takeError();
+  return PlannedKernel{std::move(module), std::move(*codes)};
+}
+
 /// The tile dialect to threads; what the runtime must know of the code.
 static llvm::Expected<GPUCode> lowerToThreads(ModuleOp module, StringRef entry,
                                               const GPUTarget &target, int64_t minKeys) {
@@ -269,18 +284,12 @@ llvm::Expected<std::vector<GPUPlan>> heed::planForGPU(MLIRContext &context,
                                                       const lang::Variant &variant,
                                                       const CompileOptions &options,
                                                       const GPUTarget &target) {
-  auto attnModule = buildForGPU(context, variant, options);
-  if (!attnModule)
-    return attnModule.takeError();
-  auto problem = problemOf(**attnModule, options);
-  if (!problem)
-    return problem.takeError();
-  auto plans = planSchedules(context, target, *problem, options.gpuSchedule);
-  if (!plans)
-    return plans.takeError();
+  auto planned = planKernel(context, variant, options, target);
+  if (!planned)
+    return planned.takeError();
   std::vector<GPUPlan> found;
-  for (auto [schedule, minKeys] : *plans) {
-    OwningOpRef<ModuleOp> module = (*attnModule)->clone();
+  for (auto [schedule, minKeys] : planned->codes) {
+    OwningOpRef<ModuleOp> module = planned->attn->clone();
     if (llvm::Error error = lowerToTile(*module, options, schedule))
       return std::move(error);
     auto code = lowerToThreads(*module, defaultSymbol(variant, options), target, minKeys);
@@ -296,24 +305,18 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
                                                          const CompileOptions &options,
                                                          const GPUTarget &target, EmitKind kind,
                                                          llvm::raw_ostream &os, NotePhase note) {
-  auto attnModule = buildForGPU(context, variant, options);
-  if (!attnModule)
-    return attnModule.takeError();
+  auto planned = planKernel(context, variant, options, target);
+  if (!planned)
+    return planned.takeError();
   note("attn " + target.name);
 
-  auto problem = problemOf(**attnModule, options);
-  if (!problem)
-    return problem.takeError();
-  auto plans = planSchedules(context, target, *problem, options.gpuSchedule);
-  if (!plans)
-    return plans.takeError();
   bool wantsAll = kind == EmitKind::Object || kind == EmitKind::Asm;
   if (!wantsAll)
-    plans->resize(1);
+    planned->codes.resize(1);
 
   std::vector<GPUCode> codes;
-  for (auto [schedule, minKeys] : *plans) {
-    OwningOpRef<ModuleOp> module = (*attnModule)->clone();
+  for (auto [schedule, minKeys] : planned->codes) {
+    OwningOpRef<ModuleOp> module = planned->attn->clone();
     if (llvm::Error error = lowerToTile(*module, options, schedule))
       return std::move(error);
     note("tile " + target.name);

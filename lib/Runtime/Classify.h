@@ -19,8 +19,7 @@ struct BlockShape {
 };
 
 /// What a question says in the words of a call: `values` (one for each parameter) keeps what
-/// `call.params` points to. Checks all of it
-/// but the number of threads.
+/// `call.params` points to. Checks all of it but the number of threads.
 heed_status readQuestion(const heed_kernel &kernel, const heed_mask_question *question,
                          const heed_tensor *tensors, heed_value *values, heed_call &call,
                          Problem &problem);

@@ -22,12 +22,6 @@ using namespace mlir;
 using namespace heed;
 
 namespace {
-/// `x mod m` compared with 0, where x is the difference of query and key or its magnitude.
-struct Congruence {
-  arith::CmpIOp comparison;
-  Value divisor;
-};
-
 struct SeparateCongruences : heed::impl::SeparateCongruencesPassBase<SeparateCongruences> {
   using SeparateCongruencesPassBase::SeparateCongruencesPassBase;
 
@@ -68,17 +62,15 @@ struct SeparateCongruences : heed::impl::SeparateCongruencesPassBase<SeparateCon
   // Coordinates are not negative, so that their difference does not wrap; and remainders by 0 are
   // 0 on both sides.
   static void separate(Block &block, Value query, Value key) {
-    SmallVector<Congruence> found;
     for (auto comparison : block.getOps<arith::CmpIOp>()) {
       auto remainder = comparison.getLhs().getDefiningOp<attn::ModOp>();
       bool isEquality = comparison.getPredicate() == arith::CmpIPredicate::eq ||
                         comparison.getPredicate() == arith::CmpIPredicate::ne;
-      if (remainder && isEquality && matchPattern(comparison.getRhs(), m_Zero()) &&
-          isDistance(remainder.getLhs(), query, key))
-        found.push_back({comparison, remainder.getRhs()});
-    }
-    for (auto [comparison, divisor] : found) {
+      if (!remainder || !isEquality || !matchPattern(comparison.getRhs(), m_Zero()) ||
+          !isDistance(remainder.getLhs(), query, key))
+        continue;
       OpBuilder b(comparison);
+      Value divisor = remainder.getRhs();
       Value ofQuery = attn::ModOp::create(b, comparison.getLoc(), query, divisor);
       Value ofKey = attn::ModOp::create(b, comparison.getLoc(), key, divisor);
       comparison.getLhsMutable().assign(ofQuery);
