@@ -120,12 +120,18 @@ CurrentContext::~CurrentContext() {
 // Counters
 //===----------------------------------------------------------------------===//
 
-static constexpr uint32_t countersAtOnce = 1024;
 /// Each in a sector of its own.
 static constexpr uint32_t counterBytes = 32;
+/// What captured launches get is allocated together.
+static constexpr uint32_t countersAtOnce = 1024;
 
-static heed_status allocateCounters(ContextState &context, DevicePtr &pointer) {
-  constexpr size_t bytes = size_t(countersAtOnce) * counterBytes;
+/// Streams have counters in sets, by their ids: far more than there are streams, so that one loses
+/// its counters to another when it has not been used for long, if ever.
+static constexpr uint32_t numSetsLog2 = 12, waysOfSet = 4;
+static constexpr uint32_t numStreamCounters = waysOfSet << numSetsLog2;
+
+static heed_status allocateCounters(ContextState &context, uint32_t count, DevicePtr &pointer) {
+  size_t bytes = size_t(count) * counterBytes;
   RelaxedCapture relaxed;
   if (Result result = driver.memAlloc(&pointer, bytes))
     return failCall(result, "no %zu bytes of memory for counters on cuda:%d", bytes,
@@ -145,6 +151,50 @@ static heed_status allocateCounters(ContextState &context, DevicePtr &pointer) {
   return failCall(result, "cannot clear counters on cuda:%d", int(context.device->ordinal));
 }
 
+/// Never 0. A handle may come again when its stream is destroyed; drivers from 12.0 on have ids.
+static uint64_t idOf(Stream stream) {
+  static thread_local char ofThread;
+  unsigned long long id;
+  if (!stream)
+    return UINT64_MAX;
+  if (driver.streamGetId && driver.streamGetId(stream, &id) == success)
+    return id + 1;
+  auto handle = reinterpret_cast<uintptr_t>(stream);
+  return (handle == streamPerThread ? reinterpret_cast<uintptr_t>(&ofThread) : handle) + 1;
+}
+
+/// Which of the counters `id` has, or gets now.
+static uint32_t placeOf(ContextState &context, uint64_t id) {
+  // Fibonacci hashing: ids and addresses differ in few bits.
+  uint32_t set = uint32_t((id * 0x9E3779B97F4A7C15u) >> (64 - numSetsLog2));
+  std::atomic<uint64_t> *owners = context.owners + set * waysOfSet;
+  for (uint32_t way = 0; way < waysOfSet; ++way) {
+    uint64_t owner = owners[way].load(std::memory_order_relaxed);
+    if (owner == 0 && owners[way].compare_exchange_strong(owner, id, std::memory_order_relaxed))
+      return set * waysOfSet + way;
+    if (owner == id)
+      return set * waysOfSet + way;
+  }
+  uint32_t way = uint32_t(id) % waysOfSet;
+  owners[way].store(id, std::memory_order_relaxed);
+  return set * waysOfSet + way;
+}
+
+/// Makes the counters of streams, which the caller's lock protects.
+static heed_status makeStreamCounters(ContextState &context) {
+  if (!context.owners) {
+    void *memory = calloc(numStreamCounters, sizeof(*context.owners));
+    if (!memory)
+      return fail(HEED_OUT_OF_MEMORY, "no memory to note the counters of streams");
+    context.owners = static_cast<std::atomic<uint64_t> *>(memory);
+  }
+  DevicePtr counters;
+  if (heed_status status = allocateCounters(context, numStreamCounters, counters))
+    return status;
+  context.counters.store(counters, std::memory_order_release);
+  return HEED_OK;
+}
+
 heed_status cuda::takeCounter(ContextState &context, Stream stream, DevicePtr &counter) {
   int isCapturing = 0;
   if (Result result = driver.streamIsCapturing(stream, &isCapturing))
@@ -153,7 +203,7 @@ heed_status cuda::takeCounter(ContextState &context, Stream stream, DevicePtr &c
   if (isCapturing) {
     Lock lock;
     if (context.numOwnCounters == 0) {
-      if (heed_status status = allocateCounters(context, context.ownCounters))
+      if (heed_status status = allocateCounters(context, countersAtOnce, context.ownCounters))
         return status;
       context.numOwnCounters = countersAtOnce;
     }
@@ -163,14 +213,11 @@ heed_status cuda::takeCounter(ContextState &context, Stream stream, DevicePtr &c
   DevicePtr counters = context.counters.load(std::memory_order_acquire);
   if (!counters) {
     Lock lock;
-    counters = context.counters.load(std::memory_order_relaxed);
-    if (!counters) {
-      if (heed_status status = allocateCounters(context, counters))
+    if (!context.counters.load(std::memory_order_relaxed))
+      if (heed_status status = makeStreamCounters(context))
         return status;
-      context.counters.store(counters, std::memory_order_release);
-    }
+    counters = context.counters.load(std::memory_order_relaxed);
   }
-  uint32_t turn = context.nextCounter.fetch_add(1, std::memory_order_relaxed);
-  counter = counters + uint64_t(turn % countersAtOnce) * counterBytes;
+  counter = counters + uint64_t(placeOf(context, idOf(stream))) * counterBytes;
   return HEED_OK;
 }

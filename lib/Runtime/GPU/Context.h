@@ -19,9 +19,9 @@ struct ContextState {
   Context handle;
   unsigned long long id; ///< tells a context from a later one at the same address
   Device *device;
-  /// The counters that direct launches take in turn; 0 until the first needs one.
+  /// The counters of streams, 0 until the first needs one, and whose each is.
   std::atomic<DevicePtr> counters;
-  std::atomic<uint32_t> nextCounter;
+  std::atomic<uint64_t> *owners;
   /// Counters that captured launches keep, and how many are left. Guarded by the lock of
   /// Context.cpp.
   DevicePtr ownCounters;
@@ -48,8 +48,9 @@ private:
   bool isPushed = false;
 };
 
-/// Two 32-bit zeros in device memory, which a launch on `stream` leaves as zeros. A captured launch
-/// keeps what it gets, because its graph may run at any time; others share by taking turns.
+/// Some 32-bit zeros in device memory, which a launch on `stream` leaves as zeros. Launches of a
+/// stream run one after the other and share theirs; a captured one keeps what it gets, because its
+/// graph may run at any time.
 heed_status takeCounter(ContextState &context, Stream stream, DevicePtr &counter);
 
 } // namespace heed::runtime::cuda

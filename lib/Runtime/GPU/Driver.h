@@ -73,6 +73,8 @@ enum {
 enum { functionMaxDynamicShared = 8 };
 enum { captureModeRelaxed = 2 };
 enum { streamNonBlocking = 1 };
+/// A handle that means another stream in each thread.
+enum : uintptr_t { streamPerThread = 2 };
 
 /// The entry points: member, name in the library, parameters. Those of OPTIONAL came with later
 /// drivers and are NULL where the driver has none.
@@ -113,6 +115,7 @@ enum { streamNonBlocking = 1 };
   REQUIRED(streamCreate, "cuStreamCreate", (Stream * stream, unsigned flags))                      \
   REQUIRED(streamDestroy, "cuStreamDestroy_v2", (Stream stream))                                   \
   REQUIRED(streamSynchronize, "cuStreamSynchronize", (Stream stream))                              \
+  OPTIONAL(streamGetId, "cuStreamGetId", (Stream stream, unsigned long long *id))                  \
   REQUIRED(streamIsCapturing, "cuStreamIsCapturing", (Stream stream, int *status))                 \
   REQUIRED(exchangeCaptureMode, "cuThreadExchangeStreamCaptureMode", (int *mode))                  \
   OPTIONAL(tensorMapEncodeTiled, "cuTensorMapEncodeTiled",                                         \

@@ -467,6 +467,12 @@ EXPORT int cuStreamIsCapturing(CUstream_st *stream, int *status) {
   return 0;
 }
 
+EXPORT int cuStreamGetId(CUstream_st *stream, unsigned long long *id) {
+  ENTER(true);
+  *id = stream ? stream->id : 1;
+  return 0;
+}
+
 EXPORT int cuThreadExchangeStreamCaptureMode(int *mode) {
   ENTER();
   std::swap(*mode, captureMode);

@@ -34,6 +34,7 @@ struct CUctx_st {
 
 struct CUstream_st {
   CUctx_st *context;
+  unsigned long long id;
   int capturing = 0;
 };
 
@@ -153,7 +154,7 @@ struct Cuda {
   }
   CUstream_st *makeStream(CUctx_st *context) {
     std::lock_guard<std::mutex> lock(mutex);
-    streams.push_back(std::make_unique<CUstream_st>(CUstream_st{context}));
+    streams.push_back(std::make_unique<CUstream_st>(CUstream_st{context, ++lastId}));
     return streams.back().get();
   }
   int liveModules() {

@@ -589,18 +589,63 @@ const int32_t *countersOf(const Launched &launched) {
   return reinterpret_cast<const int32_t *>(launched.args[HEED_ARG_COUNTER]);
 }
 
-TEST_F(Gpu, CountersAreZeroAndTakeTurns) {
+/// However many launches other streams see while a kernel runs, none touches its counters.
+TEST_F(Gpu, StreamsHaveTheirOwnCounters) {
+  Launch c;
+  c.codes[0].blocks_per_sm = 1;
+  CUctx_st *context = cuda().primaries[0];
+  auto countersOn = [&](CUstream_st *stream) {
+    c.stream = stream;
+    EXPECT_EQ(c.run(), HEED_OK) << heed_last_error();
+    const int32_t *counters = countersOf(cuda().launches.back());
+    EXPECT_TRUE(counters[0] == 0 && counters[1] == 0);
+    return counters;
+  };
+  std::set<const void *> distinct = {countersOn(nullptr)};
+  for (int i = 0; i < 100; ++i)
+    distinct.insert(countersOn(cuda().makeStream(context)));
+  EXPECT_EQ(distinct.size(), 101u);
+  CUstream_st *longRunning = cuda().makeStream(context), *busy = cuda().makeStream(context);
+  const int32_t *own = countersOn(longRunning);
+  for (int i = 0; i < 3000; ++i)
+    ASSERT_NE(countersOn(busy), own);
+  EXPECT_EQ(countersOn(longRunning), own);
+  EXPECT_LE(cuda().callsOf("cuMemAlloc_v2"), 1);
+  // Another stream at the address of one that was destroyed.
+  busy->id += 1000;
+  distinct.insert(countersOn(busy));
+  EXPECT_EQ(distinct.size(), 102u);
+}
+
+/// Drivers before 12.0: the handle tells streams apart.
+TEST_F(Gpu, CountersWithoutIds) {
   Launch c;
   c.codes[0].blocks_per_sm = 1;
   std::set<const void *> distinct;
-  for (int i = 0; i < 3000; ++i) {
-    ASSERT_EQ(c.run(), HEED_OK) << heed_last_error();
-    const int32_t *counters = countersOf(cuda().launches.back());
-    ASSERT_TRUE(counters[0] == 0 && counters[1] == 0);
-    distinct.insert(counters);
+  for (int i = 0; i < 8; ++i) {
+    c.stream = cuda().makeStream(cuda().primaries[0]);
+    for (int j = 0; j < 2; ++j) {
+      cuda().failNext("cuStreamGetId", 1);
+      ASSERT_EQ(c.run(), HEED_OK) << heed_last_error();
+      distinct.insert(countersOf(cuda().launches.back()));
+    }
   }
-  EXPECT_EQ(distinct.size(), 1024u);
-  EXPECT_LE(cuda().callsOf("cuMemAlloc_v2"), 1);
+  EXPECT_EQ(distinct.size(), 8u);
+}
+
+/// More streams than there are counters: each still gets some.
+TEST_F(Gpu, ManyStreams) {
+  Launch c;
+  c.codes[0].blocks_per_sm = 1;
+  CUstream_st *stream = c.stream = cuda().makeStream(cuda().primaries[0]);
+  std::set<const void *> distinct;
+  for (int i = 0; i < 40000; ++i) {
+    stream->id += 1;
+    ASSERT_EQ(c.run(), HEED_OK) << heed_last_error();
+    distinct.insert(countersOf(cuda().launches.back()));
+  }
+  EXPECT_GT(distinct.size(), 12000u);
+  EXPECT_LE(distinct.size(), 16384u);
 }
 
 TEST_F(Gpu, CapturedLaunchesKeepTheirCounters) {
@@ -661,7 +706,7 @@ TEST_F(Gpu, CounterErrors) {
   size_t before = cuda().memory.size();
   cuda().failNext("cuMemAlloc_v2", 2);
   expectError(c,
-              "no 32768 bytes of memory for counters on cuda:0: CUDA_ERROR_OUT_OF_MEMORY (out of "
+              "no 524288 bytes of memory for counters on cuda:0: CUDA_ERROR_OUT_OF_MEMORY (out of "
               "memory)",
               HEED_OUT_OF_MEMORY);
   for (const char *call : {"cuStreamCreate", "cuMemsetD32Async", "cuStreamSynchronize"}) {
