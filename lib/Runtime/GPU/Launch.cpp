@@ -265,10 +265,14 @@ static heed_status layOut(const heed_kernel &kernel, const heed_gpu_code &code,
   return HEED_OK;
 }
 
-/// HEED_ARG_SECTION: as many query heads as read keys and values that the second-level cache holds.
+/// HEED_ARG_SECTION: as many query heads as read keys and values that the second-level cache holds,
+/// and of short sequences, which memory bounds, few: what a head's tiles share is then read once.
 static int64_t sectionOf(const heed_kernel &kernel, const Problem &problem, const Device &device) {
   constexpr int64_t MiB = int64_t(1) << 20;
+  constexpr int64_t perKey = MiB / 64;
   int64_t budget = device.l2Bytes >= 48 * MiB ? 32 * MiB : device.l2Bytes / 2;
+  if (problem.keyLength < budget / perKey)
+    budget = problem.keyLength * perKey;
   int64_t allHeads = problem.batch * problem.queryHeads;
   int64_t group = problem.queryHeads / problem.keyHeads;
   int64_t rowBytes =
