@@ -31,17 +31,23 @@ static Value fromBits(Emitter &e, Value bits, Type type) {
 /// beside four warpgroups has fewer.
 static int64_t mostInlineOps(int64_t groups) { return groups < 4 ? 36 : 14; }
 
+static constexpr int64_t kNumLanes = 32;
+
 BlockWalk::BlockWalk(Emitter &e, Scalars &uniform, tile::KernelOp kernel, tile::ForKVOp loop,
                      int64_t groups, int64_t instanceRows)
     : e(e), uniform(uniform), kernel(kernel), loop(loop), groups(groups),
       instanceRows(instanceRows) {
   ofLists = dependencesOf(walkRoots());
+  for (auto rows : kernel.getBodyBlock()->getOps<scf::ForOp>())
+    if (ofLists.loops.contains(rows) && isCollected(rows))
+      sharedLoops.push_back(rows);
   int64_t numOps = 0;
   loop.getClassify().walk([&](Operation *op) {
-    ofLists.hasLoops |= isa<scf::ForOp, scf::WhileOp>(op);
+    if (isa<scf::ForOp, scf::WhileOp>(op))
+      ofLists.loops.insert(op);
     ++numOps;
   });
-  hasLists = ofLists.hasLoops || numOps > mostInlineOps(groups);
+  hasLists = !ofLists.loops.empty() || numOps > mostInlineOps(groups);
   if (!loop.getClassify().empty())
     for (auto op : loop.getClassify().front().getOps<scf::ForOp>())
       if (Dependences found = dependencesOf(*op); !found.onQueries) {
@@ -70,7 +76,8 @@ BlockWalk::Dependences BlockWalk::dependencesOf(ValueRange roots) {
     found.onQueries |= v == kernel.getQueryTile();
     if (Operation *op = v.getDefiningOp())
       op->walk([&](Operation *inner) {
-        found.hasLoops |= isa<scf::ForOp, scf::WhileOp>(inner);
+        if (isa<scf::ForOp, scf::WhileOp>(inner))
+          found.loops.insert(inner);
         llvm::append_range(pending, inner->getOperands());
       });
   }
@@ -125,14 +132,14 @@ BlockWalk::Place BlockWalk::placeOf(Value number) {
   Value index = e.div(number, perSection), start = e.mul(index, perSection);
   Value within = e.sub(number, start);
   Value firstHead = e.mul(index, section);
-  // None behind the last section, whose numbers are decoded in vain.
-  Value numHeads = e.max(e.min(section, e.sub(e.mul(batches, heads), firstHead)), e.cst(1));
+  Value numHeads = e.min(section, e.sub(e.mul(batches, heads), firstHead));
   Value rank = e.div(within, numHeads);
   return {start, numHeads, firstHead, rank, e.sub(within, e.mul(rank, numHeads))};
 }
 
-BlockWalk::Tile BlockWalk::decodeTile(Value number) {
-  Place place = placeOf(number);
+BlockWalk::Tile BlockWalk::decodeTile(Value number) { return tileAt(placeOf(number)); }
+
+BlockWalk::Tile BlockWalk::tileAt(const Place &place) {
   Value flat = e.add(place.firstHead, place.head), tile = place.rank;
   if (!loop.getClassify().empty())
     tile = e.sub(e.sub(tilesPerHead(), tile), 1);
@@ -149,10 +156,12 @@ Value BlockWalk::inOrder(Value number) {
       e.band(areListsSorted(), e.lt(number, numTiles())), e.i32(),
       [&]() -> Emitter::Values {
         Place place = placeOf(number);
-        Value first = e.mul(listSetOf(decodeTile(number)), tilesPerHead());
+        Value first = e.mul(listSetOf(tileAt(place)), tilesPerHead());
         Value tile = e.load(e.i32(), orderAddress(e.add(first, place.rank)), 4);
         Value rank = e.sub(e.sub(tilesPerHead(), tile), 1);
-        return {e.add(e.add(place.start, e.mul(rank, place.numHeads)), place.head)};
+        Value chosen = e.add(e.add(place.start, e.mul(rank, place.numHeads)), place.head);
+        // Another order does no harm; a tile that does not exist would.
+        return {e.select(e.lt(tile, tilesPerHead()), chosen, number)};
       },
       [&]() -> Emitter::Values { return {number}; })[0];
 }
@@ -179,6 +188,8 @@ BlockWalk::Bounds BlockWalk::emitBounds(const Tile &tile) {
   Bounds bounds;
   Value instance = e.band(e.freshLaneId(), lanesPerBlock() - 1);
   bounds.scalars = instanceScalars(tile, instance);
+  for (scf::ForOp rows : sharedLoops)
+    emitShared(rows, bounds.scalars);
   uniform.emitSlice(walkRoots(), bounds.scalars);
   Value lower = bounds.scalars.lookup(loop.getLower());
   Value upper = bounds.scalars.lookup(loop.getUpper());
@@ -331,34 +342,59 @@ static Operation *collectorOf(scf::ForOp loop, unsigned result) {
   return collects ? op : nullptr;
 }
 
+bool BlockWalk::isCollected(scf::ForOp loop) {
+  return matchPattern(loop.getStep(), m_One()) &&
+         llvm::all_of(llvm::seq(loop.getNumResults()),
+                      [&](unsigned i) { return collectorOf(loop, i) != nullptr; });
+}
+
+void BlockWalk::collect(scf::ForOp loop, int64_t firstMask, IRMapping &mapping) {
+  for (auto [i, result] : llvm::enumerate(loop.getResults())) {
+    Operation *op = collectorOf(loop, i);
+    Value x = mapping.lookup(result);
+    for (int64_t mask = firstMask; mask < kNumLanes; mask *= 2) {
+      IRMapping operands;
+      Value carried = loop.getRegionIterArg(i);
+      for (Value operand : op->getOperands())
+        operands.map(operand, operand == carried ? x : fromOtherLane(e, x, mask));
+      x = e.b.clone(*op, operands)->getResult(0);
+    }
+    mapping.map(result, x);
+  }
+}
+
+void BlockWalk::emitShared(scf::ForOp loop, IRMapping &mapping) {
+  loop->walk([&](Operation *inner) {
+    for (Value operand : inner->getOperands())
+      if (!loop.getRegion().isAncestor(operand.getParentRegion()))
+        uniform.emitSlice(operand, mapping);
+  });
+  int64_t numParts = kNumLanes / lanesPerBlock();
+  Value part = e.div(e.freshLaneId(), lanesPerBlock());
+  Value first = mapping.lookup(loop.getLowerBound()), end = mapping.lookup(loop.getUpperBound());
+  Value count = e.max(e.sub(end, first), e.cst(0));
+  Value perLane = e.shr(e.add(count, numParts - 1), llvm::Log2_64(numParts));
+  // Lanes beyond the end have the last one again; where there is none, all have none.
+  IRMapping own = mapping;
+  Value ownFirst = e.min(e.add(first, e.mul(part, perLane)), e.sub(end, 1));
+  own.map(loop.getLowerBound(), ownFirst);
+  own.map(loop.getUpperBound(), e.min(e.add(ownFirst, perLane), end));
+  uniform.emit(*loop, own);
+  collect(loop, lanesPerBlock(), own);
+  for (Value result : loop.getResults())
+    mapping.map(result, own.lookup(result));
+}
+
 void BlockWalk::emitSummarise(int64_t numThreads) {
-  constexpr int64_t numLanes = 32;
   // Thread blocks of a batch and head (of those that have summaries of their own) follow each
   // other.
-  int64_t perThreadBlock = numThreads / numLanes;
+  int64_t perThreadBlock = numThreads / kNumLanes;
   Value perList = e.divCeil(numBlocks(), perThreadBlock);
   Value list = e.div(e.blockId(), perList);
   Value warp = e.shuffleIndex(e.shr(e.threadId(), 5), e.cst(0)), lane = e.laneId();
   Value block = e.add(e.mul(e.sub(e.blockId(), e.mul(list, perList)), perThreadBlock), warp);
   // Each lane has a part of the keys, if what it finds can be put together; else all have all.
-  bool isShared = llvm::all_of(summaries, [](scf::ForOp summary) {
-    return llvm::all_of(llvm::seq(summary.getNumResults()),
-                        [&](unsigned i) { return collectorOf(summary, i) != nullptr; });
-  });
-  auto collect = [&](scf::ForOp summary, IRMapping &mapping) {
-    for (auto [i, result] : llvm::enumerate(summary.getResults())) {
-      Operation *op = collectorOf(summary, i);
-      Value x = mapping.lookup(result);
-      for (int64_t mask = 1; mask < numLanes; mask *= 2) {
-        IRMapping operands;
-        Value carried = summary.getRegionIterArg(i);
-        for (Value operand : op->getOperands())
-          operands.map(operand, operand == carried ? x : fromOtherLane(e, x, mask));
-        x = e.b.clone(*op, operands)->getResult(0);
-      }
-      mapping.map(result, x);
-    }
-  };
+  bool isShared = llvm::all_of(summaries, isCollected);
   e.ifThen(e.lt(block, numBlocks()), [&] {
     IRMapping mapping = uniform.arguments();
     Value batch = list, head = e.cst(0);
@@ -372,7 +408,7 @@ void BlockWalk::emitSummarise(int64_t numThreads) {
     Value skv = uniform.word32(HEED_ARG_SKV);
     Value first = e.mul(block, blockKv()), end = e.min(e.add(first, blockKv()), skv);
     if (isShared) {
-      int64_t perLane = llvm::divideCeil(blockKv(), numLanes);
+      int64_t perLane = llvm::divideCeil(blockKv(), kNumLanes);
       // Lanes beyond the end have the last key.
       first = e.min(e.add(first, e.mul(lane, perLane)), e.sub(end, 1));
       end = e.min(e.add(first, perLane), end);
@@ -392,7 +428,7 @@ void BlockWalk::emitSummarise(int64_t numThreads) {
       uniform.emit(op, mapping);
       auto summary = dyn_cast<scf::ForOp>(op);
       if (isShared && summary && llvm::is_contained(summaries, summary))
-        collect(summary, mapping);
+        collect(summary, 1, mapping);
     }
     e.ifThen(e.eq(lane, 0), [&] {
       Value address = summaryAddress(mapping, block);

@@ -122,6 +122,7 @@ private:
     Value rank, head;      // the how many-th tile of which head of the section
   };
   Place placeOf(Value number);
+  Tile tileAt(const Place &place);
   bool isByHead() const;
   Value listAddress(Value list);
   /// The lists of a batch and head follow each other: which set of them it is, and how many there
@@ -130,13 +131,14 @@ private:
   Value numLists();
   /// Of the tiles in the order of their lengths, behind the lists: a word each.
   Value orderAddress(Value list);
-  bool sortsLists() const { return hasLists && ofLists.hasLoops; }
+  bool sortsLists() const { return hasLists && !ofLists.loops.empty(); }
   Value areListsSorted();
   void sortLists(Value words);
   int64_t blockKv() { return loop.getStep(); }
   SmallVector<Value> walkRoots();
   struct Dependences {
-    bool onBatch = false, onHead = false, onQueries = false, hasLoops = false;
+    bool onBatch = false, onHead = false, onQueries = false;
+    llvm::SmallPtrSet<mlir::Operation *, 4> loops;
   };
   /// Of what is computed from these and outside of the loop.
   Dependences dependencesOf(ValueRange roots);
@@ -154,7 +156,16 @@ private:
   Emitter::Values summaryOf(mlir::scf::ForOp op, const mlir::IRMapping &mapping, Value block,
                             int64_t word);
 
+  /// Whether each result of a loop over captured tensors may be put together from those of parts.
+  static bool isCollected(mlir::scf::ForOp loop);
+  /// Puts a loop's results in `mapping` together from those of lanes that differ in the bits from
+  /// `firstMask` on.
+  void collect(mlir::scf::ForOp loop, int64_t firstMask, mlir::IRMapping &mapping);
+  /// Emits a loop of which the lanes of an instance have a part each. By all lanes of a warp.
+  void emitShared(mlir::scf::ForOp loop, mlir::IRMapping &mapping);
+
   Dependences ofLists, ofMatrices, ofSummaries;
+  SmallVector<mlir::scf::ForOp> sharedLoops; // over rows, of what lists are made from
   SmallVector<mlir::scf::ForOp>
       summaries; // loops of the classification that queries have no part in
   bool hasLists = false, hasMatrices = false; // tile.load_elements

@@ -617,20 +617,18 @@ void HopperLowering::copyQueries(int64_t group, const BlockWalk::Tile &tile) {
 /// so they need not wait for each other.
 void HopperLowering::emitQueryLoader() {
   isElected = electLane();
-  Value total = walker->numTiles(), zero = e.cst(0);
-  auto load = [&](ValueRange carried) {
-    // carried: how many tiles before it, then the tile.
-    Value count = carried[0];
-    BlockWalk::Tile tile{carried[2], carried[3], e.mul(carried[4], groups()), carried[4]};
+  isLeadLane = e.eq(e.laneId(), 0);
+  forEachTile({}, [&](Value count, const BlockWalk::Tile &tile, ValueRange) -> Emitter::Values {
     Value parity = e.bxor(e.band(count, 1), 1);
     e.loopWhile(
         e.cst((1 << groups()) - 1), [&](ValueRange v) { return e.ne(v[0], 0); },
         [&](ValueRange v) -> Emitter::Values {
           Value pending = v[0];
           for (int64_t group = 0; group < groups(); ++group) {
+            // All lanes have to see it, so that they stay together.
             Value isFree =
-                e.ptx("{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [$1], "
-                      "$2; selp.b32 $0, 1, 0, p; }",
+                e.ptx("{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [$1], $2; "
+                      "vote.sync.all.pred p, p, -1; selp.b32 $0, 1, 0, p; }",
                       "=r,r,r", {barrier(queryTile->empty + group), parity}, e.i32())[0];
             Value isNext = e.ne(e.band(e.shl(isFree, group), pending), 0);
             e.ifThen(e.band(isElected, isNext), [&] { copyQueries(group, tile); });
@@ -639,22 +637,8 @@ void HopperLowering::emitQueryLoader() {
           e.ifThen(e.ne(pending, 0), [&] { e.ptx("nanosleep.u32 40;", "", {}); });
           return {pending};
         });
-    Emitter::Values next = {e.add(count, 1)};
-    if (isPersistent) {
-      Value slot = e.band(count, 1);
-      wait(barrier(tileFull, slot), e.band(e.shr(count, 1), 1));
-      llvm::append_range(next, readTile(slot));
-      arrive(barrier(tileEmpty, slot), e.eq(e.laneId(), 0));
-    }
-    return next;
-  };
-  Value number = walker->inOrder(e.blockId());
-  BlockWalk::Tile first = walker->decodeTile(number);
-  Emitter::Values inits = {zero, number, first.batch, first.head, first.number};
-  if (isPersistent)
-    e.loopWhile(inits, [&](ValueRange v) { return e.lt(v[1], total); }, load);
-  else
-    load(inits);
+    return {};
+  });
 }
 
 Value HopperLowering::electLane() {
@@ -671,10 +655,6 @@ void HopperLowering::emitProducer() {
     auto produce = [&](ValueRange carried) {
       // carried: tile, how many before it, then the cursor of each ring.
       Value number = carried[0], count = carried[1];
-      Value fetched;
-      if (isPersistent)
-        fetched = e.ptx("{ mov.b32 $0, 0; @$2 atom.global.add.u32 $0, [$1], 1; }", "=&r,l,b",
-                        {uniform->pointer(HEED_ARG_COUNTER), isElected}, e.i32())[0];
       BlockWalk::Tile tile = walker->decodeTile(number);
       BlockWalk::Walk walk = walker->begin(tile);
       IRMapping mapping = walker->instanceScalars(tile, e.cst(0));
@@ -720,41 +700,32 @@ void HopperLowering::emitProducer() {
       };
       BlockWalk::Position position = walker->startOf(walk);
       Value firstWord = walker->next(walk, position);
+      announce(count, {number, tile.batch, tile.head, tile.number, firstWord});
       Emitter::Values state = fillFront(firstWord, position, carried[2]);
+      // The next tile is taken when a tile's last keys are on their way: sooner, it would wait here
+      // while other thread blocks had nothing left; later, nothing would be on its way.
+      Value taken = takeNumber(zero, e.negate(isBlock(state[0])));
 
-      Value next = walker->numTiles();
-      if (isPersistent) {
-        // The elected lane has it.
-        Value holder = e.trailingZeros(e.ballot(isElected));
-        next = walker->inOrder(e.add(e.shuffleIndex(fetched, holder), e.numBlocks()));
-      }
-      // Decoded for the others: divisions would keep them waiting.
-      BlockWalk::Tile following = walker->decodeTile(next);
-      Value slot = e.band(count, 1);
-      wait(barrier(tileEmpty, slot), e.bxor(e.band(e.shr(count, 1), 1), 1));
-      e.ifThen(isElected, [&] {
-        Value place = placeOfTile(slot);
-        e.ptx("st.shared.v4.b32 [$0], {$1, $2, $3, $4};", "r,r,r,r,r",
-              {place, next, following.batch, following.head, following.number});
-        e.ptx("st.shared.b32 [$0], $1;", "r,r", {e.add(place, kFirstWordOffset), firstWord});
-        arrive(barrier(tileFull, slot), e.cstBool(true));
-      });
-
-      // The word of a block, then what fillFront returns, then the back ring's cursor.
+      // The word of a block, then what fillFront returns, the back ring's cursor, the next tile.
       state.insert(state.begin(), firstWord);
-      state.push_back(carried[3]);
+      state.append({carried[3], taken});
       state = e.loopWhile(
           state, [&](ValueRange v) { return isBlock(v[0]); },
           [&](ValueRange v) -> Emitter::Values {
             Emitter::Values next = fillFront(v[1], BlockWalk::Position::of(v.slice(2, 3)), v[5]);
+            Value isLastFront = e.band(isBlock(v[1]), e.negate(isBlock(next[0])));
+            Value taken = takeNumber(v[7], isLastFront);
             waitUntilEmpty(rings[1], v[6]);
             fill(rings[1], v[6], blockMapping(v[0]), Value(), 0);
             next.insert(next.begin(), v[1]);
-            next.push_back(e.add(v[6], 1));
+            next.append({e.add(v[6], 1), taken});
             return next;
           });
 
-      return Emitter::Values{next, e.add(count, 1), state[5], state[6]};
+      // The elected lane has it.
+      Value holder = e.trailingZeros(e.ballot(isElected));
+      Value next = e.add(e.shuffleIndex(state[7], holder), e.numBlocks());
+      return Emitter::Values{walker->inOrder(next), e.add(count, 1), state[5], state[6]};
     };
     Emitter::Values inits = {walker->inOrder(e.blockId()), zero, zero, zero};
     if (!isPersistent) {
@@ -762,7 +733,9 @@ void HopperLowering::emitProducer() {
       return;
     }
     Value total = walker->numTiles();
-    e.loopWhile(inits, [&](ValueRange v) { return e.lt(v[0], total); }, produce);
+    Emitter::Values last =
+        e.loopWhile(inits, [&](ValueRange v) { return e.lt(v[0], total); }, produce);
+    announce(last[1], {last[0], zero, zero, zero, zero});
     // The last block to finish leaves the counters as it found them.
     Value counter = uniform->pointer(HEED_ARG_COUNTER);
     e.ifThen(isElected, [&] {
@@ -791,39 +764,20 @@ LogicalResult HopperLowering::emitConsumers() {
       descriptor(rings[1].offset, Value(), rings[1].rows * kSwizzleBytes, 8 * kSwizzleBytes);
 
   LogicalResult result = success();
-  auto consume = [&](ValueRange carried) {
-    // carried: how many tiles before it, the cursor of each ring, then the tile.
-    Value count = carried[0];
-    front = carried[1];
-    back = carried[2];
-    BlockWalk::Tile tile{carried[4], carried[5], e.mul(carried[6], groups()), carried[6]};
-    Value slot = e.band(count, 1);
-    wait(barrier(tileFull, slot), e.band(e.shr(count, 1), 1));
-    firstWordPlace = e.add(placeOfTile(slot), kFirstWordOffset);
-    scalars = walker->instanceScalars(tile, group);
-    wait(ofGroup(queryTile->full), e.band(count, 1));
-    emitUsedScalars();
-    fragments.clear();
-    for (Operation &op : kernel.getBodyBlock()->without_terminator())
-      if (succeeded(result) && isa<tile::TileDialect>(op.getDialect()))
-        result = lowerOp(op);
-
-    Emitter::Values next = {e.add(count, 1), front, back};
-    if (isPersistent) {
-      llvm::append_range(next, readTile(slot));
-      arrive(barrier(tileEmpty, slot), isLeadLane);
-    }
-    return next;
-  };
-  Value zero = e.cst(0), number = walker->inOrder(e.blockId());
-  BlockWalk::Tile first = walker->decodeTile(number);
-  Emitter::Values inits = {zero, zero, zero, number, first.batch, first.head, first.number};
-  if (isPersistent) {
-    Value total = walker->numTiles();
-    e.loopWhile(inits, [&](ValueRange v) { return e.lt(v[3], total); }, consume);
-  } else {
-    consume(inits);
-  }
+  Value zero = e.cst(0);
+  forEachTile({zero, zero},
+              [&](Value count, const BlockWalk::Tile &tile, ValueRange cursors) -> Emitter::Values {
+                front = cursors[0];
+                back = cursors[1];
+                scalars = walker->instanceScalars(tile, group);
+                wait(ofGroup(queryTile->full), e.band(count, 1));
+                emitUsedScalars();
+                fragments.clear();
+                for (Operation &op : kernel.getBodyBlock()->without_terminator())
+                  if (succeeded(result) && isa<tile::TileDialect>(op.getDialect()))
+                    result = lowerOp(op);
+                return {front, back};
+              });
   e.ptx("cp.async.bulk.wait_group.read 0;", "", {});
   return result;
 }
@@ -892,19 +846,80 @@ Value HopperLowering::readWord(Value place) {
   return e.shuffleIndex(word, e.cst(0));
 }
 
-Value HopperLowering::placeOfTile(Value slot) {
-  return e.add(sharedAddress(tilesOffset), e.mul(slot, kTileBytes));
+//===----------------------------------------------------------------------===//
+// Tiles
+//===----------------------------------------------------------------------===//
+
+/// The counter's number from when `isTime` holds, in the elected lane.
+Value HopperLowering::takeNumber(Value taken, Value isTime) {
+  if (!isPersistent)
+    return taken;
+  return e.ptx("@$3 atom.global.add.u32 $0, [$2], 1;", "=r,0,l,b",
+               {taken, uniform->pointer(HEED_ARG_COUNTER), e.band(isElected, isTime)}, e.i32())[0];
 }
 
-/// What the producer left of a tile, each word read by a lane for all.
-Emitter::Values HopperLowering::readTile(Value slot) {
-  Value lane = e.laneId();
-  Value own = e.ptx("{ mov.b32 $0, 0; @$2 ld.shared.b32 $0, [$1]; }", "=&r,r,b",
-                    {e.add(placeOfTile(slot), e.shl(lane, 2)), e.lt(lane, e.cst(4))}, e.i32())[0];
-  Emitter::Values words;
-  for (int64_t i = 0; i < 4; ++i)
-    words.push_back(e.shuffleIndex(own, e.cst(i)));
+Value HopperLowering::placeOfTile(Value count) {
+  return e.add(sharedAddress(tilesOffset), e.mul(e.band(count, 1), kTileBytes));
+}
+
+/// Decoded: divisions would keep the others waiting.
+void HopperLowering::announce(Value count, Emitter::Values words) {
+  Value slot = e.band(count, 1), turn = e.band(e.shr(count, 1), 1);
+  wait(barrier(tileEmpty, slot), e.bxor(turn, 1));
+  e.ifThen(isElected, [&] {
+    Value place = placeOfTile(count), firstWord = words.pop_back_val();
+    words.insert(words.begin(), place);
+    e.ptx("st.shared.v4.b32 [$0], {$1, $2, $3, $4};", "r,r,r,r,r", words);
+    e.ptx("st.shared.b32 [$0], $1;", "r,r", {e.add(place, kFirstWordOffset), firstWord});
+    arrive(barrier(tileFull, slot), e.cstBool(true));
+  });
+}
+
+Emitter::Values HopperLowering::awaitTile(Value count) {
+  Value slot = e.band(count, 1), turn = e.band(e.shr(count, 1), 1);
+  wait(barrier(tileFull, slot), turn);
+  // The lane that gives its place back reads it for all.
+  Value place = placeOfTile(count);
+  Registers words =
+      e.ptx("{ mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; mov.b32 $3, 0; "
+            "@$5 ld.shared.v4.b32 {$0, $1, $2, $3}, [$4]; }",
+            "=&r,=&r,=&r,=&r,r,b", {place, isLeadLane}, SmallVector<Type>(4, e.i32()));
+  for (Value &word : words)
+    word = e.shuffleIndex(word, e.cst(0));
+  words.push_back(readWord(e.add(place, kFirstWordOffset)));
+  if (isPersistent)
+    arrive(barrier(tileEmpty, slot), isLeadLane);
   return words;
+}
+
+void HopperLowering::forEachTile(ValueRange inits, TileBody body) {
+  constexpr size_t numWords = 5;
+  // carried: the tile, how many before it, then what the body carries.
+  auto run = [&](ValueRange carried) {
+    Value count = carried[numWords];
+    BlockWalk::Tile tile{carried[1], carried[2], e.mul(carried[3], groups()), carried[3]};
+    firstWord = carried[4];
+    return body(count, tile, carried.drop_front(numWords + 1));
+  };
+  Value zero = e.cst(0);
+  Emitter::Values first = awaitTile(zero);
+  first.push_back(zero);
+  llvm::append_range(first, inits);
+  if (!isPersistent) {
+    run(first);
+    return;
+  }
+  Value total = walker->numTiles();
+  e.loopWhile(
+      first, [&](ValueRange v) { return e.lt(v[0], total); },
+      [&](ValueRange v) {
+        Emitter::Values state = run(v);
+        Value count = e.add(v[numWords], 1);
+        Emitter::Values next = awaitTile(count);
+        next.push_back(count);
+        llvm::append_range(next, state);
+        return next;
+      });
 }
 
 Value HopperLowering::classOf(Value word) {
@@ -1087,7 +1102,7 @@ LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
     return state[0];
   };
 
-  Value word = readWord(firstWordPlace);
+  Value word = firstWord;
   if (!op.getClassify().empty())
     word = passWhile(word, [&](Value w) {
       return e.band(e.ge(w, 0), e.eq(classOf(w), int64_t(tile::BlockClass::Skipped)));

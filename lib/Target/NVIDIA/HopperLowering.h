@@ -112,9 +112,19 @@ private:
   mlir::LogicalResult withMatrices(mlir::OperandRange beside,
                                    llvm::function_ref<mlir::LogicalResult()> lower);
   Value readWord(Value place);
-  /// Where the producer leaves what the others need of a tile, and the next tile's words of it.
-  Value placeOfTile(Value slot);
-  Emitter::Values readTile(Value slot);
+
+  // Tiles. The producer takes their numbers from a counter and announces them to the others in two
+  // places of shared memory, by turns: number, batch, head, which of the head's tiles, and the word
+  // of the first block.
+  Value takeNumber(Value taken, Value isTime);
+  Value placeOfTile(Value count);
+  void announce(Value count, Emitter::Values words);
+  Emitter::Values awaitTile(Value count);
+  using TileBody = llvm::function_ref<Emitter::Values(Value count, const BlockWalk::Tile &tile,
+                                                      ValueRange carried)>;
+  /// Of a consumer or the query loader: `body` for all tiles that are announced, with how many came
+  /// before; what it returns is carried to the next.
+  void forEachTile(ValueRange inits, TileBody body);
   /// This consumer's class in a word.
   Value classOf(Value word);
   /// Whether there is a block, for this instance or a later one of its own.
@@ -172,7 +182,7 @@ private:
   Value alongPlace;   // i32, the address of the numbers along its keys
   Cursor blockCursor; // of the front ring
   Value nextWord;
-  Value firstWordPlace;        // of this tile, in shared memory
+  Value firstWord;             // of this tile
   Value accumulator;           // the loop-carried tile that the delayed product adds to
   Value weights;               // its left operand,
   Registers pendingWeights;    // and that as registers

@@ -9,14 +9,23 @@ attn.variant @dense() {}
 // Tensor maps of queries, keys, values and output, then the argument block.
 // CHECK-LABEL: llvm.func @f(%arg0: !llvm.ptr {llvm.align = 128 : i64, llvm.byval = !llvm.array<128 x i8>, nvvm.grid_constant}, %arg1: {{.*}}, %arg4: !llvm.ptr {llvm.align = 8 : i64, llvm.byval = !llvm.array<34 x i64>
 // CHECK:         "setmaxnreg.dec
+// CHECK:         elect.sync
 
 // Queries have a warp of their own, which looks whose place is free: 64 x 256 bytes for a group.
-// CHECK:         "{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [$1], $2; selp.b32 $0, 1, 0, p; }"
+// CHECK:         "{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [$1], $2; vote.sync.all.pred p, p, -1; selp.b32 $0, 1, 0, p; }"
 // CHECK:         scf.if
 // CHECK:           %[[QUERY_BYTES:.+]] = arith.constant 16384 : i32
 // CHECK-NEXT:      {{.*}}"mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r" %{{.+}}, %[[QUERY_BYTES]]
 // CHECK-COUNT-2:   "cp.async.bulk.tensor.4d{{.*}} %arg0,
 // CHECK:         "nanosleep.u32 40;"
+
+// The tile for the others, with the word of its first block.
+// CHECK:         elect.sync
+// CHECK:         "{ .reg .pred done; again: mbarrier.try_wait
+// CHECK-NEXT:    scf.if
+// CHECK:           "st.shared.v4.b32
+// CHECK:           "st.shared.b32 [$0], $1;"
+// CHECK:           "@$1 mbarrier.arrive.shared::cta.b64 _, [$0];"
 
 // Keys of the first block: wait for the slot, store the word of the block behind, expect
 // 32 x 256 bytes, copy two boxes.
@@ -35,13 +44,6 @@ attn.variant @dense() {}
 // CHECK:           %[[BOX_BYTES:.+]] = arith.constant 4096 : i32
 // CHECK-NEXT:      %[[BOX1:.+]] = arith.addi %[[PLACE]], %[[BOX_BYTES]]
 // CHECK:           {{.*}}"cp.async.bulk.tensor.4d{{.*}} %[[BOX1]], %arg1, %c64{{[a-z0-9_]*}}, %[[ROW]], %[[HEAD]], %[[BATCH]], %[[FULL]]
-
-// The word of the first block, for the consumers.
-// CHECK:         "{ .reg .pred done; again: mbarrier.try_wait
-// CHECK-NEXT:    scf.if
-// CHECK:           "st.shared.v4.b32
-// CHECK:           "st.shared.b32 [$0], $1;"
-// CHECK:           "@$1 mbarrier.arrive.shared::cta.b64 _, [$0];"
 
 // Then keys a block ahead of values.
 // CHECK:         scf.while

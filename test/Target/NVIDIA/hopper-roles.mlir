@@ -37,18 +37,23 @@ attn.variant @causal() {
 // CHECK:         %[[IS_PRODUCER:.+]] = arith.cmpi slt, %[[WARP]], %[[FOUR]]
 // CHECK:         scf.if %[[IS_PRODUCER]] {
 
-// The producer's first warp; one lane of it copies. With as many blocks as multiprocessors, each fetches the number of
-// its next tile.
+// The producer's first warp; one lane of it copies. It hands a tile over in shared memory, with what its number stands
+// for and the word of its first block. With as many blocks as multiprocessors, each takes the number of its next tile when
+// the last keys of one are on their way.
 // CHECK:           "setmaxnreg.dec.sync.aligned.u32 56;"
 // CHECK:           arith.cmpi eq, %[[WARP]], %{{.+}} : i32
 // CHECK:           scf.if
 // CHECK:             "{ .reg .pred p; elect.sync _|p, -1; selp.b32 $0, 1, 0, p; }"
 // CHECK:             scf.while
-// CHECK:               "{ mov.b32 $0, 0; @$2 atom.global.add.u32 $0, [$1], 1; }"
-// CHECK:               "cp.async.bulk.tensor.4d
-// It hands the number over in shared memory, with what it stands for.
 // CHECK:               "st.shared.v4.b32 [$0], {$1, $2, $3, $4};"
 // CHECK-NEXT:          arith.constant
+// CHECK:               "cp.async.bulk.tensor.4d
+// CHECK:               "@$3 atom.global.add.u32 $0, [$2], 1;", "=r,0,l,b"
+// CHECK:               scf.while
+// CHECK:                 "cp.async.bulk.tensor.4d
+// CHECK:                 "@$3 atom.global.add.u32 $0, [$2], 1;", "=r,0,l,b"
+// One that there is none behind tells the others to end.
+// CHECK:             "st.shared.v4.b32 [$0], {$1, $2, $3, $4};"
 // The last block resets both counters.
 // CHECK:             "atom.acq_rel.gpu.global.add.u32 $0, [$1], 1;"
 // CHECK:             scf.if
@@ -67,11 +72,11 @@ attn.variant @causal() {
 // CHECK:             %[[GIVES:.+]] = arith.andi %{{.+}}, %[[DONE]]
 // CHECK:             "@$1 mbarrier.arrive.shared::cta.b64 _, [$0];", "r,b" %{{.+}}, %[[GIVES]]
 // CHECK:             "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group
-// The next tile: four lanes read it for all, and one frees its place.
-// CHECK:             "{ mov.b32 $0, 0; @$2 ld.shared.b32 $0, [$1]; }"
-// CHECK-COUNT-4:     "llvm.nvvm.shfl.sync.idx.i32"
+// The next tile: a lane reads it for all, and frees its place.
+// CHECK:             "{ mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; mov.b32 $3, 0; @$5 ld.shared.v4.b32 {$0, $1, $2, $3}, [$4]; }"
+// CHECK-COUNT-5:     "llvm.nvvm.shfl.sync.idx.i32"
 // CHECK:             "@$1 mbarrier.arrive.shared::cta.b64 _, [$0];"
-// CHECK-NEXT:        scf.yield
+// CHECK:             scf.yield
 // Shared memory must outlive copies out of it.
 // CHECK:           "cp.async.bulk.wait_group.read 0;"
 // CHECK-NEXT:    }
