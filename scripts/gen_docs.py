@@ -66,7 +66,7 @@ Mods, `Array` and `Any` in the signatures are functions, arrays of these librari
 
 # Section: text, and qualified names.
 API = {
-    "Attention": ("", ["heed.flex_attention", "heed.AuxRequest", "heed.AuxOutput"]),
+    "Attention": ("", ["heed.flex_attention", "heed.AuxRequest", "heed.AuxOutput", "heed.tune"]),
     "Masks": ("", ["heed.create_block_mask", "heed.BlockMask", "heed.create_mask", "heed.and_masks", "heed.or_masks",
                    "heed.noop_mask"]),
     "Tracing": ("", ["heed.trace", "heed.tracing.trace", "heed.Trace", "heed.tracing.Param", "heed.TraceError"]),

@@ -63,7 +63,9 @@ typedef enum heed_emit {
   HEED_EMIT_FORMAT = 7,   /* the source in canonical layout; only source and file_name are read  */
   HEED_EMIT_VARIANTS = 8, /* JSON: [{"name", "params": [{"name", "type", "extents", "default"}]}] */
   HEED_EMIT_EXPLAIN = 9,  /* JSON of what is known and decided: heed/Compiler/Explain.h          */
-  HEED_EMIT_CLASSIFIER = 10 /* an object as above that holds mask_codes for heed_classify only    */
+  HEED_EMIT_CLASSIFIER = 10, /* an object as above that holds mask_codes for heed_classify only   */
+  HEED_EMIT_ALTERNATIVES = 11 /* JSON: what options may say instead to get other schedules, as
+                                 ["groups=3,block_kv=64,stages=4"]                                */
 } heed_emit;
 
 /* A program and what is compiled in. Zero a request before filling it. */

@@ -203,8 +203,9 @@ static llvm::Error emitTo(Program &program, const heed_compile_request &request,
     writeHeader(*variant, *options, defaultSymbol(**variant, *options) + ".h", os);
     return llvm::Error::success();
   }
-  if (emit == HEED_EMIT_EXPLAIN) {
-    auto found = explain(program.context(), **variant, *options);
+  if (emit == HEED_EMIT_EXPLAIN || emit == HEED_EMIT_ALTERNATIVES) {
+    auto found = (emit == HEED_EMIT_EXPLAIN ? explain : alternatives)(program.context(), **variant,
+                                                                      *options);
     if (!found)
       return found.takeError();
     os << *found;

@@ -193,3 +193,20 @@ llvm::Expected<json::Value> heed::explain(mlir::MLIRContext &context, const lang
                                   {"walk", walkOf(context, variant, options)},
                                   {"schedules", std::move(schedules)}});
 }
+
+llvm::Expected<json::Value> heed::alternatives(mlir::MLIRContext &context,
+                                               const lang::Variant &variant,
+                                               const CompileOptions &options) {
+  if (options.targets.size() + options.gpuTargets.size() != 1)
+    return llvm::createStringError(
+        "alternatives expects one target, found " +
+        std::to_string(options.targets.size() + options.gpuTargets.size()));
+  json::Array all;
+  for (const GPUTarget &target : options.gpuTargets) {
+    auto found = alternativesForGPU(context, variant, options, target);
+    if (!found)
+      return found.takeError();
+    llvm::append_range(all, *found);
+  }
+  return json::Value(std::move(all));
+}

@@ -269,6 +269,43 @@ static llvm::Expected<PlannedKernel> planKernel(MLIRContext &context, const lang
   return PlannedKernel{std::move(module), std::move(*codes)};
 }
 
+llvm::Expected<std::vector<std::string>> heed::alternativesForGPU(MLIRContext &context,
+                                                                  const lang::Variant &variant,
+                                                                  const CompileOptions &options,
+                                                                  const GPUTarget &target) {
+  auto planned = planKernel(context, variant, options, target);
+  if (!planned)
+    return planned.takeError();
+  auto problem = problemOf(*planned->attn, options);
+  if (!problem)
+    return problem.takeError();
+  // Farther away none was ever seen to win.
+  tile::GPUScheduleAttr chosen = planned->codes.front().schedule;
+  int64_t fewestGroups = std::max<int64_t>(chosen.getGroups() - 1, 1);
+  int64_t fewestKeys = std::max<int64_t>(llvm::alignTo(chosen.getBlockKv() / 2, 16), 16);
+  int64_t mostKeys = std::min<int64_t>(2 * chosen.getBlockKv(), 256);
+  SmallVector<tile::GPUScheduleAttr> seen = {chosen};
+  std::vector<std::string> found;
+  for (int64_t groups = 4; groups >= fewestGroups; --groups)
+    for (int64_t blockKv = mostKeys; blockKv >= fewestKeys; blockKv -= 16) {
+      GPUScheduleOverrides overrides = options.gpuSchedule;
+      overrides.groups = groups;
+      overrides.blockKv = blockKv;
+      auto schedule = selectGPUSchedule(&context, target, *problem, overrides);
+      if (!schedule) {
+        llvm::consumeError(schedule.takeError());
+        continue;
+      }
+      // Where warps share what they read, the groups that were asked for may become others.
+      if (schedule->getGroups() != groups || llvm::is_contained(seen, *schedule))
+        continue;
+      seen.push_back(*schedule);
+      found.push_back("groups=" + std::to_string(groups) + ",block_kv=" + std::to_string(blockKv) +
+                      ",stages=" + std::to_string(schedule->getStages()));
+    }
+  return found;
+}
+
 /// The tile dialect to threads; what the runtime must know of the code.
 static llvm::Expected<GPUCode> lowerToThreads(ModuleOp module, StringRef entry,
                                               const GPUTarget &target, int64_t minKeys) {

@@ -62,6 +62,13 @@ llvm::Expected<std::vector<GPUPlan>> planForGPU(mlir::MLIRContext &context,
                                                 const CompileOptions &options,
                                                 const GPUTarget &target);
 
+/// Overrides ("groups=3,block_kv=64,stages=4") of all other schedules that fit a kernel, for calls
+/// of options.gpuSchedule.keys or else of many keys.
+llvm::Expected<std::vector<std::string>> alternativesForGPU(mlir::MLIRContext &context,
+                                                            const lang::Variant &variant,
+                                                            const CompileOptions &options,
+                                                            const GPUTarget &target);
+
 /// Compiles what makes block lists of a variant's mask for one architecture.
 llvm::Expected<GPUMaskCode> compileMaskForGPU(mlir::MLIRContext &context,
                                               const lang::Variant &variant,

@@ -17,8 +17,9 @@ from heed.block_mask import BlockMask, and_masks, create_block_mask, create_mask
 from heed.kernel import Kernel
 from heed.tracing import Trace, TraceError
 from heed.tracing import trace_function as trace
+from heed.tuning import tune
 from heed.variant import Variant, compile, load
 
 __all__ = ["AuxOutput", "AuxRequest", "BlockMask", "HeedError", "Kernel", "Trace", "TraceError", "Variant", "__version__",
            "and_masks", "aot", "compile", "create_block_mask", "create_mask", "flex_attention", "get_num_threads", "load",
-           "noop_mask", "or_masks", "set_num_threads", "show_config", "trace"]
+           "noop_mask", "or_masks", "set_num_threads", "show_config", "trace", "tune"]

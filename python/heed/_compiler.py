@@ -18,7 +18,7 @@ from heed import _runtime
 from heed._runtime import HeedError
 
 EMIT = ("attn", "tile", "llvm", "asm", "obj", "header", "check", "format", "variants", "explain",
-        "classifier")  # by heed_emit
+        "classifier", "alternatives")  # by heed_emit
 
 
 class _Request(ctypes.Structure):

@@ -37,7 +37,7 @@ _KERNEL_OPTIONS = {
     "num_buffers_warp_spec", "SKIP_MASK_SCORE", "SPARSE_Q_BLOCK_SIZE", "SPARSE_KV_BLOCK_SIZE", "num_warpgroups", "PRECISION",
     "STRICT_MATH"}
 # Those that GPU kernels follow, as the compiler spells them.
-_SCHEDULE_OPTIONS = {"BLOCK_N": "block_kv", "num_warpgroups": "groups", "num_stages": "stages"}
+SCHEDULE_OPTIONS = {"BLOCK_N": "block_kv", "num_warpgroups": "groups", "num_stages": "stages"}
 _PRECISIONS = ("ieee", "tf32")
 _BACKENDS = ("AUTO", "TRITON", "TRITON_DECODE", "FLASH")
 _QUERY_CODES = {DTYPES.index(name): name for name in variant.QUERY_DTYPES}
@@ -84,7 +84,7 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
         return result
 
     if block_mask is not None:
-        mask_mod = _mask_mod_of(block_mask, mask_mod, query, key, value, enable_gqa)
+        mask_mod = mask_mod_of(block_mask, mask_mod, query, key, value, enable_gqa)
         if getattr(block_mask, "_mask_mod", None) is not mask_mod:  # lists were given: their mask may have been seen before
             result = _hot_call(query, key, value, score_mod, None, mask_mod, scale, enable_gqa, return_lse, return_aux, options)
             if result is not None and result is not NotImplemented:
@@ -286,7 +286,7 @@ def options_of(options: dict[str, Any] | str) -> str:
     if "BACKEND" in options and "FORCE_USE_FLEX_ATTENTION" in options:
         raise RuntimeError("BACKEND cannot be combined with legacy FORCE_USE_FLEX_ATTENTION")
     words = []
-    for name, word in _SCHEDULE_OPTIONS.items():
+    for name, word in SCHEDULE_OPTIONS.items():
         if (value := chosen.get(name)) is not None:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"Invalid {name} value {value!r}; expected an integer above 0")
@@ -372,7 +372,7 @@ _SLICED = ("_sliced_mask_mod", "_sliced_mask_mod_error")  # the mask_mod of a sl
 _NO_BLOCKS = (1 << 30, 1 << 30)  # torch's block size of a mask that is none, good for all lengths
 
 
-def _mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: Any, key: Any, value: Any, enable_gqa: bool) -> Mod:
+def mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: Any, key: Any, value: Any, enable_gqa: bool) -> Mod:
     try:
         # The common case first, without properties.
         if mask_mod is None and not block_mask._given:

@@ -56,6 +56,16 @@ def is_supported(device: int) -> bool:
     return bool(os.environ.get("HEED_GPU_TARGET")) or lib.heed_gpu_capability(device) >= MIN_CAPABILITY
 
 
+def model_of(device: int) -> str:
+    """A device's name, "NVIDIA H100 80GB HBM3", as the library says that has arrays there."""
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name(device))
+    if (cupy := sys.modules.get("cupy")) is not None:
+        name = cupy.cuda.runtime.getDeviceProperties(device)["name"]
+        return name.decode() if isinstance(name, bytes) else str(name)
+    return ""
+
+
 def summary() -> str:
     """The devices, or why there are none, for a bug report."""
     found = [lib.heed_gpu_capability(device) for device in range(lib.heed_gpu_count())]
@@ -81,6 +91,15 @@ def stream_of(array: Any, device: int) -> int:
     if is_cupy(array):
         return int(sys.modules["cupy"].cuda.get_current_stream(device).ptr)
     return torch_stream()(device)
+
+
+def wait_for(array: Any, device: int) -> None:
+    """Until what was launched on the array's stream has ended."""
+    owner = array.owner if isinstance(array, DeviceArray) else array
+    if is_cupy(owner):
+        sys.modules["cupy"].cuda.get_current_stream(device).synchronize()
+    else:
+        sys.modules["torch"].cuda.current_stream(device).synchronize()
 
 
 # -- Arrays of other libraries ----------------------------------------------------------------------

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pathlib
 import re
@@ -111,7 +112,7 @@ class Variant:
                 kernel = self._kernels.get(key)
                 if kernel is None:
                     request = self._request(*key[:4], _SYMBOL, key[4])
-                    kernel = self._kernels[key] = _cached(self._cache_digest(), request)
+                    kernel = self._kernels[key] = _cached(self.cache_digest(), request)
         return kernel
 
     def classifier(self, device: int | None = None) -> Kernel:
@@ -121,10 +122,17 @@ class Variant:
         with self._lock:
             if target not in self._classifiers:
                 request = self._request("f32", 64, 64, target, _SYMBOL)
-                self._classifiers[target] = _cached(self._cache_digest(), request, "classifier")
+                self._classifiers[target] = _cached(self.cache_digest(), request, "classifier")
         return self._classifiers[target]
 
-    def _cache_digest(self) -> str:
+    def alternatives(self, dtype: str, head_dim: int, value_head_dim: int, target: str, options: str, keys: int) -> list[str]:
+        """Options that give other schedules than the one that is chosen for a GPU and calls with so many keys, like
+        "groups=3,block_kv=64,stages=4"; all those near it that fit."""
+        request = self._request(dtype, head_dim, value_head_dim, target, _SYMBOL, _with(options, f"keys={keys},aligned_only"))
+        found: list[str] = json.loads(_compiler.compile(request, "alternatives"))
+        return found
+
+    def cache_digest(self) -> str:
         """Of everything that the code depends on but for the request's other fields."""
         if self._digest is None:
             # Imports may read other files, whose contents count.

@@ -61,6 +61,12 @@ std::vector<Dependence> dependencesOf(const lang::Function &function);
 llvm::Expected<llvm::json::Value> explain(mlir::MLIRContext &context, const lang::Variant &variant,
                                           const CompileOptions &options);
 
+/// The overrides, as an array of strings, that give other schedules than the one which is chosen
+/// for the only target; an empty one for CPUs. An error says which schedule does not fit.
+llvm::Expected<llvm::json::Value> alternatives(mlir::MLIRContext &context,
+                                               const lang::Variant &variant,
+                                               const CompileOptions &options);
+
 } // namespace heed
 
 #endif // HEED_COMPILER_EXPLAIN_H

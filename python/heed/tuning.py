@@ -1,0 +1,189 @@
+# Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""The fastest schedule for a call on a GPU, found by running those that fit.
+
+    options = heed.tune(query, key, value, score_mod, block_mask)
+    output = heed.flex_attention(query, key, value, score_mod, block_mask, kernel_options=options)
+
+    python -m heed tune examples/alibi.heed --head-dim 128 --q 8192      # prints what heedc --tune= takes
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from heed import _compiler, arrays, attention, cache, gpu, tracing, variant
+from heed._runtime import DTYPES, HeedError
+from heed.arrays import Array
+from heed.subject import FORMS, Sizes, load, parse_assignments, positive
+from heed.variant import QUERY_DTYPES, Variant
+
+_BATCH_SECONDS = 0.01
+_ROUNDS = 5
+_NEAR = 1.1  # after a round, what took longer than the best by this is out
+_WORTH = 0.99  # what replaces the compiler's choice takes at most so much of its time
+_OPTION_OF = {word: name for name, word in attention.SCHEDULE_OPTIONS.items()}
+
+
+def tune(query: Array, key: Array, value: Array, score_mod: attention.Mod | None = None, block_mask: Any = None,
+         scale: float | None = None, enable_gqa: bool = False, kernel_options: dict[str, Any] | None = None, *,
+         mask_mod: attention.Mod | None = None) -> dict[str, Any]:
+    """kernel_options for flex_attention calls with these mods on arrays of these shapes: `kernel_options` with the BLOCK_N,
+    num_warpgroups and num_stages that ran fastest, or as they are if nothing beats the compiler's choice by 1%.
+
+    Takes what flex_attention takes and runs it some hundred times, which takes seconds the first time. The answer is kept
+    in the disk cache for the same program, dtype, shapes, options and kind of GPU; what captured tensors hold is not
+    looked at. On CPUs schedules are not chosen from, and `kernel_options` come back. Not while a CUDA graph is captured."""
+    given = dict(kernel_options or {})
+    if clash := sorted(set(given) & set(attention.SCHEDULE_OPTIONS)):
+        raise ValueError(f"kernel_options: {clash[0]} is what is looked for; leave it out")
+
+    def run(options: dict[str, Any]) -> None:
+        attention.flex_attention(query, key, value, score_mod, block_mask, scale, enable_gqa, kernel_options=options,
+                                 mask_mod=mask_mod)
+
+    run(given)  # finds what is wrong with the arguments
+    q, k, v = map(arrays.adopt, (query, key, value))
+    device = arrays.device_of(q)
+    if device is None:
+        return given
+    mask = mask_mod if block_mask is None else attention.mask_mod_of(block_mask, None, query, key, value, enable_gqa)
+    trace, _ = tracing.lookup(score_mod, mask)
+    found = _kept(variant.of_trace(trace), q, k, v, device, attention.options_of(given),
+                  lambda words: run({**given, **_options_of(words)}))
+    return {**given, **_options_of(found)}
+
+
+def _options_of(words: str) -> dict[str, int]:
+    """kernel_options of "groups=3,block_kv=64,stages=4"."""
+    pairs = (word.split("=") for word in words.split(",") if word)
+    return {_OPTION_OF[name]: int(number) for name, number in pairs}
+
+
+def _kept(what: Variant, query: Any, key: Any, value: Any, device: int, given: str, run: Callable[[str], None]) -> str:
+    """The best overrides beside `given`, "" for none, from the disk cache or by a search."""
+    dtype = DTYPES[arrays.dtype_code(query) or 0]
+
+    def search() -> bytes:
+        candidates = what.alternatives(dtype, query.shape[3], value.shape[3], gpu.target(device), given, key.shape[2])
+        return best(measure(candidates, run, lambda: gpu.wait_for(query, device))).encode()
+
+    key_of = cache.digest("tuned", what.cache_digest(), dtype, str((*query.shape, *key.shape, *value.shape)), gpu.target(device),
+                          gpu.model_of(device), given, str(sorted(what.defines.items())), _compiler.build_id())
+    return cache.default_cache().get_or_build(key_of, search).decode()
+
+
+# -- The search -------------------------------------------------------------------------------------
+
+
+class Measured(NamedTuple):
+    words: str  # "" is the compiler's choice
+    seconds: float  # of a call, the median of rounds; infinite if it failed
+    problem: str = ""
+
+
+def measure(candidates: Sequence[str], run: Callable[[str], None], wait: Callable[[], None]) -> list[Measured]:
+    """Runs the compiler's choice and the candidates by turns, and after each round only those that are near the best.
+
+    run(words) starts a call, wait() ends when all have. HeedError if the compiler's choice does not run."""
+    counts: dict[str, int] = {}
+    problems: dict[str, str] = {}
+
+    def batch(words: str) -> float:
+        start = time.perf_counter()
+        for _ in range(counts[words]):
+            run(words)
+        wait()
+        return (time.perf_counter() - start) / counts[words]
+
+    for words in ("", *candidates):
+        counts[words] = 1
+        try:
+            batch(words)  # compiles
+            counts[words] = max(1, min(1000, math.ceil(_BATCH_SECONDS / max(batch(words), 1e-9))))
+        except HeedError as error:
+            if not words:
+                raise
+            problems[words] = str(error)
+    times: dict[str, list[float]] = {words: [] for words in counts if words not in problems}
+    running = list(times)
+    for number in range(_ROUNDS):
+        for words in running if number % 2 == 0 else running[::-1]:
+            times[words].append(batch(words))
+        nearest = min(statistics.median(times[words]) for words in running)
+        running = [words for words in running if not words or statistics.median(times[words]) <= _NEAR * nearest]
+    return [Measured(words, statistics.median(times[words])) if words in times else Measured(words, math.inf, problems[words])
+            for words in counts]
+
+
+def best(measured: Sequence[Measured]) -> str:
+    """The words of what is fastest, "" unless it is worth a change."""
+    fastest = min(measured, key=lambda m: m.seconds)
+    own = next(m for m in measured if not m.words)
+    return fastest.words if fastest.seconds <= _WORTH * own.seconds else ""
+
+
+# -- The command ------------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("subject", metavar="WHAT", help=FORMS)
+    parser.add_argument("--dtype", default="bf16", choices=QUERY_DTYPES)
+    parser.add_argument("--head-dim", type=positive, default=128)
+    parser.add_argument("--value-head-dim", type=positive)
+    for option, name in (("--batch", "B"), ("--heads", "Hq"), ("--kv-heads", "Hkv"), ("--q", "Sq"), ("--kv", "Skv")):
+        parser.add_argument(option, type=positive, metavar=name)
+    parser.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help="a number, a list or @FILE.npy")
+    parser.add_argument("--device", type=int, default=0, help="which GPU, by CUDA's number")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measures on random data and prints a line for each schedule."""
+    sizes = Sizes({"B": arguments.batch, "Hq": arguments.heads, "Hkv": arguments.kv_heads, "Sq": arguments.q, "Skv": arguments.kv,
+                   "D": arguments.head_dim, "Dv": arguments.value_head_dim})
+    subject = load(arguments.subject, parse_assignments(arguments.param), sizes)
+    torch = _torch(arguments.device)
+    what = Variant(subject.source, subject.file_name, subject.variant, subject.defines)
+    n = sizes.all()
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[arguments.dtype]
+    generator = torch.Generator("cuda").manual_seed(0)
+    query, key, value = (torch.randn(shape, generator=generator, device="cuda", dtype=dtype) for shape in (
+        (n["B"], n["Hq"], n["Sq"], n["D"]), (n["B"], n["Hkv"], n["Skv"], n["D"]), (n["B"], n["Hkv"], n["Skv"], n["Dv"])))
+    types = {"bf16": torch.bfloat16, "f16": torch.float16}
+    values = {param["name"]: torch.as_tensor(value).to("cuda", types.get(param["type"])) if isinstance(value, np.ndarray) else value
+              for param in subject.params if (value := subject.values.get(param["name"])) is not None}
+    device = arguments.device
+
+    def call(words: str) -> None:
+        what.kernel(arguments.dtype, n["D"], n["Dv"], device, words)(query, key, value, **values)
+
+    candidates = what.alternatives(arguments.dtype, n["D"], n["Dv"], gpu.target(device), "", n["Skv"])
+    found = measure(candidates, call, lambda: torch.cuda.synchronize())
+    own = found[0].seconds
+    for words, seconds, problem in sorted(found, key=lambda m: m.seconds):
+        print(f"{words or 'as chosen':36}  " + (problem.splitlines()[0] if problem else f"{seconds * 1e6:10.1f} us  {own / seconds:5.2f}"))
+    for note in subject.notes:
+        print(note)
+    words = best(found)
+    print(f"heedc --tune={words}" if words else "nothing is faster than what is chosen")
+    return 0
+
+
+def _torch(device: int) -> Any:
+    try:
+        import torch
+    except ImportError:
+        raise ValueError("tune needs PyTorch to hold data on a GPU (pip install torch)") from None
+    if not torch.cuda.is_available() or device >= torch.cuda.device_count():
+        raise ValueError(f"tune measures on a GPU, and torch has no {gpu.name_of(device)}")
+    torch.cuda.set_device(device)
+    return torch
