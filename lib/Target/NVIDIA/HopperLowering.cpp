@@ -735,7 +735,7 @@ void HopperLowering::emitProducer() {
     Value total = walker->numTiles();
     Emitter::Values last =
         e.loopWhile(inits, [&](ValueRange v) { return e.lt(v[0], total); }, produce);
-    announce(last[1], {last[0], zero, zero, zero, zero});
+    announce(last[1], {e.cst(-1), zero, zero, zero, zero});
     // The last block to finish leaves the counters as it found them.
     Value counter = uniform->pointer(HEED_ARG_COUNTER);
     e.ifThen(isElected, [&] {
@@ -876,29 +876,24 @@ void HopperLowering::announce(Value count, Emitter::Values words) {
 }
 
 Emitter::Values HopperLowering::awaitTile(Value count) {
-  Value slot = e.band(count, 1), turn = e.band(e.shr(count, 1), 1);
-  wait(barrier(tileFull, slot), turn);
+  wait(barrier(tileFull, e.band(count, 1)), e.band(e.shr(count, 1), 1));
   // The lane that gives its place back reads it for all.
-  Value place = placeOfTile(count);
   Registers words =
       e.ptx("{ mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; mov.b32 $3, 0; "
             "@$5 ld.shared.v4.b32 {$0, $1, $2, $3}, [$4]; }",
-            "=&r,=&r,=&r,=&r,r,b", {place, isLeadLane}, SmallVector<Type>(4, e.i32()));
+            "=&r,=&r,=&r,=&r,r,b", {placeOfTile(count), isLeadLane}, SmallVector<Type>(4, e.i32()));
   for (Value &word : words)
     word = e.shuffleIndex(word, e.cst(0));
-  words.push_back(readWord(e.add(place, kFirstWordOffset)));
-  if (isPersistent)
-    arrive(barrier(tileEmpty, slot), isLeadLane);
   return words;
 }
 
 void HopperLowering::forEachTile(ValueRange inits, TileBody body) {
-  constexpr size_t numWords = 5;
+  constexpr size_t numWords = 4;
   // carried: the tile, how many before it, then what the body carries.
   auto run = [&](ValueRange carried) {
     Value count = carried[numWords];
     BlockWalk::Tile tile{carried[1], carried[2], e.mul(carried[3], groups()), carried[3]};
-    firstWord = carried[4];
+    firstWordPlace = e.add(placeOfTile(count), kFirstWordOffset);
     return body(count, tile, carried.drop_front(numWords + 1));
   };
   Value zero = e.cst(0);
@@ -909,14 +904,14 @@ void HopperLowering::forEachTile(ValueRange inits, TileBody body) {
     run(first);
     return;
   }
-  Value total = walker->numTiles();
   e.loopWhile(
-      first, [&](ValueRange v) { return e.lt(v[0], total); },
+      first, [&](ValueRange v) { return e.ge(v[0], 0); },
       [&](ValueRange v) {
         Emitter::Values state = run(v);
-        Value count = e.add(v[numWords], 1);
-        Emitter::Values next = awaitTile(count);
-        next.push_back(count);
+        Value count = v[numWords], behind = e.add(count, 1);
+        arrive(barrier(tileEmpty, e.band(count, 1)), isLeadLane);
+        Emitter::Values next = awaitTile(behind);
+        next.push_back(behind);
         llvm::append_range(next, state);
         return next;
       });
@@ -1102,7 +1097,7 @@ LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
     return state[0];
   };
 
-  Value word = firstWord;
+  Value word = readWord(firstWordPlace);
   if (!op.getClassify().empty())
     word = passWhile(word, [&](Value w) {
       return e.band(e.ge(w, 0), e.eq(classOf(w), int64_t(tile::BlockClass::Skipped)));

@@ -114,8 +114,8 @@ private:
   Value readWord(Value place);
 
   // Tiles. The producer takes their numbers from a counter and announces them to the others in two
-  // places of shared memory, by turns: number, batch, head, which of the head's tiles, and the word
-  // of the first block.
+  // places of shared memory, by turns: number (-1: there are no more), batch, head, which of the
+  // head's tiles, and the word of the first block.
   Value takeNumber(Value taken, Value isTime);
   Value placeOfTile(Value count);
   void announce(Value count, Emitter::Values words);
@@ -182,7 +182,7 @@ private:
   Value alongPlace;   // i32, the address of the numbers along its keys
   Cursor blockCursor; // of the front ring
   Value nextWord;
-  Value firstWord;             // of this tile
+  Value firstWordPlace;        // of this tile, in shared memory
   Value accumulator;           // the loop-carried tile that the delayed product adds to
   Value weights;               // its left operand,
   Registers pendingWeights;    // and that as registers

@@ -72,10 +72,10 @@ attn.variant @causal() {
 // CHECK:             %[[GIVES:.+]] = arith.andi %{{.+}}, %[[DONE]]
 // CHECK:             "@$1 mbarrier.arrive.shared::cta.b64 _, [$0];", "r,b" %{{.+}}, %[[GIVES]]
 // CHECK:             "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group
-// The next tile: a lane reads it for all, and frees its place.
-// CHECK:             "{ mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; mov.b32 $3, 0; @$5 ld.shared.v4.b32 {$0, $1, $2, $3}, [$4]; }"
-// CHECK-COUNT-5:     "llvm.nvvm.shfl.sync.idx.i32"
+// The place of this tile is free; the next one a lane reads for all.
 // CHECK:             "@$1 mbarrier.arrive.shared::cta.b64 _, [$0];"
+// CHECK:             "{ mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; mov.b32 $3, 0; @$5 ld.shared.v4.b32 {$0, $1, $2, $3}, [$4]; }"
+// CHECK-COUNT-4:     "llvm.nvvm.shfl.sync.idx.i32"
 // CHECK:             scf.yield
 // Shared memory must outlive copies out of it.
 // CHECK:           "cp.async.bulk.wait_group.read 0;"
