@@ -159,8 +159,10 @@ def run(arguments: argparse.Namespace) -> int:
     query, key, value = (torch.randn(shape, generator=generator, device="cuda", dtype=dtype) for shape in (
         (n["B"], n["Hq"], n["Sq"], n["D"]), (n["B"], n["Hkv"], n["Skv"], n["D"]), (n["B"], n["Hkv"], n["Skv"], n["Dv"])))
     types = {"bf16": torch.bfloat16, "f16": torch.float16}
-    values = {param["name"]: torch.as_tensor(value).to("cuda", types.get(param["type"])) if isinstance(value, np.ndarray) else value
-              for param in subject.params if (value := subject.values.get(param["name"])) is not None}
+    values = {param["name"]: subject.values[param["name"]] for param in subject.params if param["name"] in subject.values}
+    for param in subject.params:
+        if isinstance(array := values.get(param["name"]), np.ndarray):
+            values[param["name"]] = torch.as_tensor(array).to("cuda", types.get(param["type"]))
     device = arguments.device
 
     def call(words: str) -> None:

@@ -56,9 +56,8 @@ def assemble(directory: pathlib.Path, name: str, dtype: str, dims: tuple[int, in
 KNOWN_SPILLS: dict[tuple[str, int, str, str], int] = {
     ("dense", 128, "sm_90a", "no_wgmma"): 4,
     ("sliding_window", 128, "sm_90a", "no_wgmma"): 12,
-    ("sandwich", 192, "sm_90a", ""): 72,
+    ("sandwich", 192, "sm_90a", ""): 76,
     ("sandwich", 256, "sm_90a", ""): 128,
-    ("packed_documents", 256, "sm_90a", ""): 8,
     ("bf16_bias", 256, "sm_90a", ""): 4,
     ("t5_relative_bias", 256, "sm_90a", ""): 128,
 }

@@ -257,6 +257,9 @@ static SmallVector<Shape> hopperShapes(const GPUProblem &problem, bool isShort) 
   // Shorter blocks waste less of a diagonal, and of a short call's last block.
   if (columns <= 128 && !stages.hasMask && !isShort && !(isBare && stages.hasScore))
     shapes.push_back({3, 80});
+  // Gathers wait less where a thread has more registers for what is on its way.
+  if (columns > 64 && columns <= 128 && stages.hasScoreGather && isSimple && !stages.hasDivision)
+    shapes.push_back({2, 80});
   bool isWide = stages.hasWideAlongKeys;
   if ((columns <= 96 || (columns <= 128 && !stages.hasDivision && !isWide)) && isSimple)
     shapes.push_back({3, 64});
