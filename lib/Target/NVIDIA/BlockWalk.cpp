@@ -48,6 +48,8 @@ BlockWalk::BlockWalk(Emitter &e, Scalars &uniform, tile::KernelOp kernel, tile::
     ++numOps;
   });
   hasLists = !ofLists.loops.empty() || numOps > mostInlineOps(groups);
+  needsAll =
+      loop.getClassify().empty() && !ofLists.onBatch && !ofLists.onHead && !ofLists.onQueries;
   if (!loop.getClassify().empty())
     for (auto op : loop.getClassify().front().getOps<scf::ForOp>())
       if (Dependences found = dependencesOf(*op); !found.onQueries) {
@@ -468,7 +470,23 @@ BlockWalk::Position BlockWalk::readList(const Walk &walk, Value place) {
   return {word, e.ballot(exists), e.add(place, 32)};
 }
 
+Value BlockWalk::nextOfAll(const Walk &walk, Position &position) {
+  Value block = position.next, end = e.mul(e.add(block, 1), blockKv());
+  Value cls =
+      e.select(e.lt(uniform.word32(HEED_ARG_SKV), end), e.cst(int64_t(tile::BlockClass::Partial)),
+               e.cst(int64_t(tile::BlockClass::Full)));
+  // Two bits of ones for each instance that has queries; the others are done.
+  Value rows = e.sub(uniform.word32(HEED_ARG_SQ), e.mul(walk.tile.first, instanceRows));
+  Value count = e.min(e.divCeil(rows, instanceRows), e.cst(groups));
+  Value mask = e.sub(arith::ShLIOp::create(e.b, e.loc, e.cst(1), e.shl(count, 1)), 1);
+  Value bits = e.bor(e.band(e.mul(cls, 0x55), mask), e.band(e.bxor(mask, -1), 255));
+  position.next = e.sub(block, 1);
+  return e.select(e.ge(block, walk.end), e.bor(e.mul(block, 256), bits), e.cst(-1));
+}
+
 Value BlockWalk::next(const Walk &walk, Position &position) {
+  if (needsAll)
+    return nextOfAll(walk, position);
   auto hasMore = [&](Value place) {
     return hasLists ? e.lt(place, walk.end) : e.ge(place, walk.end);
   };

@@ -108,6 +108,8 @@ private:
   /// As many blocks as the warp evaluates at a time, from `block` downwards.
   Position evaluateBlocks(const Walk &walk, const Bounds &bounds, Value block);
   Position readList(const Walk &walk, Value place);
+  /// `next` where there is no mask: a step needs no lanes.
+  Value nextOfAll(const Walk &walk, Position &position);
   /// The class of a block for the lane's instance.
   Value classOf(const Bounds &bounds, Value block);
   /// Lanes that evaluate one block: the instances, rounded up to a power of two.
@@ -169,6 +171,7 @@ private:
   SmallVector<mlir::scf::ForOp>
       summaries; // loops of the classification that queries have no part in
   bool hasLists = false, hasMatrices = false; // tile.load_elements
+  bool needsAll = false;                      // of the blocks, for all queries
 };
 
 } // namespace heed::nvidia

@@ -234,7 +234,7 @@ static SmallVector<Shape> hopperShapes(const GPUProblem &problem, bool isShort) 
   bool isBusy = stages.hasScoreGather || !isSimple;
   bool isBare = !stages.hasMask && !stages.hasScoreGather && stages.numTranscendentals == 0;
   if (columns <= 64 && !stages.hasDivision) {
-    if (isBare && !isShort)
+    if (isBare && !stages.hasScore && !isShort)
       shapes.append({{3, 128}, {3, 112}});
     // A mask of many operations waits less behind short blocks, a longer one behind large ones.
     if (stages.alongKeyBytes > 0 && stages.numMaskOps > 4 && stages.numMaskOps < 8 && isSimple)
