@@ -64,8 +64,11 @@ def profile(case: Any, seconds: float) -> list[dict[str, Any]]:
     start = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), None)
     if start is None:
         raise RuntimeError((done.stdout + done.stderr)[-1500:])
-    _, *rows = csv.DictReader(io.StringIO("\n".join(lines[start:])))  # the first one has the units
-    return [{"kernel": row["Kernel Name"], **{name: float(row[metric].replace(",", "")) for name, metric in METRICS.items()}} for row in rows]
+    rows = list(csv.DictReader(io.StringIO("\n".join(lines[start:]))))[1:]  # the first one has the units
+    try:
+        return [{"kernel": row["Kernel Name"], **{name: float(row[metric].replace(",", "")) for name, metric in METRICS.items()}} for row in rows]
+    except (KeyError, ValueError) as problem:
+        raise RuntimeError(f"ncu does not tell {problem}") from None
 
 
 HEADER = ("case", "kernel", "us", "MHz", "SMs busy", "tensor", "ALU", "FMA", "XU", "issue", "GB/s", "waits for, cycles an instruction")
@@ -120,7 +123,11 @@ def main() -> int:
     failed = False
     options.output.mkdir(parents=True, exist_ok=True)
     for name, case in cases.items():
-        if not re.search(options.only, name) or time.time() > deadline - 5:
+        if not re.search(options.only, name):
+            continue
+        if time.time() > deadline - 5:
+            print(f"{name}: the time was up", flush=True)
+            failed = True
             continue
         try:
             content[name] = profile(case, deadline - time.time())

@@ -247,9 +247,10 @@ static llvm::Expected<GPUProblem> problemOf(ModuleOp attnModule, const CompileOp
 }
 
 namespace {
-/// A variant with the codes that are to be made of it.
+/// A variant with what its schedules have to hold and the codes that are to be made of it.
 struct PlannedKernel {
   OwningOpRef<ModuleOp> attn;
+  GPUProblem problem;
   SmallVector<PlannedCode> codes;
 };
 } // namespace
@@ -266,7 +267,7 @@ static llvm::Expected<PlannedKernel> planKernel(MLIRContext &context, const lang
   auto codes = planSchedules(context, target, *problem, options.gpuSchedule);
   if (!codes)
     return codes.takeError();
-  return PlannedKernel{std::move(module), std::move(*codes)};
+  return PlannedKernel{std::move(module), std::move(*problem), std::move(*codes)};
 }
 
 llvm::Expected<std::vector<std::string>> heed::alternativesForGPU(MLIRContext &context,
@@ -276,9 +277,6 @@ llvm::Expected<std::vector<std::string>> heed::alternativesForGPU(MLIRContext &c
   auto planned = planKernel(context, variant, options, target);
   if (!planned)
     return planned.takeError();
-  auto problem = problemOf(*planned->attn, options);
-  if (!problem)
-    return problem.takeError();
   // Farther away none was ever seen to win.
   tile::GPUScheduleAttr chosen = planned->codes.front().schedule;
   int64_t fewestGroups = std::max<int64_t>(chosen.getGroups() - 1, 1);
@@ -291,7 +289,7 @@ llvm::Expected<std::vector<std::string>> heed::alternativesForGPU(MLIRContext &c
       GPUScheduleOverrides overrides = options.gpuSchedule;
       overrides.groups = groups;
       overrides.blockKv = blockKv;
-      auto schedule = selectGPUSchedule(&context, target, *problem, overrides);
+      auto schedule = selectGPUSchedule(&context, target, planned->problem, overrides);
       if (!schedule) {
         llvm::consumeError(schedule.takeError());
         continue;
@@ -467,10 +465,17 @@ llvm::Expected<std::string> heed::assemblePTX(StringRef ptx, StringRef target) {
     }
   }
   std::string architecture = "-arch=" + target.str();
-  StringRef arguments[] = {program, architecture, "-O3", input, "-o", output};
   std::string message;
-  int status = llvm::sys::ExecuteAndWait(program, arguments, std::nullopt,
-                                         {std::nullopt, log.str(), log.str()}, 0, 0, &message);
+  auto assembleWith = [&](ArrayRef<StringRef> more) {
+    SmallVector<StringRef> arguments = {program, architecture, "-O3", input, "-o", output};
+    llvm::append_range(arguments, more);
+    return llvm::sys::ExecuteAndWait(program, arguments, std::nullopt,
+                                     {std::nullopt, log.str(), log.str()}, 0, 0, &message);
+  };
+  // The kernels of a module at the same time. Before CUDA 12 ptxas does not know the option.
+  int status = assembleWith(StringRef("--split-compile=0"));
+  if (status > 0)
+    status = assembleWith({});
   if (status != 0) {
     auto text = llvm::MemoryBuffer::getFile(log);
     StringRef said = text ? (*text)->getBuffer().trim() : StringRef();

@@ -62,8 +62,8 @@ llvm::Expected<std::vector<GPUPlan>> planForGPU(mlir::MLIRContext &context,
                                                 const CompileOptions &options,
                                                 const GPUTarget &target);
 
-/// Overrides ("groups=3,block_kv=64,stages=4") of all other schedules that fit a kernel, for calls
-/// of options.gpuSchedule.keys or else of many keys.
+/// Overrides ("groups=3,block_kv=64,stages=4") that give other schedules near the chosen one, for
+/// calls of options.gpuSchedule.keys or else of many keys.
 llvm::Expected<std::vector<std::string>> alternativesForGPU(mlir::MLIRContext &context,
                                                             const lang::Variant &variant,
                                                             const CompileOptions &options,

@@ -95,8 +95,7 @@ def stream_of(array: Any, device: int) -> int:
 
 def wait_for(array: Any, device: int) -> None:
     """Until what was launched on the array's stream has ended."""
-    owner = array.owner if isinstance(array, DeviceArray) else array
-    if is_cupy(owner):
+    if isinstance(array, DeviceArray):  # of CuPy: others are refused as operands
         sys.modules["cupy"].cuda.get_current_stream(device).synchronize()
     else:
         sys.modules["torch"].cuda.current_stream(device).synchronize()

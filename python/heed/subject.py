@@ -1,6 +1,6 @@
 # Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-"""What `python -m heed viz` and `explain` are about: a variant, with values for its parameters.
+"""What `python -m heed viz`, `explain` and `tune` are about: a variant, with values for its parameters.
 
     sizes = Sizes({"Sq": 4096})
     subject = load("examples/packed_documents.heed", {"doc": "@ids.npy"}, sizes)

@@ -11,10 +11,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -41,10 +39,10 @@ def tune(query: Array, key: Array, value: Array, score_mod: attention.Mod | None
     num_warpgroups and num_stages that ran fastest, or as they are if nothing beats the compiler's choice by 1%.
 
     Takes what flex_attention takes and runs it some hundred times, which takes seconds the first time. The answer is kept
-    in the disk cache for the same program, dtype, shapes, options and kind of GPU; what captured tensors hold is not
+    in the disk cache for the same program, dtype, shapes, strides, options and kind of GPU; what captured tensors hold is not
     looked at. On CPUs schedules are not chosen from, and `kernel_options` come back. Not while a CUDA graph is captured."""
     given = dict(kernel_options or {})
-    if clash := sorted(set(given) & set(attention.SCHEDULE_OPTIONS)):
+    if clash := sorted(name for name in given if name.removeprefix("fwd_") in attention.SCHEDULE_OPTIONS):
         raise ValueError(f"kernel_options: {clash[0]} is what is looked for; leave it out")
 
     def run(options: dict[str, Any]) -> None:
@@ -54,7 +52,7 @@ def tune(query: Array, key: Array, value: Array, score_mod: attention.Mod | None
     run(given)  # finds what is wrong with the arguments
     q, k, v = map(arrays.adopt, (query, key, value))
     device = arrays.device_of(q)
-    if device is None:
+    if device is None or 0 in (*q.shape, *k.shape):
         return given
     mask = mask_mod if block_mask is None else attention.mask_mod_of(block_mask, None, query, key, value, enable_gqa)
     trace, _ = tracing.lookup(score_mod, mask)
@@ -77,8 +75,10 @@ def _kept(what: Variant, query: Any, key: Any, value: Any, device: int, given: s
         candidates = what.alternatives(dtype, query.shape[3], value.shape[3], gpu.target(device), given, key.shape[2])
         return best(measure(candidates, run, lambda: gpu.wait_for(query, device))).encode()
 
-    key_of = cache.digest("tuned", what.cache_digest(), dtype, str((*query.shape, *key.shape, *value.shape)), gpu.target(device),
-                          gpu.model_of(device), given, str(sorted(what.defines.items())), _compiler.build_id())
+    # What the copy engine cannot take has code of its own.
+    operands = [(*x.shape, *arrays.strides(x), arrays.data_pointer(x) % 16) for x in (query, key, value)]
+    key_of = cache.digest("tuned", what.cache_digest(), dtype, str(operands), gpu.target(device), gpu.model_of(device), given,
+                          str(sorted(what.defines.items())), _compiler.build_id())
     return cache.default_cache().get_or_build(key_of, search).decode()
 
 
@@ -87,8 +87,9 @@ def _kept(what: Variant, query: Any, key: Any, value: Any, device: int, given: s
 
 class Measured(NamedTuple):
     words: str  # "" is the compiler's choice
-    seconds: float  # of a call, the median of rounds; infinite if it failed
+    seconds: float  # of a call, the median of the rounds that it was in; infinite if it failed
     problem: str = ""
+    dropped: bool = False  # after a round in which it was far from the best, so that its time is of other rounds
 
 
 def measure(candidates: Sequence[str], run: Callable[[str], None], wait: Callable[[], None]) -> list[Measured]:
@@ -121,13 +122,13 @@ def measure(candidates: Sequence[str], run: Callable[[str], None], wait: Callabl
             times[words].append(batch(words))
         nearest = min(statistics.median(times[words]) for words in running)
         running = [words for words in running if not words or statistics.median(times[words]) <= _NEAR * nearest]
-    return [Measured(words, statistics.median(times[words])) if words in times else Measured(words, math.inf, problems[words])
-            for words in counts]
+    return [Measured(words, statistics.median(times[words]), dropped=words not in running) if words in times
+            else Measured(words, math.inf, problems[words]) for words in counts]
 
 
 def best(measured: Sequence[Measured]) -> str:
     """The words of what is fastest, "" unless it is worth a change."""
-    fastest = min(measured, key=lambda m: m.seconds)
+    fastest = min((m for m in measured if not m.dropped), key=lambda m: m.seconds)
     own = next(m for m in measured if not m.words)
     return fastest.words if fastest.seconds <= _WORTH * own.seconds else ""
 
@@ -151,6 +152,8 @@ def run(arguments: argparse.Namespace) -> int:
     sizes = Sizes({"B": arguments.batch, "Hq": arguments.heads, "Hkv": arguments.kv_heads, "Sq": arguments.q, "Skv": arguments.kv,
                    "D": arguments.head_dim, "Dv": arguments.value_head_dim})
     subject = load(arguments.subject, parse_assignments(arguments.param), sizes)
+    if subject.block_mask is not None:
+        raise ValueError(f"'{arguments.subject}' has lists of blocks; give it to heed.tune with the arrays that it is for")
     torch = _torch(arguments.device)
     what = Variant(subject.source, subject.file_name, subject.variant, subject.defines)
     n = sizes.all()
@@ -171,7 +174,7 @@ def run(arguments: argparse.Namespace) -> int:
     candidates = what.alternatives(arguments.dtype, n["D"], n["Dv"], gpu.target(device), "", n["Skv"])
     found = measure(candidates, call, lambda: torch.cuda.synchronize())
     own = found[0].seconds
-    for words, seconds, problem in sorted(found, key=lambda m: m.seconds):
+    for words, seconds, problem, _ in sorted(found, key=lambda m: m.seconds):
         print(f"{words or 'as chosen':36}  " + (problem.splitlines()[0] if problem else f"{seconds * 1e6:10.1f} us  {own / seconds:5.2f}"))
     for note in subject.notes:
         print(note)

@@ -11,7 +11,6 @@ import sys
 import time
 
 import pytest
-import torch
 from conftest import ROOT
 from support import DEVICE, Shape, causal, check_flex, inputs
 

@@ -246,6 +246,20 @@ def test_what_is_no_cubin(tmp_path: pathlib.Path) -> None:
     _nothing_in(tmp_path)
 
 
+@pytest.mark.parametrize("knows", [True, False], ids=["ptxas-12", "ptxas-11"])
+def test_ptxas_that_does_not_know_an_option(tmp_path: pathlib.Path, knows: bool) -> None:
+    fake = tmp_path / "ptxas"
+    fake.write_text('#!/bin/sh\necho "$@" >> "$0.calls"\ncase "$*" in *split-compile*) '
+                    + ('' if knows else 'echo "ptxas fatal   : Unknown option" >&2; exit 255') + ';; esac\n'
+                    'while [ "$1" != -o ]; do shift; done; echo a cubin > "$2"\n')
+    fake.chmod(0o755)
+    subprocess.run([HEEDC, CAUSAL, "--head-dim=64", "--dtype=f16", "--emit=cubin", "--target=sm_80", "-o", "x.cubin"], cwd=tmp_path,
+                   env={**os.environ, "HEED_PTXAS": str(fake)}, check=True)
+    assert (tmp_path / "x.cubin").read_text() == "a cubin\n"
+    calls = (tmp_path / "ptxas.calls").read_text().splitlines()
+    assert ["split-compile" in call for call in calls] == ([True] if knows else [True, False])
+
+
 def test_check_and_targets(tmp_path: pathlib.Path) -> None:
     result = run_heedc(CAUSAL, "--check", cwd=tmp_path)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

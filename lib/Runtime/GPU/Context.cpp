@@ -125,9 +125,9 @@ static constexpr uint32_t counterBytes = 32;
 /// What captured launches get is allocated together.
 static constexpr uint32_t countersAtOnce = 1024;
 
-/// Streams have counters in sets, by their ids: far more than there are streams, so that one loses
-/// its counters to another when it has not been used for long, if ever.
-static constexpr uint32_t numSetsLog2 = 12, waysOfSet = 4;
+/// Streams have counters in sets, by their ids. In a full set the one loses its counters that was
+/// used longest ago: while a kernel of its runs that takes tens of thousands of other streams.
+static constexpr uint32_t numSetsLog2 = 14, waysOfSet = 4;
 static constexpr uint32_t numStreamCounters = waysOfSet << numSetsLog2;
 
 static heed_status allocateCounters(ContextState &context, uint32_t count, DevicePtr &pointer) {
@@ -165,19 +165,27 @@ static uint64_t idOf(Stream stream) {
 
 /// Which of the counters `id` has, or gets now.
 static uint32_t placeOf(ContextState &context, uint64_t id) {
+  constexpr auto relaxed = std::memory_order_relaxed;
+  uint64_t now = context.numLaunches.fetch_add(1, relaxed) + 1;
   // Fibonacci hashing: ids and addresses differ in few bits.
-  uint32_t set = uint32_t((id * 0x9E3779B97F4A7C15u) >> (64 - numSetsLog2));
-  std::atomic<uint64_t> *owners = context.owners + set * waysOfSet;
-  for (uint32_t way = 0; way < waysOfSet; ++way) {
-    uint64_t owner = owners[way].load(std::memory_order_relaxed);
-    if (owner == 0 && owners[way].compare_exchange_strong(owner, id, std::memory_order_relaxed))
-      return set * waysOfSet + way;
-    if (owner == id)
-      return set * waysOfSet + way;
+  uint32_t first = uint32_t((id * 0x9E3779B97F4A7C15u) >> (64 - numSetsLog2)) * waysOfSet;
+  while (true) {
+    uint32_t oldest = first;
+    for (uint32_t place = first; place < first + waysOfSet; ++place) {
+      CounterOwner &owner = context.owners[place];
+      if (owner.stream.load(relaxed) == id) {
+        owner.lastUse.store(now, relaxed);
+        return place;
+      }
+      if (owner.lastUse.load(relaxed) < context.owners[oldest].lastUse.load(relaxed))
+        oldest = place;
+    }
+    CounterOwner &owner = context.owners[oldest];
+    uint64_t loser = owner.stream.load(relaxed);
+    owner.lastUse.store(now, relaxed); // before it is taken, so that it is no one else's oldest
+    if (owner.stream.compare_exchange_strong(loser, id, relaxed))
+      return oldest;
   }
-  uint32_t way = uint32_t(id) % waysOfSet;
-  owners[way].store(id, std::memory_order_relaxed);
-  return set * waysOfSet + way;
 }
 
 /// Makes the counters of streams, which the caller's lock protects.
@@ -186,7 +194,7 @@ static heed_status makeStreamCounters(ContextState &context) {
     void *memory = calloc(numStreamCounters, sizeof(*context.owners));
     if (!memory)
       return fail(HEED_OUT_OF_MEMORY, "no memory to note the counters of streams");
-    context.owners = static_cast<std::atomic<uint64_t> *>(memory);
+    context.owners = static_cast<CounterOwner *>(memory);
   }
   DevicePtr counters;
   if (heed_status status = allocateCounters(context, numStreamCounters, counters))

@@ -13,6 +13,11 @@
 
 namespace heed::runtime::cuda {
 
+/// Whose a counter is, 0 for nobody's, and which launch used it last.
+struct CounterOwner {
+  std::atomic<uint64_t> stream, lastUse;
+};
+
 /// A context in which kernels were launched. Modules and memory belong to contexts, so that what is
 /// kept is kept for one of them. Never freed.
 struct ContextState {
@@ -21,7 +26,8 @@ struct ContextState {
   Device *device;
   /// The counters of streams, 0 until the first needs one, and whose each is.
   std::atomic<DevicePtr> counters;
-  std::atomic<uint64_t> *owners;
+  CounterOwner *owners;
+  std::atomic<uint64_t> numLaunches;
   /// Counters that captured launches keep, and how many are left. Guarded by the lock of
   /// Context.cpp.
   DevicePtr ownCounters;

@@ -48,8 +48,8 @@ BlockWalk::BlockWalk(Emitter &e, Scalars &uniform, tile::KernelOp kernel, tile::
     ++numOps;
   });
   hasLists = !ofLists.loops.empty() || numOps > mostInlineOps(groups);
-  needsAll =
-      loop.getClassify().empty() && !ofLists.onBatch && !ofLists.onHead && !ofLists.onQueries;
+  needsAll = !hasLists && loop.getClassify().empty() && !ofLists.onBatch && !ofLists.onHead &&
+             !ofLists.onQueries;
   if (!loop.getClassify().empty())
     for (auto op : loop.getClassify().front().getOps<scf::ForOp>())
       if (Dependences found = dependencesOf(*op); !found.onQueries) {
@@ -162,8 +162,9 @@ Value BlockWalk::inOrder(Value number) {
         Value tile = e.load(e.i32(), orderAddress(e.add(first, place.rank)), 4);
         Value rank = e.sub(e.sub(tilesPerHead(), tile), 1);
         Value chosen = e.add(e.add(place.start, e.mul(rank, place.numHeads)), place.head);
-        // Another order does no harm; a tile that does not exist would.
-        return {e.select(e.lt(tile, tilesPerHead()), chosen, number)};
+        // What the lists' kernel left is trusted to be an order, but not with memory.
+        Value exists = e.cmp(arith::CmpIPredicate::ult, tile, tilesPerHead());
+        return {e.select(exists, chosen, number)};
       },
       [&]() -> Emitter::Values { return {number}; })[0];
 }

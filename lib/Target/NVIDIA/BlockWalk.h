@@ -69,6 +69,7 @@ public:
     Value list;  // !llvm.ptr<1>
   };
   /// Where a walk is, i32: some blocks, each with a lane, and those of them that are still to come.
+  /// Without a mask only `next` counts.
   struct Position {
     Value words, remaining, next; // a lane's word; a bit a lane; the first of the blocks behind
     SmallVector<Value> values() const { return {words, remaining, next}; }

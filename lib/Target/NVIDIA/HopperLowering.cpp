@@ -26,8 +26,8 @@ static constexpr int64_t kSwizzleBytes = 128;
 /// Bytes at the start of shared memory for barriers and words; also the alignment of tiles.
 static constexpr int64_t kHeaderBytes = 1024;
 
-/// What the producer leaves for the others at the start of a tile: number, batch, head, and number
-/// along the queries of the next one, and the word of this one's first block.
+/// What the producer leaves for the others of a tile: number, batch, head, number along the
+/// queries, and the word of the first block.
 static constexpr int64_t kTileBytes = 32;
 static constexpr int64_t kFirstWordOffset = 16;
 
@@ -722,10 +722,13 @@ void HopperLowering::emitProducer() {
             return next;
           });
 
-      // The elected lane has it.
-      Value holder = e.trailingZeros(e.ballot(isElected));
-      Value next = e.add(e.shuffleIndex(state[7], holder), e.numBlocks());
-      return Emitter::Values{walker->inOrder(next), e.add(count, 1), state[5], state[6]};
+      Value next = zero;
+      if (isPersistent) {
+        // The elected lane has it.
+        Value holder = e.trailingZeros(e.ballot(isElected));
+        next = walker->inOrder(e.add(e.shuffleIndex(state[7], holder), e.numBlocks()));
+      }
+      return Emitter::Values{next, e.add(count, 1), state[5], state[6]};
     };
     Emitter::Values inits = {walker->inOrder(e.blockId()), zero, zero, zero};
     if (!isPersistent) {

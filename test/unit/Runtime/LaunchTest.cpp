@@ -13,6 +13,7 @@
 #include <functional>
 #include <gtest/gtest.h>
 #include <limits>
+#include <mutex>
 #include <set>
 #include <stdio.h>
 #include <stdlib.h>
@@ -633,19 +634,62 @@ TEST_F(Gpu, CountersWithoutIds) {
   EXPECT_EQ(distinct.size(), 8u);
 }
 
-/// More streams than there are counters: each still gets some.
+/// More streams than there are counters: each still gets some, and none that were used of late.
 TEST_F(Gpu, ManyStreams) {
   Launch c;
   c.codes[0].blocks_per_sm = 1;
-  CUstream_st *stream = c.stream = cuda().makeStream(cuda().primaries[0]);
+  CUstream_st *stream = cuda().makeStream(cuda().primaries[0]);
+  stream->id += 1 << 20; // behind all others
+  CUstream_st *longRunning = cuda().makeStream(cuda().primaries[0]);
+  auto countersOn = [&](CUstream_st *stream) {
+    c.stream = stream;
+    EXPECT_EQ(c.run(), HEED_OK) << heed_last_error();
+    return countersOf(cuda().launches.back());
+  };
   std::set<const void *> distinct;
-  for (int i = 0; i < 40000; ++i) {
+  const int32_t *own = nullptr;
+  for (int i = 0; i < 150000; ++i) {
+    if (i % 10000 == 0) {
+      ASSERT_TRUE(!own || countersOn(longRunning) == own) << i;
+      own = countersOn(longRunning);
+      cuda().launches.clear();
+    }
     stream->id += 1;
-    ASSERT_EQ(c.run(), HEED_OK) << heed_last_error();
+    ASSERT_NE(countersOn(stream), own) << i;
     distinct.insert(countersOf(cuda().launches.back()));
   }
-  EXPECT_GT(distinct.size(), 12000u);
-  EXPECT_LE(distinct.size(), 16384u);
+  EXPECT_GT(distinct.size(), 60000u);
+  EXPECT_LT(distinct.size(), 65536u);
+}
+
+TEST_F(Gpu, StreamsThatComeAtTheSameTime) {
+  constexpr int numThreads = 8, numStreams = 64;
+  CUctx_st *context = cuda().primaries[0];
+  std::vector<std::vector<const void *>> found(numThreads);
+  std::vector<std::vector<CUstream_st *>> streams(numThreads);
+  for (auto &own : streams)
+    for (int i = 0; i < numStreams; ++i)
+      own.push_back(cuda().makeStream(context));
+  std::mutex mutex;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < numThreads; ++t)
+    threads.emplace_back([&, t] {
+      fake::setCurrent(context);
+      Launch c;
+      c.codes[0].blocks_per_sm = 1;
+      for (CUstream_st *stream : streams[t]) {
+        c.stream = stream;
+        std::lock_guard<std::mutex> lock(mutex); // launches.back() is this one's
+        EXPECT_EQ(c.run(), HEED_OK) << heed_last_error();
+        found[t].push_back(countersOf(cuda().launches.back()));
+      }
+    });
+  for (std::thread &thread : threads)
+    thread.join();
+  std::set<const void *> distinct;
+  for (auto &own : found)
+    distinct.insert(own.begin(), own.end());
+  EXPECT_EQ(distinct.size(), size_t(numThreads * numStreams));
 }
 
 TEST_F(Gpu, CapturedLaunchesKeepTheirCounters) {
@@ -706,7 +750,7 @@ TEST_F(Gpu, CounterErrors) {
   size_t before = cuda().memory.size();
   cuda().failNext("cuMemAlloc_v2", 2);
   expectError(c,
-              "no 524288 bytes of memory for counters on cuda:0: CUDA_ERROR_OUT_OF_MEMORY (out of "
+              "no 2097152 bytes of memory for counters on cuda:0: CUDA_ERROR_OUT_OF_MEMORY (out of "
               "memory)",
               HEED_OUT_OF_MEMORY);
   for (const char *call : {"cuStreamCreate", "cuMemsetD32Async", "cuStreamSynchronize"}) {
