@@ -913,6 +913,9 @@ TEST_F(Gpu, Sections) {
   EXPECT_EQ(section(1, 16, 4, 16384), 16);   // all there are
   EXPECT_EQ(section(4, 16, 16, 1 << 20), 1); // not even one
   EXPECT_EQ(section(4, 16, 16, 128), 64);
+  EXPECT_EQ(section(64, 16, 16, 128), 64); // of short sequences no more than 16 KiB for each key
+  EXPECT_EQ(section(64, 16, 16, 1024), 64);
+  EXPECT_EQ(section(64, 16, 16, 4096), 32);
   EXPECT_EQ(section(4, 16, 16, 4096, 2), 4); // half of 6 MiB, exactly
   EXPECT_EQ(section(4, 16, 16, 4097, 2), 2);
 }
