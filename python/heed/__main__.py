@@ -86,7 +86,7 @@ COMMANDS: list[Command] = [
     Command("cache", "show or clear the cache of compiled kernels", _add_cache_arguments, _run_cache),
     _imported("viz", "draw which blocks a mask skips, and say why", "heed.viz"),
     _imported("explain", "show what the compiler decides about a variant", "heed.explain"),
-    _imported("tune", "find a variant's fastest schedule on a GPU", "heed.tuning"),
+    _imported("tune", "find a variant's fastest schedule on a GPU", "heed.tune_command"),
 ]
 
 
