@@ -23,12 +23,13 @@ DTYPES = ("bf16", "f16", "f32")
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.heed"))
 
 
-# Captured tensors that arrive with the keys.
+# Captured tensors that arrive with the keys, and one that is gathered from.
 BESIDE = {
     "bf16_bias": "(x: bf16[Hq, Sq, Skv]) { score_mod(s, b, h, q, kv) { return s + x[h, q, kv] } }",
     "f32_bias": "(x: f32[B, Hq, Sq, Skv]) { score_mod(s, b, h, q, kv) { return s + x[b, h, q, kv] } mask_mod(b, h, q, kv) { return q >= kv } }",
     "bool_mask": "(x: bool[B, Sq, Skv]) { mask_mod(b, h, q, kv) { return x[b, q, kv] } }",
     "ids_i64": "(x: i64[B, Skv]) { mask_mod(b, h, q, kv) { return x[b, q] == x[b, kv] && q >= kv } }",
+    "by_distance": "(x: f32[Hq, ?]) { score_mod(s, b, h, q, kv) { return s + x[h, q - kv + 8191] } }",
     "weights": "(x: f32[B, Skv]) { score_mod(s, b, h, q, kv) { return s * x[b, kv] + tanh(x[b, kv]) } }",
 }
 

@@ -258,8 +258,9 @@ static SmallVector<Shape> hopperShapes(const GPUProblem &problem, bool isShort) 
   if (columns <= 128 && !stages.hasMask && !isShort && !(isBare && stages.hasScore))
     shapes.push_back({3, 80});
   // Gathers wait less where a thread has more registers for what is on its way.
-  if (columns > 64 && columns <= 128 && stages.hasScoreGather && isSimple && !stages.hasDivision)
-    shapes.push_back({2, 80});
+  if (columns > 64 && stages.hasScoreGather && stages.numTranscendentals == 0 &&
+      !stages.hasDivision)
+    shapes.push_back({2, columns <= 128 ? 80 : columns <= 192 ? 48 : 32});
   bool isWide = stages.hasWideAlongKeys;
   if ((columns <= 96 || (columns <= 128 && !stages.hasDivision && !isWide)) && isSimple)
     shapes.push_back({3, 64});
