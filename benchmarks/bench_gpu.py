@@ -539,13 +539,16 @@ def markdown(content: dict[str, Any]) -> str:
 
 
 def write_page(content: dict[str, Any], page: pathlib.Path) -> bool:
-    """Between the marks; False if the page has none."""
-    text = page.read_text()
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
+    return write_between(BEGIN, END, markdown(content), page)
+
+
+def write_between(begin: str, end: str, text: str, page: pathlib.Path) -> bool:
+    """Replaces what a page has between two marks; False if it lacks one."""
+    before, found, rest = page.read_text().partition(begin)
+    _, ended, after = rest.partition(end)
+    if not found or not ended:
         return False
-    page.write_text(f"{before}{BEGIN}\n{markdown(content)}\n{END}{after}")
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
     return True
 
 

@@ -92,15 +92,6 @@ def markdown(content: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in table_rows(content))])
 
 
-def write_page(content: dict[str, list[dict[str, Any]]]) -> None:
-    text = bench_gpu.PAGE.read_text()
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{bench_gpu.PAGE} has no {BEGIN} and {END}")
-    bench_gpu.PAGE.write_text(f"{before}{BEGIN}\n{markdown(content)}\n{END}{after}")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", default=CASES, metavar="PATTERN", help="cases whose names match; bench_gpu.py --list has them")
@@ -110,7 +101,10 @@ def main() -> int:
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.table:
-        write_page({case: kernels for path in options.table for case, kernels in json.loads(path.read_text()).items()})
+        content = {case: kernels for path in options.table for case, kernels in json.loads(path.read_text()).items()}
+        if not bench_gpu.write_between(BEGIN, END, markdown(content), bench_gpu.PAGE):
+            print(f"{bench_gpu.PAGE} has no {BEGIN} and {END}")
+            return 1
         return 0
     import gpu_cases
 
@@ -119,7 +113,7 @@ def main() -> int:
         run_case(cases[options.case])
         return 0
     deadline = time.time() + 60 * options.minutes
-    content: dict[str, list[dict[str, Any]]] = {}
+    content = {}
     failed = False
     options.output.mkdir(parents=True, exist_ok=True)
     for name, case in cases.items():

@@ -472,7 +472,7 @@ llvm::Expected<std::string> heed::assemblePTX(StringRef ptx, StringRef target) {
     return llvm::sys::ExecuteAndWait(program, arguments, std::nullopt,
                                      {std::nullopt, log.str(), log.str()}, 0, 0, &message);
   };
-  // The kernels of a module at the same time. Before CUDA 12 ptxas does not know the option.
+  // The kernels of a module at the same time. Older ones do not know the option.
   int status = assembleWith(StringRef("--split-compile=0"));
   if (status > 0)
     status = assembleWith({});
