@@ -366,6 +366,11 @@ void BlockWalk::collect(scf::ForOp loop, int64_t firstMask, IRMapping &mapping) 
   }
 }
 
+std::pair<Value, Value> BlockWalk::partOf(Value first, Value end, Value part, Value size) {
+  first = e.min(e.add(first, e.mul(part, size)), e.sub(end, 1));
+  return {first, e.min(e.add(first, size), end)};
+}
+
 void BlockWalk::emitShared(scf::ForOp loop, IRMapping &mapping) {
   loop->walk([&](Operation *inner) {
     for (Value operand : inner->getOperands())
@@ -377,11 +382,10 @@ void BlockWalk::emitShared(scf::ForOp loop, IRMapping &mapping) {
   Value first = mapping.lookup(loop.getLowerBound()), end = mapping.lookup(loop.getUpperBound());
   Value count = e.max(e.sub(end, first), e.cst(0));
   Value perLane = e.shr(e.add(count, numParts - 1), llvm::Log2_64(numParts));
-  // Lanes beyond the end have the last one again; where there is none, all have none.
   IRMapping own = mapping;
-  Value ownFirst = e.min(e.add(first, e.mul(part, perLane)), e.sub(end, 1));
+  auto [ownFirst, ownEnd] = partOf(first, end, part, perLane);
   own.map(loop.getLowerBound(), ownFirst);
-  own.map(loop.getUpperBound(), e.min(e.add(ownFirst, perLane), end));
+  own.map(loop.getUpperBound(), ownEnd);
   uniform.emit(*loop, own);
   collect(loop, lanesPerBlock(), own);
   for (Value result : loop.getResults())
@@ -410,12 +414,9 @@ void BlockWalk::emitSummarise(int64_t numThreads) {
     Block &classify = loop.getClassify().front();
     Value skv = uniform.word32(HEED_ARG_SKV);
     Value first = e.mul(block, blockKv()), end = e.min(e.add(first, blockKv()), skv);
-    if (isShared) {
-      int64_t perLane = llvm::divideCeil(blockKv(), kNumLanes);
-      // Lanes beyond the end have the last key.
-      first = e.min(e.add(first, e.mul(lane, perLane)), e.sub(end, 1));
-      end = e.min(e.add(first, perLane), end);
-    }
+    if (isShared)
+      std::tie(first, end) =
+          partOf(first, end, lane, e.cst(llvm::divideCeil(blockKv(), kNumLanes)));
     mapping.map(classify.getArgument(0), first);
     mapping.map(classify.getArgument(1), end);
     // What the loops are computed from, and some that nothing comes of.
@@ -461,14 +462,14 @@ BlockWalk::Position BlockWalk::evaluateBlocks(const Walk &walk, const Bounds &bo
   Value isNeeded = e.band(e.ge(own, walk.end), e.ne(e.band(bits, 1 << 16), 0));
   Value word = e.bor(e.mul(own, 256), e.band(bits, 255));
   Value votes = e.ballot(e.band(isNeeded, e.eq(instance, 0)));
-  return {word, votes, e.sub(block, 32 / perBlock)};
+  return {word, votes, e.sub(block, kNumLanes / perBlock)};
 }
 
 BlockWalk::Position BlockWalk::readList(const Walk &walk, Value place) {
   Value own = e.add(place, e.laneId()), exists = e.lt(own, walk.end);
   Value address = e.at(walk.list, e.add(e.shl(own, 2), 4));
   Value word = e.loadIf("b32", address, exists);
-  return {word, e.ballot(exists), e.add(place, 32)};
+  return {word, e.ballot(exists), e.add(place, kNumLanes)};
 }
 
 Value BlockWalk::nextOfAll(const Walk &walk, Position &position) {
@@ -522,7 +523,7 @@ void BlockWalk::emitClassify(Value words) {
   Bounds bounds = emitBounds(tile);
   Walk walk = beginBounds(tile, bounds);
   Value address = listAddress(list);
-  int64_t blocksOfWarp = 32 / lanesPerBlock();
+  int64_t blocksOfWarp = kNumLanes / lanesPerBlock();
   Value ownOffset = e.mul(warp, blocksOfWarp);
   // carried: the first block of a step, the length of the list so far, which counts a step uses:
   // those of the step before may still be read.
@@ -584,7 +585,7 @@ void BlockWalk::sortLists(Value words) {
           thread, [&](ValueRange v) { return e.lt(v[0], total); },
           [&](ValueRange v) -> Emitter::Values {
             body(v[0]);
-            return {e.add(v[0], 32 * kClassifyWarps)};
+            return {e.add(v[0], kNumLanes * kClassifyWarps)};
           });
     };
     forEachOwnList([&](Value list) {

@@ -164,6 +164,9 @@ private:
   /// Puts a loop's results in `mapping` together from those of lanes that differ in the bits from
   /// `firstMask` on.
   void collect(mlir::scf::ForOp loop, int64_t firstMask, mlir::IRMapping &mapping);
+  /// The how many-th part, of `size` numbers at most, of [first, end). Parts beyond the end have
+  /// the last number again; of nothing all have nothing, if their size is 0.
+  std::pair<Value, Value> partOf(Value first, Value end, Value part, Value size);
   /// Emits a loop of which the lanes of an instance have a part each. By all lanes of a warp.
   void emitShared(mlir::scf::ForOp loop, mlir::IRMapping &mapping);
 
