@@ -3,6 +3,7 @@
 """Heed's CPU kernels beside the machine's peak, a GEMM library, PyTorch's SDPA and compiled flex_attention.
 
     make bench       or       python benchmarks/bench_cpu.py [--quick] [--minutes N]
+    python benchmarks/bench_cpu.py --table bench-out/cpu.json     puts a summary into docs/performance.md
 
 All contenders of a case run in turns in one process on the same random inputs. Each round gives a ratio for each pair,
 and a share of the peak measured right before and after Heed's call; the medians of these are shown, because the speed of
@@ -28,8 +29,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
+from pages import write_table
 from rich.console import Console
 from rich.table import Table
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
@@ -275,7 +278,10 @@ class Goal:
 
     @property
     def holds(self) -> bool:
-        return self.worst[0] <= self.limit if self.at_most else self.worst[0] >= self.limit
+        return self.holds_for(self.worst[0])
+
+    def holds_for(self, value: float) -> bool:
+        return value <= self.limit if self.at_most else value >= self.limit
 
 
 def goals(results: list[Result], compile_seconds: list[float]) -> list[Goal]:
@@ -363,9 +369,39 @@ def cpu_name() -> str:
     return platform.processor()
 
 
+def summary(content: dict[str, Any]) -> str:
+    """Of a cpu.json: a row for each variant and type, each cell the worst, the median and the best case; then the goals."""
+    results = [Result(Case(**r["case"]), r["seconds"], r["cpu_seconds"], r["peak"], r["error"]) for r in content["results"]]
+    columns: list[tuple[str, Callable[[Result], float | None]]] = [
+        ("of the peak", lambda r: r.of_peak("heed@1", "zmm_f32" if r.case.dtype == "f32" else "zmm_bf16")),
+        ("of a GEMM", Result.of_gemm), ("times SDPA, 1 thread", lambda r: r.ratio("sdpa@1", "heed@1")),
+        ("times SDPA, 2 threads", lambda r: r.ratio("sdpa@2", "heed@2")),
+        ("times compiled flex_attention, 2 threads", lambda r: r.ratio("flex@2", "heed@2")),
+        ("2 threads over 1", lambda r: r.ratio("heed@1", "heed@2")),
+        ("x86-64-v3, of its own peak", lambda r: r.of_peak("heed-v3@1", "ymm_f32"))]
+
+    def cell(values: list[float]) -> str:
+        return " ".join(f"{x:.2f}" for x in (min(values), statistics.median(values), max(values))) if values else ""
+
+    lines = [f"`benchmarks/bench_cpu.py` on {content['date']}: {content['cpu']}, {content['cpus']} CPUs, PyTorch {content['torch']}; "
+             f"{len(results)} cases.", "", f"| variant, type | {' | '.join(title for title, _ in columns)} |", f"|{'---|' * (len(columns) + 1)}"]
+    for dtype in ("f32", "bf16"):
+        for variant in VARIANTS:
+            rows = [r for r in results if (r.case.variant, r.case.dtype) == (variant, dtype)]
+            cells = [cell([x for r in rows if (x := value(r)) is not None]) for _, value in columns]
+            lines.append(f"| {variant} {dtype} | {' | '.join(cells)} |")
+    lines += ["", "| goal | wanted | worst | in | holds in |", "|---|---|---|---|---|"]
+    for goal in goals(results, content["compile_seconds"]):
+        if goal.values:
+            (worst, place), held = goal.worst, sum(goal.holds_for(x) for x, _ in goal.values)
+            sign = "at most" if goal.at_most else "at least"
+            lines.append(f"| {goal.text} | {sign} {goal.limit:.2f} | {worst:.3f} | {place} | {held} of {len(goal.values)} |")
+    return "\n".join(lines)
+
+
 def write_json(path: pathlib.Path, results: list[Result], found: list[Goal], compile_seconds: list[float]) -> None:
     content = {
-        "cpu": cpu_name(), "cpus": len(os.sched_getaffinity(0)), "torch": torch.__version__, "load": os.getloadavg()[0],
+        "cpu": cpu_name(), "date": time.strftime("%Y-%m-%d"), "cpus": len(os.sched_getaffinity(0)), "torch": torch.__version__, "load": os.getloadavg()[0],
         "compile_seconds": compile_seconds,
         "results": [dataclasses.asdict(r) | {"heads": r.case.H, "flops": r.case.flops} for r in results],
         "goals": [{"text": g.text, "limit": g.limit, "at_most": g.at_most, "worst": g.worst if g.values else None,
@@ -378,7 +414,10 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a few cases, 1 to 2 minutes")
     parser.add_argument("--minutes", type=float, help="stop starting cases after this time (default: 15, or 2 with --quick)")
     parser.add_argument("--output", type=pathlib.Path, default=ROOT / "bench-out")
+    parser.add_argument("--table", type=pathlib.Path, metavar="FILE", help="only put the summary of a cpu.json into docs/performance.md")
     options = parser.parse_args()
+    if options.table:
+        return 0 if write_table("cpu-table", summary(json.loads(options.table.read_text()))) else 1
     minutes = options.minutes or (2 if options.quick else 15)
     console = Console(width=None if sys.stdout.isatty() else 180)
     options.output.mkdir(parents=True, exist_ok=True)

@@ -43,10 +43,10 @@ if importlib.util.find_spec("heed") is None:  # not installed: the build of this
 sys.path += [str(ROOT / "scripts"), str(ROOT / "test" / "gpu")]
 
 import watched  # noqa: E402
+from pages import PAGE, write_table  # noqa: E402
 from run_gpu_tests import PORTABLE, find_gpu  # noqa: E402
 
-PAGE = ROOT / "docs" / "performance.md"
-BEGIN, END = "<!-- gpu-table -->", "<!-- /gpu-table -->"
+TABLE = "gpu-table"
 SECTIONS = ("library", "variants", "host", "cold", "sm_80", "examples")
 PEERS = ("cudnn", "flash", "flex")
 WRONG = 6e-3  # error of the output as a whole
@@ -95,6 +95,12 @@ class Contenders:
                 return sdpa(q, k, v, is_causal=is_causal)
 
         return run
+
+    def add(self) -> Runner:
+        """What PyTorch's plainest call costs on this host."""
+        import torch
+
+        return lambda: torch.add(self.q, self.k)
 
     def sdpa(self) -> Runner:
         return self._sdpa(None)
@@ -538,20 +544,6 @@ def markdown(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_page(content: dict[str, Any], page: pathlib.Path) -> bool:
-    return write_between(BEGIN, END, markdown(content), page)
-
-
-def write_between(begin: str, end: str, text: str, page: pathlib.Path) -> bool:
-    """Replaces what a page has between two marks; False if it lacks one."""
-    before, found, rest = page.read_text().partition(begin)
-    _, ended, after = rest.partition(end)
-    if not found or not ended:
-        return False
-    page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
-    return True
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="some cases, 3 to 4 minutes")
@@ -574,10 +566,7 @@ def main() -> int:
         parser.add_argument(name, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.table:
-        if not write_page(merged([json.loads(path.read_text()) for path in options.table]), PAGE):
-            print(f"{PAGE} has no {BEGIN} and {END}")
-            return 1
-        return 0
+        return 0 if write_table(TABLE, markdown(merged([json.loads(path.read_text()) for path in options.table]))) else 1
     if options.list:
         print(*(case.id for case in chosen_cases(options)), sep="\n")
         return 0
@@ -599,7 +588,7 @@ def main() -> int:
     (options.output / "gpu-table.md").write_text(markdown(content) + "\n")
     print(*show(content), sep="\n")
     if options.device != "cpu" and not (options.only or options.quick or options.sections):
-        write_page(content, PAGE)
+        write_table(TABLE, markdown(content))
     print(f"written to {options.output / 'gpu.json'}; --table puts it into {PAGE.relative_to(ROOT)}")
     return 1 if any(row["outcome"] in ("wrong", "failed") for row in content["cases"]) else 0
 

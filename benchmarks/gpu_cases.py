@@ -107,7 +107,7 @@ def _portable_cases() -> Iterator[Case]:
 
 def all_cases(small: bool = False) -> list[Case]:
     cases = [*_library_cases(), *_variant_cases(),
-             *(Case("host", name, 64, 64, ("sdpa", "flex") if name == "full" else (), (Goal("heed", HOST_US),), quick=name == "causal")
+             *(Case("host", name, 64, 64, ("add", "sdpa", "flex") if name == "full" else (), (Goal("heed", HOST_US),), quick=name == "causal")
                for name in ("full", "causal", "alibi")),
              *(Case("cold", name, D, 2048, ("flex",) if name == "alibi" else (), (Goal("heed", COLD_SECONDS),), quick=name == "alibi")
                for name, D in (("alibi", 128), ("softcap", 64), ("documents", 256))),

@@ -24,8 +24,8 @@ import time
 from typing import Any
 
 import bench_gpu
+from pages import write_table
 
-BEGIN, END = "<!-- gpu-profile -->", "<!-- /gpu-profile -->"
 CASES = (r"library (full|causal) D(64|128|256) S(512|2048|8192)|library causal D(64|128|256) S16384|variants .* D(64|128)|"
          r"sm_80 (full|causal) D(128|256) S8192")
 BUSY = "avg.pct_of_peak_sustained_active"
@@ -102,10 +102,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.table:
         content = {case: kernels for path in options.table for case, kernels in json.loads(path.read_text()).items()}
-        if not bench_gpu.write_between(BEGIN, END, markdown(content), bench_gpu.PAGE):
-            print(f"{bench_gpu.PAGE} has no {BEGIN} and {END}")
-            return 1
-        return 0
+        return 0 if write_table("gpu-profile", markdown(content)) else 1
     import gpu_cases
 
     cases = {case.id: case for case in gpu_cases.all_cases()}

@@ -22,11 +22,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from heed import arrays, gpu, hot, tracing, variant
+from heed import arrays, given_lists, gpu, hot, tracing, variant
 from heed._runtime import ADDRESSES, CALL, DTYPES
 from heed.arrays import Array
-from heed.block_mask import BlockMask, kinds_on
-from heed.block_runs import PARTIAL, SKIPPED
+from heed.block_mask import BlockMask
 from heed.kernel import Kernel
 
 Mod = Callable[..., Any]
@@ -84,8 +83,11 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
         return result
 
     if block_mask is not None:
-        mask_mod = mask_mod_of(block_mask, mask_mod, query, key, value, enable_gqa)
-        if getattr(block_mask, "_mask_mod", None) is not mask_mod:  # lists were given: their mask may have been seen before
+        quick = None
+        if mask_mod is None and getattr(block_mask, "_given", True):  # the mask of its lists may have been seen before
+            quick = given_lists.quick_mask(block_mask, query, key)
+        mask_mod = quick or mask_mod_of(block_mask, mask_mod, query, key, value, enable_gqa)
+        if getattr(block_mask, "_mask_mod", None) is not mask_mod:
             result = _hot_call(query, key, value, score_mod, None, mask_mod, scale, enable_gqa, return_lse, return_aux, options)
             if result is not None and result is not NotImplemented:
                 return result
@@ -368,10 +370,6 @@ def _refuse(query: Any, key: Any, value: Any, enable_gqa: bool) -> Exception | N
 # -- Block masks ------------------------------------------------------------------------------------
 
 
-_SLICED = ("_sliced_mask_mod", "_sliced_mask_mod_error")  # the mask_mod of a sliced mask, ours and torch's
-_NO_BLOCKS = (1 << 30, 1 << 30)  # torch's block size of a mask that is none, good for all lengths
-
-
 def mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: Any, key: Any, value: Any, enable_gqa: bool) -> Mod:
     try:
         # The common case first, without properties.
@@ -391,11 +389,11 @@ def mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: Any, key: Any, val
         raise refusal
     if not isinstance(block_mask, BlockMask):
         block_mask = _adopt(block_mask)
-    if getattr(block_mask.mask_mod, "__name__", None) in _SLICED:
+    if getattr(block_mask.mask_mod, "__name__", None) in given_lists.SLICED:
         block_mask.mask_mod(None, None, None, None)  # raises, and says what to do
     *batch_dims, mask_q, mask_kv = block_mask.shape
     length, kv_length = query.shape[-2], key.shape[-2]
-    if (length, kv_length) != (mask_q, mask_kv) and block_mask.BLOCK_SIZE != _NO_BLOCKS:
+    if (length, kv_length) != (mask_q, mask_kv) and block_mask.BLOCK_SIZE != given_lists.NO_BLOCKS:
         smaller = length > mask_q or kv_length > mask_kv
         raise ValueError(
             f"block_mask was created for block_mask.shape={block_mask.shape} but got q_len={length} and kv_len={kv_length}. "
@@ -410,7 +408,7 @@ def mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: Any, key: Any, val
     if not block_mask.has_given_lists:
         derived = block_mask.mask_mod
         return derived
-    return _listed(block_mask, query)
+    return given_lists.mask_for(block_mask, query)
 
 
 def _adopt(block_mask: Any) -> BlockMask:
@@ -422,20 +420,3 @@ def _adopt(block_mask: Any) -> BlockMask:
         block_mask.kv_num_blocks, block_mask.kv_indices, block_mask.full_kv_num_blocks, block_mask.full_kv_indices,
         BLOCK_SIZE=block_mask.BLOCK_SIZE, mask_mod=block_mask.mask_mod, seq_lengths=block_mask.seq_lengths,
         compute_q_blocks=False)
-
-
-def _listed(block_mask: BlockMask, query: Array) -> Mod:
-    """The mask that lists describe: pairs of full blocks attend, those of partial blocks where mask_mod says so."""
-    if arrays.is_torch(query) and query.is_cuda:
-        kinds = kinds_on(sys.modules["torch"], block_mask, query.device)
-    else:
-        kinds = arrays.copy_to(block_mask.block_kinds(), query)
-    block_q, block_kv = block_mask.BLOCK_SIZE
-    mask_mod = block_mask.mask_mod
-    per_batch, per_head = kinds.shape[0] > 1, kinds.shape[1] > 1
-
-    def listed(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
-        kind = kinds[b if per_batch else 0, h if per_head else 0, q_idx // int(block_q), kv_idx // int(block_kv)]
-        return (kind > PARTIAL) | ((kind > SKIPPED) & mask_mod(b, h, q_idx, kv_idx))
-
-    return listed

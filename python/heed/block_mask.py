@@ -35,7 +35,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from heed import arrays, tracing, variant
-from heed.block_matrix import BlockMatrix, device_for, fill, fits, is_capturing
+from heed.block_matrix import BlockMatrix, device_for, fits, is_capturing
 from heed.block_runs import FULL, PARTIAL, SKIPPED, BlockRuns, ceil_div
 
 MaskMod = Callable[[Any, Any, Any, Any], Any]  # (b, h, q_idx, kv_idx) -> bool
@@ -51,6 +51,7 @@ _KV_NAMES = ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indic
 _Q_NAMES = ("q_num_blocks", "q_indices", "full_q_num_blocks", "full_q_indices")
 _LIST_NAMES = _KV_NAMES + _Q_NAMES
 _PAIRS = tuple(zip(_LIST_NAMES[::2], _LIST_NAMES[1::2]))
+KV_PAIRS = _PAIRS[:2]
 
 
 def noop_mask(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
@@ -495,7 +496,7 @@ class BlockMask:
         """The blocks in the partial and in the full kv lists, each bool (..., nq, nkv), None where there is no list."""
         return [None if self._lists[counts] is None else
                 _scatter(_to_numpy(self._lists[counts]), _to_numpy(self._lists[indices]), self._columns)
-                for counts, indices in _PAIRS[:2]]
+                for counts, indices in KV_PAIRS]
 
     @property
     def _columns(self) -> int:
@@ -576,7 +577,7 @@ class BlockMask:
             copies = math.prod(self._batch_dims) // max(math.prod(runs.shape[:2]), 1)
             listed = runs.num_listed() * copies
         else:
-            counts = [self._lists[name] for name, _ in _PAIRS[:2]]
+            counts = [self._lists[name] for name, _ in KV_PAIRS]
             listed = sum(int(array.sum()) for array in counts if array is not None)
         pairs = self.numel()
         return 100 * (1 - listed * math.prod(self.BLOCK_SIZE) / pairs) if pairs else 0.0
@@ -828,36 +829,6 @@ def _same_value(a: Any, b: Any, pending: set[tuple[int, int]]) -> bool:
 
 
 # Pieces of the members.
-
-
-def kinds_on(torch: Any, block_mask: Any, device: Any) -> Array:
-    """BlockMask.block_kinds as a tensor on `device`, of Heed's or torch's masks. Tensors that are there are not waited
-    for, and torch.compile can trace this, so `torch` is the module."""
-    names = [pair for pair in _PAIRS[:2] if getattr(block_mask, pair[0]) is not None]
-    pairs = [[torch.as_tensor(getattr(block_mask, name)) for name in pair] for pair in names]
-    pairs = [[x if x.device == device else x.to(device) for x in pair] for pair in pairs]
-    columns = max(pairs[0][1].shape[-1], ceil_div(block_mask.seq_lengths[1], block_mask.BLOCK_SIZE[1]))
-    if torch.compiler.is_compiling() or (place := device_for((), device)) is None:
-        kinds = _scattered(torch, pairs, columns, device)
-    else:
-        trace, _ = tracing.lookup(None, noop_mask)  # any mask's kernels fill a matrix
-        kinds = fill(trace, pairs, columns, place)
-    while kinds.ndim < 4:
-        kinds = kinds.unsqueeze(0)
-    return kinds
-
-
-def _scattered(torch: Any, pairs: Sequence[Sequence[Any]], columns: int, device: Any) -> Any:
-    """The kinds of the blocks that lists name, by operations of torch."""
-    kinds: Any = None
-    for kind, (counts, indices) in zip((PARTIAL, FULL), pairs):
-        used = torch.arange(indices.shape[-1], device=device) < counts.unsqueeze(-1)
-        used = used & (indices >= 0) & (indices < columns)
-        flags = torch.zeros((*indices.shape[:-1], columns + 1), dtype=torch.bool, device=device)
-        # The last column takes what names no block.
-        flags = flags.scatter(-1, torch.where(used, indices, columns).long(), True)[..., :columns]
-        kinds = flags.to(torch.int8) if kinds is None else kinds.masked_fill(flags, kind)
-    return kinds
 
 
 def _shape_of(array: Array) -> tuple[int, ...]:

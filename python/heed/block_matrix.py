@@ -70,10 +70,10 @@ class BlockMatrix:
         return partial_counts, partial_indices, full_counts, full_indices
 
 
-def fill(trace: Trace, pairs: Sequence[Sequence[Any]], columns: int, device: int) -> Any:
+def fill(kernel: Kernel, pairs: Sequence[Sequence[Any]], columns: int, device: int) -> Any:
     """The classes of blocks that lists name, as `BlockMask.block_kinds` understands them: a tensor int8 (..., rows, columns).
 
-    `trace`: of any mask. `pairs`: counts and indices of the partial blocks and, if there are any, of the full ones, tensors
+    `kernel`: the classifier of any mask. `pairs`: counts and indices of the partial blocks and, if there are any, of the full ones, tensors
     of torch on `device`."""
     torch = sys.modules["torch"]
     shape = pairs[0][1].shape[:-1]
@@ -85,7 +85,7 @@ def fill(trace: Trace, pairs: Sequence[Sequence[Any]], columns: int, device: int
     partial_width, full_width = [x.shape[-1] for x in lists[1::2]] + [0] * (2 - len(pairs))
     classes = torch.empty((*shape, columns), dtype=torch.int8, device=lists[0].device)
     *batch_dims, rows = shape
-    of_trace(trace).classifier(device)._launch_fill(
+    kernel._launch_fill(
         _runtime.BlockLists(*(x.data_ptr() for x in lists)), (partial_width, full_width),
         _runtime.ClassMatrix(classes.data_ptr(), math.prod(batch_dims), 1, rows, columns), device, _stream(device))
     return classes

@@ -73,6 +73,8 @@ is_there = _module is not None
 # call(query, key, value, score_mod, block_mask, mask_mod, scale, enable_gqa, return_lse, return_aux, options): the result;
 # or None for a call to make in Python and to `remember`, NotImplemented for one to make in Python.
 call: Callable[..., Any] = _module.call if is_there else _no_call
+# describe(array): (address, dtype, device or -1, shape, strides) of an array of NumPy's or torch's own types, or None.
+describe: Callable[[Any], Any] = _module.describe if is_there else lambda array: None
 
 
 def use_types(**types: type) -> None:

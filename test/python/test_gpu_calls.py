@@ -24,7 +24,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import heed  # noqa: E402
-from heed import _compiler, _runtime, arrays, attention, block_mask, gpu, variant  # noqa: E402
+from heed import _compiler, _runtime, arrays, attention, block_mask, given_lists, gpu, variant  # noqa: E402
 from heed import kernel as kernel_module  # noqa: E402
 from heed._runtime import ADDRESSES, CALL, TENSOR  # noqa: E402
 
@@ -595,8 +595,8 @@ def test_kinds_by_torch(batch: tuple[int, ...], with_full: bool) -> None:
     lists = [x for _ in range(1 + with_full) for x in (rng.integers(0, 6, (*batch, 4)), rng.integers(-2, 9, (*batch, 4, 6)))]
     for given in (lists, [torch.from_numpy(x) for x in lists]):
         mask = heed.BlockMask.from_kv_blocks(*given, BLOCK_SIZE=16, seq_lengths=(60, 120))
-        assert np.array_equal(block_mask.kinds_on(torch, mask, "cpu"), mask.block_kinds())
-        assert block_mask.kinds_on(torch, mask, "meta").device.type == "meta", "waits for nothing"
+        assert np.array_equal(given_lists.kinds_on(torch, mask, "cpu"), mask.block_kinds())
+        assert given_lists.kinds_on(torch, mask, "meta").device.type == "meta", "waits for nothing"
 
 
 def test_masks_that_capture_what_a_gpu_holds(machine: Machine) -> None:

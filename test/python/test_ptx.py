@@ -55,8 +55,6 @@ def assemble(directory: pathlib.Path, name: str, dtype: str, dims: tuple[int, in
 # Values of a whole tile, stored once for it, that ptxas puts aside around long scores at its limit of registers: the
 # most bytes by example, head dim, target and schedule. A smaller tile would cost more, or would not help.
 KNOWN_SPILLS: dict[tuple[str, int, str, str], int] = {
-    ("dense", 128, "sm_90a", "no_wgmma"): 4,
-    ("sliding_window", 128, "sm_90a", "no_wgmma"): 12,
     ("sandwich", 192, "sm_90a", ""): 76,
     ("sandwich", 256, "sm_90a", ""): 128,
     ("bf16_bias", 256, "sm_90a", ""): 4,

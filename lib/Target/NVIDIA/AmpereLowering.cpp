@@ -294,12 +294,19 @@ void AmpereLowering::copy(const Buffer &buffer, Value firstRow, Value destinatio
   e.ifThen(e.negate(buffer.isAligned), [&] { copyElements(buffer, firstRow, destination); });
 }
 
+/// Accumulators of two instances of 128 columns, beside scores of 64 keys, leave no registers for
+/// what is computed from it and kept between blocks.
+Value AmpereLowering::copyingThread() {
+  bool isTight = warpInstances() == 2 && value.columns > 64 && blockKv() >= 64;
+  return isTight ? e.freshThreadId() : e.threadId();
+}
+
 /// Up to eight neighbouring threads copy 128 bytes of a row.
 void AmpereLowering::copyPieces(const Buffer &buffer, Value firstRow, Value destination) {
   int64_t pieces = llvm::alignTo(buffer.columns * elementBytes, kStepBytes) / kPieceBytes;
   int64_t across = std::min<int64_t>(8, llvm::bit_floor(uint64_t(pieces)));
   int64_t rowsPerPass = numThreads() / across;
-  Value thread = e.threadId();
+  Value thread = copyingThread();
   Value row = e.div(thread, across), piece = e.rem(thread, across);
   Value tensorRow = e.add(firstRow, row);
   Value source = e.add(e.add(buffer.address, e.mul(e.toI64(tensorRow), buffer.rowStride)),
@@ -346,7 +353,7 @@ void AmpereLowering::copyElements(const Buffer &buffer, Value firstRow, Value de
   int64_t pieces = llvm::alignTo(buffer.columns * elementBytes, kStepBytes) / kPieceBytes;
   int64_t perPiece = kPieceBytes / elementBytes;
   Value numColumns = buffer.numColumns ? buffer.numColumns : e.cst(buffer.columns);
-  e.loop(e.threadId(), e.cst(buffer.rows * pieces), e.cst(numThreads()), {},
+  e.loop(copyingThread(), e.cst(buffer.rows * pieces), e.cst(numThreads()), {},
          [&](Value index, ValueRange) -> Emitter::Values {
            Value row = e.div(index, pieces), piece = e.rem(index, pieces);
            Value tensorRow = e.add(firstRow, row), column = e.mul(piece, perPiece);

@@ -94,6 +94,7 @@ private:
   void locate(Buffer &buffer, const mlir::IRMapping &mapping, int64_t extentWord);
   /// Begins to copy the rows from `firstRow` to shared memory.
   void copy(const Buffer &buffer, Value firstRow, Value destination);
+  Value copyingThread();
   void copyPieces(const Buffer &buffer, Value firstRow, Value destination);
   void copyElements(const Buffer &buffer, Value firstRow, Value destination);
   /// Copies the block of a word to a stage; nothing where the word is -1. One group in any case.

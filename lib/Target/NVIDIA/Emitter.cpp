@@ -102,6 +102,7 @@ Value Emitter::sharedPointer(Value address) {
 Value Emitter::threadId() { return NVVM::ThreadIdXOp::create(b, loc, i32()); }
 Value Emitter::blockId() { return NVVM::BlockIdXOp::create(b, loc, i32()); }
 Value Emitter::numBlocks() { return NVVM::GridDimXOp::create(b, loc, i32()); }
+Value Emitter::freshThreadId() { return ptx("mov.u32 $0, %tid.x;", "=r", {}, i32())[0]; }
 Value Emitter::freshLaneId() { return ptx("mov.u32 $0, %laneid;", "=r", {}, i32())[0]; }
 Value Emitter::laneId() { return band(threadId(), 31); }
 

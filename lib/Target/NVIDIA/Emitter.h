@@ -146,7 +146,8 @@ public:
   Value blockId();
   Value numBlocks();
   Value laneId();
-  /// The same, read again: what is computed from it is not kept in registers in between.
+  /// The same, read again: what is computed from them is not kept in registers in between.
+  Value freshThreadId();
   Value freshLaneId();
   Value shuffleXor(Value x, int64_t mask);
   Value shuffleIndex(Value x, Value lane);

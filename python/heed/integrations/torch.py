@@ -38,9 +38,8 @@ from torch._dynamo.variables.base import VariableTracker
 from torch._dynamo.variables.builder import wrap_fx_proxy
 from torch._ops import HigherOrderOperator
 
-from heed import arrays, attention
-from heed.block_mask import BlockMask, kinds_on
-from heed.block_runs import PARTIAL, SKIPPED
+from heed import arrays, attention, given_lists
+from heed.block_mask import BlockMask
 
 Mod = Callable[..., Any]
 
@@ -206,32 +205,18 @@ def _mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: torch.Tensor, key
                         "a mask_mod function goes to mask_mod=")
     *batch_dims, mask_q, mask_kv = block_mask.shape
     lengths = (query.shape[-2], key.shape[-2])
-    if lengths != (mask_q, mask_kv) and tuple(block_mask.BLOCK_SIZE) != _NO_BLOCKS:
+    if lengths != (mask_q, mask_kv) and tuple(block_mask.BLOCK_SIZE) != given_lists.NO_BLOCKS:
         raise ValueError(f"block_mask was created for block_mask.shape={tuple(block_mask.shape)} but got q_len={lengths[0]} "
                          f"and kv_len={lengths[1]}. Create one of these lengths, or call block_mask._adjust{lengths}.")
     for name, found, wanted in zip(("batch size", "number of heads"), batch_dims, query.shape):
         if found != 1 and found != wanted:
             raise ValueError(f"Expect block_mask and query to have the same {name}, or 1 in the block_mask, "
                              f"but got {found} and {wanted}.")
-    mod: Mod = block_mask.mask_mod if is_derived else _listed(block_mask, query.device)
-    return mod
-
-
-_NO_BLOCKS = (1 << 30, 1 << 30)  # torch's block size of a mask that is none, good for all lengths
-
-
-def _listed(block_mask: Any, device: torch.device) -> Mod:
-    """The mask that lists describe: pairs of full blocks attend, those of partial blocks where mask_mod says so."""
-    block_q, block_kv = block_mask.BLOCK_SIZE
-    inner = block_mask.mask_mod
-    kinds = kinds_on(torch, block_mask, device)
-    per_batch, per_head = kinds.shape[0] > 1, kinds.shape[1] > 1
-
-    def listed(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
-        kind = kinds[b if per_batch else 0, h if per_head else 0, q_idx // block_q, kv_idx // block_kv]
-        return (kind > PARTIAL) | ((kind > SKIPPED) & inner(b, h, q_idx, kv_idx))
-
-    return listed
+    if is_derived:
+        derived: Mod = block_mask.mask_mod
+        return derived
+    kinds = given_lists.kinds_on(torch, block_mask, query.device)
+    return given_lists.mask_of(kinds, block_mask.BLOCK_SIZE, block_mask.mask_mod)
 
 
 class _FlexAttention(HigherOrderOperator):

@@ -11,9 +11,9 @@
 attn.variant @dense() {}
 
 // SM80-LABEL: tile.kernel @half(
-// SM80-SAME:    #tile.gpu_schedule<target = "sm_80", dot = mma, groups = 2, block_kv = 48, stages = 1, blocks_per_sm = 0, {{.*}} value_slices = 1, warp_instances = 2, queries = shared>
+// SM80-SAME:    #tile.gpu_schedule<target = "sm_80", dot = mma, groups = 2, block_kv = 64, stages = 1, blocks_per_sm = 0, {{.*}} value_slices = 1, warp_instances = 2, queries = shared>
 // SM90-LABEL: tile.kernel @half(
-// SM90-SAME:    #tile.gpu_schedule<target = "sm_90a", dot = mma, groups = 2, block_kv = 48, stages = 2, blocks_per_sm = 0, {{.*}} value_slices = 1, warp_instances = 2, queries = shared>
+// SM90-SAME:    #tile.gpu_schedule<target = "sm_90a", dot = mma, groups = 2, block_kv = 32, stages = 2, blocks_per_sm = 0, {{.*}} value_slices = 1, warp_instances = 2, queries = shared>
 func.func @half(%q: !t16, %k: !k16, %v: !k16, %scale: f32) -> (!t16, !lse, !lse) {
   %o, %lse, %max = attn.forward @dense(%q, %k, %v) scale(%scale) : (!t16, !k16, !k16) -> (!t16, !lse)
   return %o, %lse, %max : !t16, !lse, !lse

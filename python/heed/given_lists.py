@@ -1,0 +1,135 @@
+# Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""The mask that a BlockMask of given lists stands for, Heed's or torch's.
+
+Kernels do not read the lists: they are written into a matrix of the kinds of blocks first, which the mask captures. On a
+GPU a kernel does it, at every call, for any other kernel may have changed the lists since; nobody waits for it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from heed import _runtime, arrays, gpu, hot, tracing
+from heed.arrays import Array
+from heed.block_mask import KV_PAIRS, noop_mask
+from heed.block_matrix import device_for, fill
+from heed.block_runs import FULL, PARTIAL, SKIPPED, ceil_div
+from heed.kernel import Kernel
+from heed.variant import of_trace
+
+Mod = Callable[..., Any]
+
+SLICED = ("_sliced_mask_mod", "_sliced_mask_mod_error")  # the mask_mod of a sliced mask, ours and torch's
+NO_BLOCKS = (1 << 30, 1 << 30)  # torch's block size of a mask that is none, good for all lengths
+
+
+def mask_of(kinds: Any, block_size: tuple[int, int], mask_mod: Mod) -> Mod:
+    """Pairs of full blocks attend, those of partial blocks where mask_mod says so. `kinds`: as BlockMask.block_kinds."""
+    block_q, block_kv = int(block_size[0]), int(block_size[1])
+    per_batch, per_head = kinds.shape[0] > 1, kinds.shape[1] > 1
+
+    def listed(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+        kind = kinds[b if per_batch else 0, h if per_head else 0, q_idx // block_q, kv_idx // block_kv]
+        return (kind > PARTIAL) | ((kind > SKIPPED) & mask_mod(b, h, q_idx, kv_idx))
+
+    return listed
+
+
+def mask_for(block_mask: Any, query: Array) -> Mod:
+    """The mask of the lists, with kinds where the query is."""
+    if arrays.is_torch(query) and query.is_cuda:
+        kinds = kinds_on(sys.modules["torch"], block_mask, query.device)
+    else:
+        kinds = arrays.copy_to(block_mask.block_kinds(), query)
+    return mask_of(kinds, block_mask.BLOCK_SIZE, block_mask.mask_mod)
+
+
+def quick_mask(block_mask: Any, query: Any, key: Any) -> Mod | None:
+    """mask_for in a few microseconds: for lists of int32, dense, of four and three dims, where query is on a GPU, and that
+    fit the call. None for others, whatever the reason."""
+    asked, keys = hot.describe(query), hot.describe(key)
+    if asked is None or keys is None or asked[2] < 0:
+        return None
+    given = getattr(block_mask, "_lists", None) or getattr(block_mask, "__dict__", {})  # torch's
+    if not (all(name in given for pair in KV_PAIRS for name in pair) and hasattr(block_mask, "seq_lengths")):
+        return None
+    device, (batch, heads, length, _) = asked[2], asked[3]
+    mask_mod, block_size = block_mask.mask_mod, block_mask.BLOCK_SIZE
+    if block_mask.seq_lengths != (length, keys[3][2]) or getattr(mask_mod, "__name__", None) in SLICED:
+        return None
+    pointers, widths, shape = [], [], None
+    for pair in KV_PAIRS:
+        if given[pair[0]] is None:
+            pointers += [None, None]
+            widths.append(0)
+            continue
+        counts, indices = (hot.describe(given[name]) for name in pair)
+        if counts is None or indices is None or len(indices[3]) != 4 or not (_is_dense(counts, device) and _is_dense(indices, device)):
+            return None
+        if counts[3] != indices[3][:3] or shape not in (None, counts[3]):
+            return None
+        shape = counts[3]
+        pointers += [counts[0], indices[0]]
+        widths.append(indices[3][3])
+    if shape is None or shape[0] not in (1, batch) or shape[1] not in (1, heads):
+        return None
+    torch = sys.modules["torch"]
+    columns = max(widths[0], ceil_div(block_mask.seq_lengths[1], block_size[1]))
+    kinds = torch.empty((*shape, columns), dtype=torch.int8, device=query.device)
+    _filler(device)._launch_fill(_runtime.BlockLists(*pointers), (widths[0], widths[1]),
+                                _runtime.ClassMatrix(kinds.data_ptr(), shape[0] * shape[1], 1, shape[2], columns), device,
+                                gpu.torch_stream()(device))
+    return mask_of(kinds, block_size, mask_mod)
+
+
+_I32 = _runtime.DTYPES.index("i32")
+
+
+def _is_dense(described: tuple[int, int, int, tuple[int, ...], tuple[int, ...]], device: int) -> bool:
+    """Whether an array is one of int32, row-major without gaps, on a GPU."""
+    _, dtype, place, shape, strides = described
+    step = 1
+    for extent, stride in zip(reversed(shape), reversed(strides)):
+        if stride != step:
+            return False
+        step *= extent
+    return dtype == _I32 and place == device and step > 0
+
+
+@functools.cache
+def _filler(device: int) -> Kernel:
+    """Any mask's kernels fill a matrix."""
+    trace, _ = tracing.lookup(None, noop_mask)
+    return of_trace(trace).classifier(device)
+
+
+def kinds_on(torch: Any, block_mask: Any, device: Any) -> Array:
+    """BlockMask.block_kinds as a tensor on `device`, of Heed's or torch's masks. Tensors that are there are not waited
+    for, and torch.compile can trace this, so `torch` is the module."""
+    names = [pair for pair in KV_PAIRS if getattr(block_mask, pair[0]) is not None]
+    pairs = [[torch.as_tensor(getattr(block_mask, name)) for name in pair] for pair in names]
+    pairs = [[x if x.device == device else x.to(device) for x in pair] for pair in pairs]
+    columns = max(pairs[0][1].shape[-1], ceil_div(block_mask.seq_lengths[1], block_mask.BLOCK_SIZE[1]))
+    if torch.compiler.is_compiling() or (place := device_for((), device)) is None:
+        kinds = _scattered(torch, pairs, columns, device)
+    else:
+        kinds = fill(_filler(place), pairs, columns, place)
+    while kinds.ndim < 4:
+        kinds = kinds.unsqueeze(0)
+    return kinds
+
+
+def _scattered(torch: Any, pairs: Sequence[Sequence[Any]], columns: int, device: Any) -> Any:
+    """The kinds of the blocks that lists name, by operations of torch."""
+    kinds: Any = None
+    for kind, (counts, indices) in zip((PARTIAL, FULL), pairs):
+        used = torch.arange(indices.shape[-1], device=device) < counts.unsqueeze(-1)
+        used = used & (indices >= 0) & (indices < columns)
+        flags = torch.zeros((*indices.shape[:-1], columns + 1), dtype=torch.bool, device=device)
+        # The last column takes what names no block.
+        flags = flags.scatter(-1, torch.where(used, indices, columns).long(), True)[..., :columns]
+        kinds = flags.to(torch.int8) if kinds is None else kinds.masked_fill(flags, kind)
+    return kinds
