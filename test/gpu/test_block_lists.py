@@ -16,6 +16,7 @@ from support import DEVICE, Shape, causal, check_flex, fitting, inputs
 from test_streams import SPIN
 
 import heed
+from heed import given_lists
 
 LISTS = ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices",
          "q_num_blocks", "q_indices", "full_q_num_blocks", "full_q_indices")
@@ -110,6 +111,27 @@ def test_lists_feed_kernels() -> None:
     expected = heed.flex_attention(query, key, value, mask_mod=mask_mod)
     found = heed.flex_attention(query, key, value, block_mask=given)
     assert (expected.float() - found.float()).abs().max() < 0.02
+
+
+@takes_a_gpu
+def test_given_lists_that_change() -> None:
+    """By the quick way, from lists as they are when the call's kernel gets to them."""
+    query, key, value = inputs(Shape(2, 4, 4, 1000, 1000))
+    indices = torch.arange(8, device=DEVICE, dtype=torch.int32).expand(2, 1, 8, 8).contiguous()
+    counts = torch.full((2, 1, 8), 2, device=DEVICE, dtype=torch.int32)
+    given = heed.BlockMask.from_kv_blocks(counts, indices, seq_lengths=(1000, 1000))
+    for number in (2, 5, 8):
+        counts.fill_(number)
+        assert given_lists.quick_mask(given, query, key) is not None
+        found = heed.flex_attention(query, key, value, block_mask=given)
+        expected = heed.flex_attention(query, key[:, :, :128 * number], value[:, :, :128 * number])
+        assert (found.float() - expected.float()).abs().max() < 0.02
+    torch.cuda.synchronize()
+    torch.cuda._sleep(100 * SPIN)
+    heed.flex_attention(query, key, value, block_mask=given)
+    done = torch.cuda.Event()
+    done.record()
+    assert not done.query(), "a call waited for the stream"
 
 
 @takes_a_gpu
