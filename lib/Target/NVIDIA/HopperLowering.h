@@ -48,6 +48,16 @@ public:
   mlir::LogicalResult run();
 
 private:
+  /// Elements of a row of a 128-byte swizzled box.
+  static constexpr int64_t kBoxColumns = 64;
+  static constexpr int64_t kSwizzleBytes = 128;
+  /// Of queries, keys, values and output: other elements have the portable path.
+  static constexpr int64_t kElementBytes = 2;
+  /// What the producer leaves for the others of a tile: number, batch, head, number along the
+  /// queries, and the word of the first block.
+  static constexpr int64_t kTileBytes = 32;
+  static constexpr int64_t kFirstWordOffset = 16;
+
   /// Blocks of a tensor in shared memory, or (with one stage) a tile of it.
   struct Ring {
     mlir::Operation *load = nullptr; // tile.load or tile.load_elements
