@@ -13,8 +13,9 @@ from heed import aot
 from heed._config import __version__, show_config
 from heed._runtime import HeedError, get_num_threads, set_num_threads
 from heed.attention import AuxOutput, AuxRequest, flex_attention
-from heed.block_mask import BlockMask, and_masks, create_block_mask, create_mask, noop_mask, or_masks
+from heed.block_mask import BlockMask, create_block_mask, create_mask
 from heed.kernel import Kernel
+from heed.mask_mods import and_masks, noop_mask, or_masks
 from heed.tracing import Trace, TraceError
 from heed.tracing import trace_function as trace
 from heed.tuning import tune

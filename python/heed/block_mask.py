@@ -22,13 +22,11 @@ import contextlib
 import copy
 import dataclasses
 import functools
-import inspect
 import itertools
 import math
 import operator
 import os
 import sys
-import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -37,8 +35,9 @@ import numpy as np
 from heed import arrays, tracing, variant
 from heed.block_matrix import BlockMatrix, device_for, fits, is_capturing
 from heed.block_runs import FULL, PARTIAL, SKIPPED, BlockRuns, ceil_div
+from heed.mask_mods import MaskMod, noop_mask, sliced_mask_mod
+from heed.same_value import same_value
 
-MaskMod = Callable[[Any, Any, Any, Any], Any]  # (b, h, q_idx, kv_idx) -> bool
 Array = Any  # np.ndarray or torch.Tensor: torch is optional, so its type has no name here
 
 DEFAULT_BLOCK_SIZE = 128
@@ -52,69 +51,6 @@ _Q_NAMES = ("q_num_blocks", "q_indices", "full_q_num_blocks", "full_q_indices")
 _LIST_NAMES = _KV_NAMES + _Q_NAMES
 _PAIRS = tuple(zip(_LIST_NAMES[::2], _LIST_NAMES[1::2]))
 KV_PAIRS = _PAIRS[:2]
-
-
-def noop_mask(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
-    """The mask_mod that lets every pair attend."""
-    # A comparison, for it is understood by tensors, arrays, integers and the tracer alike.
-    return q_idx == q_idx
-
-
-def and_masks(*mask_mods: MaskMod) -> MaskMod:
-    """The mask_mod that is true where all of `mask_mods` are; noop_mask for none.
-
-    Raises RuntimeError if one is not callable.
-    """
-    _check_callable(mask_mods)
-    if not mask_mods:
-        return noop_mask
-
-    def and_mask(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
-        result = mask_mods[0](b, h, q_idx, kv_idx)
-        for mask_mod in mask_mods[1:]:
-            result = result & mask_mod(b, h, q_idx, kv_idx)
-        return result
-
-    and_mask.__name__ = _join_names(mask_mods, "and")
-    return and_mask
-
-
-def or_masks(*mask_mods: MaskMod) -> MaskMod:
-    """The mask_mod that is true where one of `mask_mods` is; nowhere for none.
-
-    Raises RuntimeError if one is not callable.
-    """
-    _check_callable(mask_mods)
-
-    def or_mask(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
-        result = mask_mods[0](b, h, q_idx, kv_idx) if mask_mods else q_idx != q_idx
-        for mask_mod in mask_mods[1:]:
-            result = result | mask_mod(b, h, q_idx, kv_idx)
-        return result
-
-    or_mask.__name__ = _join_names(mask_mods, "or")
-    return or_mask
-
-
-def _check_callable(mask_mods: tuple[Any, ...]) -> None:
-    if not all(callable(mask_mod) for mask_mod in mask_mods):
-        raise RuntimeError(f"All inputs should be callable mask_mods: {mask_mods}")
-
-
-def _join_names(mask_mods: tuple[Any, ...], word: str) -> str:
-    """An identifier that says what was combined, as profilers and generated symbols show it."""
-    names = [getattr(mask_mod, "__name__", type(mask_mod).__name__).strip("<>") for mask_mod in mask_mods]
-    joined = f"_{word}_".join(names)
-    return joined if 0 < len(joined) <= 80 else f"{word}_mask"
-
-
-def _sliced_mask_mod(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
-    """The mask_mod of a sliced mask: the original one would see wrong indices."""
-    raise RuntimeError(
-        "Cannot use mask_mod from a sliced BlockMask. block_mask[...] renumbers batches, heads and query blocks, "
-        "and Heed cannot know what offset mask_mod then needs. Set it from the mask that was sliced:\n"
-        "  sliced = block_mask[:, :, i]\n"
-        "  sliced.mask_mod = shifted(block_mask.mask_mod, i)  # not shifted(sliced.mask_mod, i)")
 
 
 # torch and devices.
@@ -640,7 +576,7 @@ class BlockMask:
                  for name, array in ((name, getattr(self, name)) for name in _KV_NAMES)}
         if self._derivation is None and self._lists.get("q_indices", counts) is None:
             lists.update(dict.fromkeys(_Q_NAMES))  # else they follow from the kv lists
-        return self._clone(_lists=lists, _derivation=None, _given=True, _mask_mod=_sliced_mask_mod)
+        return self._clone(_lists=lists, _derivation=None, _given=True, _mask_mod=sliced_mask_mod)
 
     @_eager
     def _adjust(self, new_q_len: int, new_kv_len: int) -> "BlockMask":
@@ -787,45 +723,10 @@ class _Context:
 
     def __eq__(self, other: object) -> bool:
         return (isinstance(other, _Context) and self._key() == other._key()
-                and _same_value(self.rest.mask_mod, other.rest.mask_mod, set()))
+                and same_value(self.rest.mask_mod, other.rest.mask_mod, set()))
 
     def __hash__(self) -> int:
         return hash((self._key(), getattr(self.rest.mask_mod, "__code__", None)))
-
-
-def _cell_contents(function: types.FunctionType) -> list[Any]:
-    contents = []
-    for cell in function.__closure__ or ():
-        try:
-            contents.append(cell.cell_contents)
-        except ValueError:  # a variable that has no value yet
-            contents.append(inspect.Parameter.empty)
-    return contents
-
-
-def _same_value(a: Any, b: Any, pending: set[tuple[int, int]]) -> bool:
-    """Whether two mask_mods, or things that they capture, are interchangeable: functions with the same code and equal
-    captures, equal plain values, and for all else the same object. `pending` are the functions being compared, for a
-    recursive one captures itself."""
-    if a is b or (id(a), id(b)) in pending:
-        return True
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, types.FunctionType):
-        pending = pending | {(id(a), id(b))}
-        return (a.__code__ == b.__code__ and a.__globals__ is b.__globals__
-                and _same_value(a.__defaults__, b.__defaults__, pending)
-                and _same_value(a.__kwdefaults__, b.__kwdefaults__, pending)
-                and _same_value(_cell_contents(a), _cell_contents(b), pending))
-    if isinstance(a, types.MethodType):
-        return a.__self__ is b.__self__ and _same_value(a.__func__, b.__func__, pending)
-    if isinstance(a, functools.partial):
-        return all(_same_value(getattr(a, name), getattr(b, name), pending) for name in ("func", "args", "keywords"))
-    if isinstance(a, (tuple, list)):
-        return len(a) == len(b) and all(_same_value(x, y, pending) for x, y in zip(a, b))
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_same_value(a[key], b[key], pending) for key in a)
-    return isinstance(a, (bool, int, float, complex, str, bytes)) and bool(a == b)
 
 
 # Pieces of the members.

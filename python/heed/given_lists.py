@@ -14,15 +14,16 @@ from typing import Any
 
 from heed import _runtime, arrays, gpu, hot, tracing
 from heed.arrays import Array
-from heed.block_mask import KV_PAIRS, noop_mask
+from heed.block_mask import KV_PAIRS
 from heed.block_matrix import device_for, fill
 from heed.block_runs import FULL, PARTIAL, SKIPPED, ceil_div
 from heed.kernel import Kernel
+from heed.mask_mods import noop_mask
 from heed.variant import of_trace
 
 Mod = Callable[..., Any]
 
-SLICED = ("_sliced_mask_mod", "_sliced_mask_mod_error")  # the mask_mod of a sliced mask, ours and torch's
+SLICED = ("sliced_mask_mod", "_sliced_mask_mod_error")  # the mask_mod of a sliced mask, ours and torch's
 NO_BLOCKS = (1 << 30, 1 << 30)  # torch's block size of a mask that is none, good for all lengths
 
 

@@ -22,6 +22,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import heed
 from heed import block_mask as bm
 from heed import kernel, tracing
 
@@ -375,13 +376,14 @@ WITHOUT_TORCH = """
     import sys
     sys.modules["torch"] = None  # an import of it raises
     import numpy as np
+    import heed
     from heed import block_mask as bm
 
     document = np.repeat(np.arange(3, dtype=np.int32), 50)
     same = lambda b, h, q_idx, kv_idx: document[q_idx] == document[kv_idx]
     causal = lambda b, h, q_idx, kv_idx: q_idx >= kv_idx
     for device in (None, "cpu", "numpy"):
-        mask = bm.create_block_mask(bm.and_masks(causal, same), None, None, 150, 150, device=device, BLOCK_SIZE=50)
+        mask = bm.create_block_mask(heed.and_masks(causal, same), None, None, 150, 150, device=device, BLOCK_SIZE=50)
         assert type(mask.kv_indices) is np.ndarray, device
         assert (mask.block_kinds()[0, 0] == np.eye(3)).all()
         assert mask.q_num_blocks.tolist() == [[[1, 1, 1]]]
@@ -427,7 +429,7 @@ def test_from_kv_blocks(mask_mod: Any, full: bool) -> None:
                     {"BLOCK_SIZE": 64, "seq_lengths": (300, 260)}):
         ours = bm.BlockMask.from_kv_blocks(*lists, **options)
         assert_same(ours, flex.BlockMask.from_kv_blocks(*lists, **options))
-        assert ours.has_given_lists and ours.mask_mod is options.get("mask_mod", bm.noop_mask)
+        assert ours.has_given_lists and ours.mask_mod is options.get("mask_mod", heed.noop_mask)
         assert ours.kv_indices is lists[1]
         ours.validate()
         np.testing.assert_array_equal(ours.block_kinds(), kinds_of(ours))
@@ -738,11 +740,11 @@ def test_pytree_compares_masks_by_what_they_do() -> None:
         return mask_mod
 
     same = [(shifted(1), shifted(1)), (shifted(table), shifted(table)), (shifted((1, "a")), shifted((1, "a"))),
-            (bm.and_masks(causal, shifted(2)), bm.and_masks(causal, shifted(2))), (recursive(), recursive()),
+            (heed.and_masks(causal, shifted(2)), heed.and_masks(causal, shifted(2))), (recursive(), recursive()),
             (functools.partial(shifted(1), d=2), functools.partial(shifted(1), d=2)),
             (MaskClass.INSTANCE.method, MaskClass.INSTANCE.method)]
     different = [(shifted(1), shifted(2)), (shifted(1), shifted(1.0)), (shifted(table), shifted(torch.zeros(3))),
-                 (shifted(1, 1), shifted(1, 2)), (causal, window), (bm.and_masks(causal), bm.or_masks(causal)),
+                 (shifted(1, 1), shifted(1, 2)), (causal, window), (heed.and_masks(causal), heed.or_masks(causal)),
                  (functools.partial(shifted(1), d=2), functools.partial(shifted(1), d=3)),
                  (MaskClass().method, MaskClass().method)]
     for a, b in same:
@@ -863,18 +865,18 @@ def test_create_mask_of_a_score_mod() -> None:
 
 
 def test_combinators() -> None:
-    for combine, reference in ((bm.and_masks, flex.and_masks), (bm.or_masks, flex.or_masks)):
+    for combine, reference in ((heed.and_masks, flex.and_masks), (heed.or_masks, flex.or_masks)):
         for mask_mods in ((causal,), (causal, window), (causal, documents, tiles)):
             assert_same_lists(make(combine(*mask_mods)), make_torch(reference(*mask_mods)))
-        nested = combine(causal, bm.and_masks(window, bm.or_masks(tiles, prefix)))
+        nested = combine(causal, heed.and_masks(window, heed.or_masks(tiles, prefix)))
         assert_same_lists(make(nested), make_torch(nested))
         with pytest.raises(RuntimeError, match="^All inputs should be callable mask_mods"):
             combine(causal, 3)
-    assert bm.and_masks() is bm.noop_mask
-    assert_same_lists(make(bm.noop_mask), make_torch(flex.noop_mask))
-    assert_same_lists(make(bm.noop_mask), make_torch(bm.noop_mask))
-    assert_same_lists(make(bm.or_masks()), make_torch(flex.or_masks()))
-    assert bm.and_masks(causal, window).__name__ == "causal_and_window"
-    assert bm.or_masks(causal, lambda b, h, q_idx, kv_idx: q_idx).__name__ == "causal_or_lambda"
-    assert bm.or_masks().__name__ == "or_mask" and bm.and_masks(*[causal] * 30).__name__ == "and_mask"
-    assert bm.and_masks(MaskClass(), functools.partial(flagged, True)).__name__ == "MaskClass_and_partial"
+    assert heed.and_masks() is heed.noop_mask
+    assert_same_lists(make(heed.noop_mask), make_torch(flex.noop_mask))
+    assert_same_lists(make(heed.noop_mask), make_torch(heed.noop_mask))
+    assert_same_lists(make(heed.or_masks()), make_torch(flex.or_masks()))
+    assert heed.and_masks(causal, window).__name__ == "causal_and_window"
+    assert heed.or_masks(causal, lambda b, h, q_idx, kv_idx: q_idx).__name__ == "causal_or_lambda"
+    assert heed.or_masks().__name__ == "or_mask" and heed.and_masks(*[causal] * 30).__name__ == "and_mask"
+    assert heed.and_masks(MaskClass(), functools.partial(flagged, True)).__name__ == "MaskClass_and_partial"

@@ -11,6 +11,7 @@
 
 #include "FakeLaunch.h"
 
+#include <functional>
 #include <gtest/gtest.h>
 
 namespace fake {
@@ -34,6 +35,22 @@ struct GpuTest : testing::Test {
     setCurrent(nullptr);
   }
 };
+
+/// Expects `launch` to fail and to launch nothing.
+inline void expectError(Launch &launch, const char *message,
+                        heed_status expected = HEED_INVALID_ARGUMENT) {
+  cuda().launches.clear();
+  EXPECT_EQ(launch.run(), expected) << message;
+  EXPECT_STREQ(heed_last_error(), message);
+  EXPECT_TRUE(cuda().launches.empty());
+}
+
+inline void expectError(const char *message, std::function<void(Launch &)> change,
+                        heed_status expected = HEED_INVALID_ARGUMENT) {
+  Launch launch;
+  change(launch);
+  expectError(launch, message, expected);
+}
 
 } // namespace fake
 
