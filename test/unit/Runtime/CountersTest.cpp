@@ -9,6 +9,7 @@
 #include "GpuTest.h"
 
 #include <gtest/gtest.h>
+#include <deque>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -105,12 +106,13 @@ TEST_F(Gpu, StreamsThatComeAtTheSameTime) {
   for (auto &own : streams)
     for (int i = 0; i < numStreams; ++i)
       own.push_back(cuda().makeStream(context));
+  std::deque<Launch> launches(numThreads); // made by one thread, as they note their memory
   std::mutex mutex;
   std::vector<std::thread> threads;
   for (int t = 0; t < numThreads; ++t)
     threads.emplace_back([&, t] {
       fake::setCurrent(context);
-      Launch c;
+      Launch &c = launches[t];
       c.codes[0].blocks_per_sm = 1;
       for (CUstream_st *stream : streams[t]) {
         c.stream = stream;
