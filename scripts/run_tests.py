@@ -6,8 +6,8 @@
 #   python   pytest over test/python
 #   fuzz     the libFuzzer programs of build-fuzz, for --fuzz-seconds in all
 #
-# --quick leaves out the slow pytest cases and the fuzzing. The last line reads 'N passed, N failed, N skipped'. The
-# exit status is 1 when a test failed, when a runner did, or when a stage ran no test.
+# --quick leaves out the slow pytest cases and the fuzzing, and runs what is left side by side. The last line reads
+# 'N passed, N failed, N skipped'. The exit status is 1 when a test failed, when a runner did, or when a stage ran no test.
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ def cases(report: pathlib.Path) -> list[ET.Element]:
 def unit(options: argparse.Namespace) -> Result:
     reports = options.reports / "unit"  # GoogleTest programs write a file each; ctest knows programs only
     status = run(["ctest", "--test-dir", options.build, "--output-on-failure", "--no-tests=error",
-                  "--exclude-regex", "^heed-lit$", "--output-junit", options.reports / "unit.xml"],
+                  "--exclude-regex", "^heed-lit$", "--output-junit", options.reports / "unit.xml",
+                  *(["--parallel", os.cpu_count()] if options.quick else [])],
                  GTEST_OUTPUT=f"xml:{reports}/")
     result = Result()
     for program in cases(options.reports / "unit.xml"):
@@ -90,7 +91,7 @@ def lit(options: argparse.Namespace) -> Result:
 def python(options: argparse.Namespace) -> Result:
     report = options.reports / "python.xml"
     status = run([sys.executable, "-m", "pytest", "test/python", f"--junitxml={report}",
-                  *(["-m", "not slow"] if options.quick else [])],
+                  *(["-m", "not slow", "-n", "auto", "--dist", "loadfile"] if options.quick else [])],
                  HEED_BUILD=str(options.build))
     result = Result()
     for case in cases(report):

@@ -65,6 +65,7 @@ RANDOM = dict(text=mask_texts(), seed=st.integers(0, 2 ** 32 - 1), B=st.integers
               geometries=st.lists(GEOMETRY, min_size=2, max_size=3))
 
 
+@pytest.mark.slow
 @settings(max_examples=160, **COMMON)
 @given(**RANDOM)
 def test_random_masks(text: str, seed: int, B: int, H: int, geometries: list[Geometry]) -> None:

@@ -86,6 +86,7 @@ def matches(expected: str, printed: str) -> bool:
     return re.fullmatch(pattern, printed.strip(), re.DOTALL) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if TESTED in page.read_text()],
                          ids=lambda page: str(page.relative_to(ROOT)))
 def test_page_runs(page: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -204,6 +204,7 @@ def test_score_of_minus_infinity_masks(kernels: Kernels, dtype: str) -> None:
     check(kernels("v", dtype, 64, source=text), variant, Shape(2, 2, 1, 200, 300))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("poison", (np.nan, np.inf, -np.inf))
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("target", X86_TARGETS)
@@ -234,6 +235,7 @@ def test_masked_keys_may_hold_anything(kernels: Kernels, target: str, dtype: str
         compare(out[:, :, :150], lse[:, :, :150], expected_head, dtype, str(bad))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("target", X86_TARGETS)
 @pytest.mark.parametrize("name", ("dense", "causal", "checkerboard"))

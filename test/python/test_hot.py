@@ -265,6 +265,7 @@ def test_learned_captures(ways: Ways) -> None:
         heed.flex_attention(*given, alibi(bias))
 
 
+@pytest.mark.slow
 def test_many_traces_of_one_site(ways: Ways, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also more of them than a site may have plans."""
     def times(count: int) -> Any:

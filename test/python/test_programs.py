@@ -60,6 +60,7 @@ def test_server(tmp_path: pathlib.Path, compiler: str) -> None:
     assert "libheed_runtime" in needed and "LLVM" not in needed and "python" not in needed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", ("c++", "clang++-22"))
 def test_gpu(tmp_path: pathlib.Path, compiler: str) -> None:
     if not shutil.which(compiler):

@@ -23,6 +23,7 @@ def shapes(draw: st.DrawFn) -> Shape:
     return Shape(draw(st.integers(1, 3)), kv_heads * draw(st.integers(1, 4)), kv_heads, draw(LENGTH), draw(LENGTH))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ("f32", "bf16", "f16"))
 @settings(max_examples=60, **COMMON)
 @given(st.data())

@@ -240,6 +240,7 @@ SLOW = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FAST, ids=str)
 def test_fast(tmp_path: pathlib.Path, case: Case) -> None:
     run(tmp_path, case)

@@ -128,6 +128,7 @@ def check(mask_mod: Any, B: int, H: int, geometries: list[Geometry], note: Any =
             np.testing.assert_array_equal(made, expected, err_msg=str((note, g)))
 
 
+@pytest.mark.slow
 @settings(max_examples=12, **COMMON)
 @given(text=mask_texts(), seed=st.integers(0, 2 ** 32 - 1), B=st.integers(1, 2), H=st.integers(1, 3), geometry=GEOMETRY)
 def test_random_masks(text: str, seed: int, B: int, H: int, geometry: Geometry) -> None:
@@ -176,6 +177,7 @@ def per_head() -> Any:
     return lambda b, h, q, kv: abs(q - kv) * scale[b] < width[h]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask_mod, B, H", [
     (lambda b, h, q, kv: q >= kv, 1, 1), (lambda b, h, q, kv: (q - kv) % 3 == 0, 1, 1), (lambda b, h, q, kv: q > 8, 1, 1),
     (lambda b, h, q, kv: kv < 600, 1, 1), (lambda b, h, q, kv: q != q, 2, 3), (heed.noop_mask, 1, 1),
@@ -187,6 +189,7 @@ def test_masks(mask_mod: Any, B: int, H: int) -> None:
                            Geometry(1, 1, 128, 128)])
 
 
+@pytest.mark.slow
 def test_masks_of_floats() -> None:
     """All pairs are looked at."""
     check(per_head(), 2, 3, [Geometry(50, 70, 16, 32)])

@@ -8,6 +8,7 @@ import pathlib
 import sys
 import time
 
+import pytest
 from conftest import ROOT
 
 sys.path.append(str(ROOT / "scripts"))
@@ -43,6 +44,7 @@ def run(tmp_path: pathlib.Path, names: list[str], seconds: float = 60, program: 
                        deadline=time.time() + seconds)
 
 
+@pytest.mark.slow
 def test_each_item_has_an_end(tmp_path: pathlib.Path) -> None:
     outcome = run(tmp_path, ["a", "hangs", "b", "dies", "leaves", "c", "last words", "d"])
     assert not outcome.missing and not outcome.problem
@@ -53,6 +55,7 @@ def test_each_item_has_an_end(tmp_path: pathlib.Path) -> None:
     assert "77" in outcome.ends["leaves"]["message"]
 
 
+@pytest.mark.slow
 def test_time_is_up(tmp_path: pathlib.Path) -> None:
     outcome = run(tmp_path, ["a", "hangs", "b"], seconds=1)
     assert outcome.ends["a"]["outcome"] == "passed" and outcome.missing == ["b"]

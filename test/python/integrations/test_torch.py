@@ -71,6 +71,7 @@ class Layer(torch.nn.Module):
         return output.transpose(1, 2).reshape(batch, length, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_layer(backend: str) -> None:
     """Dynamic lengths; what is captured changes between calls, and is seen."""
@@ -230,6 +231,7 @@ def _masks() -> dict[str, Any]:
     return {**masks, "torch": create_block_mask(causal, None, None, 300, 300, device="cpu")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("captured", [False, True])
 @pytest.mark.parametrize("name", ["derived", "given", "full", "torch"])
 def test_block_masks(name: str, captured: bool) -> None:
@@ -330,6 +332,7 @@ def test_operator() -> None:
 # Models.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "padded", "backend"), [
     ("Llama", False, "eager"), ("Llama", True, "eager"), ("Gemma2", True, "eager"),
     pytest.param("Llama", True, "inductor", marks=BACKENDS[1].marks)])

@@ -18,6 +18,8 @@ from heed import tracing, variant  # noqa: E402
 from heed.integrations import transformers as integration  # noqa: E402
 from transformers import masking_utils  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 integration.register()
 
 VOCABULARY = 101
