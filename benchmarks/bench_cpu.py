@@ -383,7 +383,7 @@ def summary(content: dict[str, Any]) -> str:
     def cell(values: list[float]) -> str:
         return " ".join(f"{x:.2f}" for x in (min(values), statistics.median(values), max(values))) if values else ""
 
-    lines = [f"`benchmarks/bench_cpu.py` on {content['date']}: {content['cpu']}, {content['cpus']} CPUs, PyTorch {content['torch']}; "
+    lines = [f"`benchmarks/bench_cpu.py` on {content.get('date', 'an unknown day')}: {content['cpu']}, {content['cpus']} CPUs, PyTorch {content['torch']}; "
              f"{len(results)} cases.", "", f"| variant, type | {' | '.join(title for title, _ in columns)} |", f"|{'---|' * (len(columns) + 1)}"]
     for dtype in ("f32", "bf16"):
         for variant in VARIANTS:

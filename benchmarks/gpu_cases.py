@@ -109,6 +109,7 @@ def all_cases(small: bool = False) -> list[Case]:
     cases = [*_library_cases(), *_variant_cases(),
              *(Case("host", name, 64, 64, ("add", "sdpa", "flex") if name == "full" else (), (Goal("heed", HOST_US),), quick=name == "causal")
                for name in ("full", "causal", "alibi")),
+             Case("host", "given_lists", 64, 64, ("flex",)),
              *(Case("cold", name, D, 2048, ("flex",) if name == "alibi" else (), (Goal("heed", COLD_SECONDS),), quick=name == "alibi")
                for name, D in (("alibi", 128), ("softcap", 64), ("documents", 256))),
              *_portable_cases(), *_example_cases()]
@@ -173,7 +174,7 @@ def mods(case: Case, device: Any) -> Mods:
         return lambda s, b, h, q, kv: s + bias[h, q, kv], None
 
     made: dict[str, Callable[[], Mods]] = {
-        "full": example_mods.dense, "causal": example_mods.causal,
+        "full": example_mods.dense, "causal": example_mods.causal, "given_lists": example_mods.causal,
         "alibi": lambda: example_mods.alibi(_slopes(case, device)),
         "alibi_full": lambda: (example_mods.alibi(_slopes(case, device))[0], None),
         "relative_bias": relative_bias, "full_bias": full_bias,

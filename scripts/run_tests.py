@@ -66,7 +66,7 @@ def unit(options: argparse.Namespace) -> Result:
     reports = options.reports / "unit"  # GoogleTest programs write a file each; ctest knows programs only
     status = run(["ctest", "--test-dir", options.build, "--output-on-failure", "--no-tests=error",
                   "--exclude-regex", "^heed-lit$", "--output-junit", options.reports / "unit.xml",
-                  *(["--parallel", os.cpu_count()] if options.quick else [])],
+                  *(["--parallel", len(os.sched_getaffinity(0))] if options.quick else [])],
                  GTEST_OUTPUT=f"xml:{reports}/")
     result = Result()
     for program in cases(options.reports / "unit.xml"):

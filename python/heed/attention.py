@@ -389,7 +389,7 @@ def mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: Any, key: Any, val
         raise refusal
     if not isinstance(block_mask, BlockMask):
         block_mask = _adopt(block_mask)
-    if getattr(block_mask.mask_mod, "__name__", None) in given_lists.SLICED:
+    if given_lists.is_sliced(block_mask.mask_mod):
         block_mask.mask_mod(None, None, None, None)  # raises, and says what to do
     *batch_dims, mask_q, mask_kv = block_mask.shape
     length, kv_length = query.shape[-2], key.shape[-2]
@@ -401,7 +401,7 @@ def mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: Any, key: Any, val
             + ("you likely need to create a new block mask." if smaller else
                "you can either 1. create a new block mask with the correct length, or 2. 'adjust' the existing block mask to "
                f"the correct length by calling block_mask._adjust({length}, {kv_length})."))
-    for name, found, wanted in zip(("batch size", "number of heads"), batch_dims, query.shape):
+    for name, found, wanted in zip(("batch size", "number of heads"), given_lists.of_batch_and_head(batch_dims), query.shape):
         if found not in (1, wanted):
             raise ValueError(f"Expect block_mask and query to have the same {name}, or 1 in the block_mask, "
                              f"but got {found} and {wanted}.")

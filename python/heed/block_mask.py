@@ -132,6 +132,10 @@ def _device_of(array: Array) -> Any:
 # Checks of arguments.
 
 
+def is_debugging() -> bool:
+    return os.environ.get("HEED_DEBUG", "0") not in ("", "0")
+
+
 def _length(name: str, value: Any) -> int:
     try:
         number = operator.index(value)
@@ -359,7 +363,7 @@ class BlockMask:
         self.seq_lengths = (_length("query length", q_len), _length("key length", kv_len))
         self._check_shapes()
         _meet_torch()
-        if os.environ.get("HEED_DEBUG", "0") not in ("", "0"):
+        if is_debugging():
             self.validate()
 
     @classmethod

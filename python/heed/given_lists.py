@@ -14,17 +14,26 @@ from typing import Any
 
 from heed import _runtime, arrays, gpu, hot, tracing
 from heed.arrays import Array
-from heed.block_mask import KV_PAIRS
+from heed.block_mask import KV_PAIRS, is_debugging
 from heed.block_matrix import device_for, fill
 from heed.block_runs import FULL, PARTIAL, SKIPPED, ceil_div
 from heed.kernel import Kernel
-from heed.mask_mods import noop_mask
+from heed.mask_mods import noop_mask, sliced_mask_mod
 from heed.variant import of_trace
 
 Mod = Callable[..., Any]
 
-SLICED = ("sliced_mask_mod", "_sliced_mask_mod_error")  # the mask_mod of a sliced mask, ours and torch's
 NO_BLOCKS = (1 << 30, 1 << 30)  # torch's block size of a mask that is none, good for all lengths
+
+
+def is_sliced(mask_mod: Any) -> bool:
+    """Whether it is the mask_mod of a sliced mask, ours or torch's, which says what to do when it is called."""
+    return mask_mod is sliced_mask_mod or getattr(mask_mod, "__name__", None) == "_sliced_mask_mod_error"
+
+
+def of_batch_and_head(batch_dims: Sequence[int]) -> tuple[int, ...]:
+    """Lists of fewer batch dims are the same for what is missing, from the left."""
+    return (1,) * (2 - len(batch_dims)) + tuple(batch_dims)
 
 
 def mask_of(kinds: Any, block_size: tuple[int, int], mask_mod: Mod) -> Mod:
@@ -52,14 +61,19 @@ def quick_mask(block_mask: Any, query: Any, key: Any) -> Mod | None:
     """mask_for in a few microseconds: for lists of int32, dense, of four and three dims, where query is on a GPU, and that
     fit the call. None for others, whatever the reason."""
     asked, keys = hot.describe(query), hot.describe(key)
-    if asked is None or keys is None or asked[2] < 0:
+    if asked is None or keys is None or asked[2] < 0 or len(asked[3]) != 4 or len(keys[3]) != 4:
         return None
-    given = getattr(block_mask, "_lists", None) or getattr(block_mask, "__dict__", {})  # torch's
+    given = getattr(block_mask, "_lists", None)
+    if not given:  # torch's, which nobody has checked yet
+        given = getattr(block_mask, "__dict__", {})
+        if is_debugging():
+            return None
     if not (all(name in given for pair in KV_PAIRS for name in pair) and hasattr(block_mask, "seq_lengths")):
         return None
     device, (batch, heads, length, _) = asked[2], asked[3]
     mask_mod, block_size = block_mask.mask_mod, block_mask.BLOCK_SIZE
-    if block_mask.seq_lengths != (length, keys[3][2]) or getattr(mask_mod, "__name__", None) in SLICED:
+    if (block_mask.seq_lengths != (length, keys[3][2]) or is_sliced(mask_mod) or not callable(mask_mod)
+            or not isinstance(block_size, tuple)):
         return None
     pointers, widths, shape = [], [], None
     for pair in KV_PAIRS:

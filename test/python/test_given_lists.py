@@ -123,5 +123,57 @@ def test_others_take_the_other_way(filler: Filler) -> None:
     assert quick(*(x.numpy() for x in lists)) is None, "not on the GPU"
     assert quick(*lists, lengths=(100, 190)) is None, "of another length"
     assert quick(*lists, query=QUERY.numpy()) is None, "queries of NumPy"
+    assert quick(*lists, query=QUERY[0]) is None, "of another rank"
     assert given_lists.quick_mask(causal, QUERY, KEY) is None and given_lists.quick_mask((), QUERY, KEY) is None
     assert filler.calls == 1
+
+
+def test_lists_that_are_not_all_there(filler: Filler) -> None:
+    """Of a derived mask with a mask_mod of its own, of which somebody has read one list."""
+    mask = heed.create_block_mask(causal, None, None, 100, 200, device="cpu", BLOCK_SIZE=32)
+    assert mask.kv_num_blocks is not None
+    mask.mask_mod = lambda b, h, q, kv: q >= kv + 1
+    assert mask.has_given_lists and given_lists.quick_mask(mask, QUERY, KEY) is None and filler.calls == 0
+
+
+def test_torchs_masks_are_checked_in_debug_mode(filler: Filler, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.nn.attention.flex_attention import BlockMask
+
+    counts, indices, *_ = lists_of(made())
+    mask = BlockMask.from_kv_blocks(counts + 1, indices * 0, BLOCK_SIZE=32, mask_mod=causal, seq_lengths=(100, 200))
+    assert given_lists.quick_mask(mask, QUERY, KEY) is not None
+    monkeypatch.setenv("HEED_DEBUG", "1")
+    assert given_lists.quick_mask(mask, QUERY, KEY) is None
+    with pytest.raises(ValueError, match="kv_indices"):
+        heed.flex_attention(QUERY, KEY, KEY, block_mask=mask)
+
+
+def test_a_mask_of_that_name_is_no_sliced_one() -> None:
+    def sliced_mask_mod(b: Any, h: Any, q: Any, kv: Any) -> Any:
+        return q + 0 >= kv
+
+    mask = heed.BlockMask.from_kv_blocks(*lists_of(made()), BLOCK_SIZE=32, mask_mod=sliced_mask_mod, seq_lengths=(100, 200))
+    assert torch.equal(heed.flex_attention(QUERY, KEY, KEY, block_mask=mask), heed.flex_attention(QUERY, KEY, KEY, mask_mod=causal))
+
+
+@pytest.mark.parametrize("compiles", (False, True))
+def test_lists_of_heads_alone(compiles: bool) -> None:
+    """Dims are missing from the left, as in BlockMask.block_kinds."""
+    query, key = torch.randn(2, 3, 64, 16), torch.randn(2, 3, 64, 16)
+    counts = torch.tensor([[1, 2], [2, 2], [2, 1]], dtype=torch.int32)  # 3 heads, 2 rows
+    indices = torch.tensor([[0, 1], [1, 0]], dtype=torch.int32).expand(3, 2, 2).contiguous()
+    mask = heed.BlockMask.from_kv_blocks(counts, indices, BLOCK_SIZE=32, seq_lengths=(64, 64))
+
+    def call(*args: Any, **named: Any) -> Any:
+        return heed.flex_attention(*args, **named)
+
+    call = torch.compile(call) if compiles else call
+    found = call(query, key, key, block_mask=mask)
+    for head in range(3):
+        for row in range(2):
+            keys = torch.cat([key[:, head, 32 * block:32 * block + 32] for block in indices[head, row, :counts[head, row]].tolist()], 1)
+            queries = query[:, head, 32 * row:32 * row + 32]
+            expected = torch.softmax(queries @ keys.transpose(1, 2) / 4, -1) @ keys
+            assert torch.allclose(found[:, head, 32 * row:32 * row + 32], expected, atol=1e-5)
+    with pytest.raises(ValueError, match="number of heads"):
+        call(query[:, :2], key[:, :2], key[:, :2], block_mask=mask)

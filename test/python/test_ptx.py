@@ -80,6 +80,8 @@ def test_common(tmp_path: pathlib.Path, name: str, dtype: str, target: str) -> N
 @pytest.mark.parametrize(("target", "tune"), [("sm_80", ""), ("sm_86", ""), ("sm_90a", ""), ("sm_90a", "no_wgmma"), ("sm_120", "")])
 def test_dims(tmp_path: pathlib.Path, target: str, tune: str, dtype: str, dims: tuple[int, int]) -> None:
     check(assemble(tmp_path, "causal", dtype, dims, target, tune))
+    if target in ("sm_80", "sm_86"):  # has other schedules
+        check(assemble(tmp_path, "dense", dtype, dims, target, tune))
 
 
 @pytest.mark.slow

@@ -364,12 +364,13 @@ static SmallVector<Shape> portableShapes(const GPUTarget &target, const GPUProbl
     return {{1, 32}, {2, 32}, {1, 16}};
   SmallVector<Shape> shapes;
   int64_t columns = std::max(problem.headDim, problem.valueHeadDim);
-  // With WGMMA this path is for arrays that are not aligned: what copies those takes registers.
+  // With WGMMA this path is for arrays that are not aligned, up to head dim 128 at least: what
+  // copies those takes registers.
   bool isMain = !target.hasWGMMA;
-  // Longer blocks are faster where nothing else needs registers: 6% at head dim 128, 1 to 4% at 256
-  // (heed.tune on an H100). For sm_100 and later ptxas finds none.
+  // Longer blocks are faster where nothing else needs registers: 6% at head dim 128, 1 to 4% at
+  // 256, in turns with the shorter ones on an H100. For sm_100 and later ptxas finds no room.
   bool isBare = !problem.direct.hasScore && !problem.direct.hasMask;
-  if (isMain && isBare && columns > 64 && target.capability < 100)
+  if (isMain && isBare && columns > 64 && columns <= 256 && target.capability < 100)
     shapes.push_back(columns <= 128 ? Shape{2, 64, 2} : Shape{2, 80});
   if (columns <= 64 && !isLong(problem.direct))
     shapes.append({{2, 128, 2}, {2, 96, 2}});

@@ -8,8 +8,8 @@
 
 #include "GpuTest.h"
 
-#include <gtest/gtest.h>
 #include <deque>
+#include <gtest/gtest.h>
 #include <mutex>
 #include <set>
 #include <thread>
