@@ -470,24 +470,15 @@ void AmpereLowering::loadQueries(Value firstRow) {
 }
 
 void AmpereLowering::scaleQueries(Value factor) {
-  int64_t perWord = 4 / elementBytes;
   int64_t pieces = query.stageBytes() / kPieceBytes;
   e.loop(e.threadId(), e.cst(pieces), e.cst(numThreads()), {},
          [&](Value index, ValueRange) -> Emitter::Values {
            Value address = e.add(e.add(sharedBase, query.offset), e.shl(index, 4));
            Registers words = e.ptx("ld.shared.v4.b32 {$0, $1, $2, $3}, [$4];", "=r,=r,=r,=r,r",
                                    address, SmallVector<Type>(4, e.i32()));
-           for (Value &word : words) {
-             if (perWord == 1) {
-               word = e.bitcast(e.i32(), e.fmul(e.bitcast(e.f32(), word), factor));
-               continue;
-             }
-             Type i16 = builder.getI16Type();
-             Value low = arith::TruncIOp::create(builder, e.loc, i16, word);
-             Value high = arith::TruncIOp::create(builder, e.loc, i16, e.shr(word, 16));
-             word = e.packPair(element, e.fmul(e.widen(element, low), factor),
-                               e.fmul(e.widen(element, high), factor));
-           }
+           for (Value &word : words)
+             word = is16Bit() ? e.scalePair(element, word, factor)
+                              : e.bitcast(e.i32(), e.fmul(e.bitcast(e.f32(), word), factor));
            words.insert(words.begin(), address);
            e.ptx("st.shared.v4.b32 [$0], {$1, $2, $3, $4};", "r,r,r,r,r", words);
            return {};

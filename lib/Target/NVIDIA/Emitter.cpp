@@ -64,6 +64,13 @@ Value Emitter::widen(Type element, Value bits16) {
   return bitcast(f32(), shl(wide, 16));
 }
 
+Value Emitter::scalePair(Type element, Value word, Value factor) {
+  Type i16 = b.getI16Type();
+  Value low = arith::TruncIOp::create(b, loc, i16, word);
+  Value high = arith::TruncIOp::create(b, loc, i16, shr(word, 16));
+  return packPair(element, fmul(widen(element, low), factor), fmul(widen(element, high), factor));
+}
+
 Value Emitter::narrow(Type element, Value x) {
   StringRef type = element.isBF16() ? "bf16" : "f16";
   return purePtx("cvt.rn." + type + ".f32 $0, $1;", "=h,f", x, b.getI16Type());

@@ -124,6 +124,8 @@ public:
   Value packPair(Type element, Value low, Value high);
   /// The bits of an f16 or bf16 as f32.
   Value widen(Type element, Value bits16);
+  /// A pair of bf16 or f16, each times an f32.
+  Value scalePair(Type element, Value word, Value factor);
   /// An f32 rounded to bf16 or f16, as bits.
   Value narrow(Type element, Value x);
   Value bitcast(Type type, Value x) { return mlir::arith::BitcastOp::create(b, loc, type, x); }

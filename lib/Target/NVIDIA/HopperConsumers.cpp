@@ -88,13 +88,8 @@ LogicalResult HopperLowering::lowerScale(tile::ScaleOp op) {
         Value address = e.add(base, box * tileRows() * kSwizzleBytes + part * 2048);
         Registers words = e.ptx("ld.shared.v4.b32 {$0, $1, $2, $3}, [$4];", "=r,=r,=r,=r,r",
                                 address, SmallVector<Type>(4, e.i32()));
-        for (Value &word : words) {
-          Type i16 = builder.getI16Type();
-          Value low = arith::TruncIOp::create(builder, e.loc, i16, word);
-          Value high = arith::TruncIOp::create(builder, e.loc, i16, e.shr(word, 16));
-          word = e.packPair(element, e.fmul(e.widen(element, low), factor),
-                            e.fmul(e.widen(element, high), factor));
-        }
+        for (Value &word : words)
+          word = e.scalePair(element, word, factor);
         words.insert(words.begin(), address);
         e.ptx("st.shared.v4.b32 [$0], {$1, $2, $3, $4};", "r,r,r,r,r", words);
       }
