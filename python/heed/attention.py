@@ -401,10 +401,7 @@ def mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: Any, key: Any, val
             + ("you likely need to create a new block mask." if smaller else
                "you can either 1. create a new block mask with the correct length, or 2. 'adjust' the existing block mask to "
                f"the correct length by calling block_mask._adjust({length}, {kv_length})."))
-    for name, found, wanted in zip(("batch size", "number of heads"), given_lists.of_batch_and_head(batch_dims), query.shape):
-        if found not in (1, wanted):
-            raise ValueError(f"Expect block_mask and query to have the same {name}, or 1 in the block_mask, "
-                             f"but got {found} and {wanted}.")
+    given_lists.check_batch_dims(batch_dims, query.shape)
     if not block_mask.has_given_lists:
         derived = block_mask.mask_mod
         return derived

@@ -73,21 +73,28 @@ class BlockMatrix:
 def fill(kernel: Kernel, pairs: Sequence[Sequence[Any]], columns: int, device: int) -> Any:
     """The classes of blocks that lists name, as `BlockMask.block_kinds` understands them: a tensor int8 (..., rows, columns).
 
-    `kernel`: the classifier of any mask. `pairs`: counts and indices of the partial blocks and, if there are any, of the full ones, tensors
-    of torch on `device`."""
+    `kernel`: the classifier of any mask. `pairs`: counts and indices of the partial blocks and, if there are any, of the full
+    ones, tensors of torch on `device`."""
     torch = sys.modules["torch"]
-    shape = pairs[0][1].shape[:-1]
+    shape = tuple(pairs[0][1].shape[:-1])
     for counts, indices in pairs:
         if counts.shape != shape or indices.shape[:-1] != shape:
-            raise ValueError(f"expected counts of shape {tuple(shape)}, found {tuple(counts.shape)} with indices of shape "
+            raise ValueError(f"expected counts of shape {shape}, found {tuple(counts.shape)} with indices of shape "
                              f"{tuple(indices.shape)}")
     lists = [x.to(torch.int32).contiguous() for pair in pairs for x in pair]
     partial_width, full_width = [x.shape[-1] for x in lists[1::2]] + [0] * (2 - len(pairs))
-    classes = torch.empty((*shape, columns), dtype=torch.int8, device=lists[0].device)
-    *batch_dims, rows = shape
-    kernel._launch_fill(
-        _runtime.BlockLists(*(x.data_ptr() for x in lists)), (partial_width, full_width),
-        _runtime.ClassMatrix(classes.data_ptr(), math.prod(batch_dims), 1, rows, columns), device, _stream(device))
+    return fill_from(kernel, [x.data_ptr() for x in lists], (partial_width, full_width), (*shape, columns), lists[0].device, device)
+
+
+def fill_from(kernel: Kernel, addresses: Sequence[int | None], widths: tuple[int, int], shape: tuple[int, ...], place: Any,
+              device: int) -> Any:
+    """fill for lists of int32, dense, at `addresses`; None, or left out: there are no such blocks. `widths`: the last extents of
+    the partial blocks' indices and of the full ones'. `shape`: of the result. `place`: torch's word for `device`."""
+    torch = sys.modules["torch"]
+    classes = torch.empty(shape, dtype=torch.int8, device=place)
+    *batch_dims, rows, columns = shape
+    kernel._launch_fill(_runtime.BlockLists(*addresses), widths,
+                        _runtime.ClassMatrix(classes.data_ptr(), math.prod(batch_dims), 1, rows, columns), device, _stream(device))
     return classes
 
 

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from heed import _runtime, arrays, gpu, hot, tracing
+from heed import _runtime, arrays, hot, tracing
 from heed.arrays import Array
 from heed.block_mask import KV_PAIRS, is_debugging
-from heed.block_matrix import device_for, fill
+from heed.block_matrix import device_for, fill, fill_from
 from heed.block_runs import FULL, PARTIAL, SKIPPED, ceil_div
 from heed.kernel import Kernel
-from heed.mask_mods import noop_mask, sliced_mask_mod
+from heed.mask_mods import MaskMod, noop_mask, sliced_mask_mod
 from heed.variant import of_trace
-
-Mod = Callable[..., Any]
 
 NO_BLOCKS = (1 << 30, 1 << 30)  # torch's block size of a mask that is none, good for all lengths
 
@@ -31,12 +29,16 @@ def is_sliced(mask_mod: Any) -> bool:
     return mask_mod is sliced_mask_mod or getattr(mask_mod, "__name__", None) == "_sliced_mask_mod_error"
 
 
-def of_batch_and_head(batch_dims: Sequence[int]) -> tuple[int, ...]:
-    """Lists of fewer batch dims are the same for what is missing, from the left."""
-    return (1,) * (2 - len(batch_dims)) + tuple(batch_dims)
+def check_batch_dims(batch_dims: Sequence[int], query_shape: Sequence[int]) -> None:
+    """ValueError unless a mask of these batch dims is for such queries. Fewer than two: those on the left are missing."""
+    whole = (1,) * (2 - len(batch_dims)) + tuple(batch_dims)
+    for name, found, wanted in zip(("batch size", "number of heads"), whole, query_shape):
+        if found != 1 and found != wanted:
+            raise ValueError(f"Expect block_mask and query to have the same {name}, or 1 in the block_mask, "
+                             f"but got {found} and {wanted}.")
 
 
-def mask_of(kinds: Any, block_size: tuple[int, int], mask_mod: Mod) -> Mod:
+def mask_of(kinds: Any, block_size: tuple[int, int], mask_mod: MaskMod) -> MaskMod:
     """Pairs of full blocks attend, those of partial blocks where mask_mod says so. `kinds`: as BlockMask.block_kinds."""
     block_q, block_kv = int(block_size[0]), int(block_size[1])
     per_batch, per_head = kinds.shape[0] > 1, kinds.shape[1] > 1
@@ -48,7 +50,7 @@ def mask_of(kinds: Any, block_size: tuple[int, int], mask_mod: Mod) -> Mod:
     return listed
 
 
-def mask_for(block_mask: Any, query: Array) -> Mod:
+def mask_for(block_mask: Any, query: Array) -> MaskMod:
     """The mask of the lists, with kinds where the query is."""
     if arrays.is_torch(query) and query.is_cuda:
         kinds = kinds_on(sys.modules["torch"], block_mask, query.device)
@@ -57,7 +59,7 @@ def mask_for(block_mask: Any, query: Array) -> Mod:
     return mask_of(kinds, block_mask.BLOCK_SIZE, block_mask.mask_mod)
 
 
-def quick_mask(block_mask: Any, query: Any, key: Any) -> Mod | None:
+def quick_mask(block_mask: Any, query: Any, key: Any) -> MaskMod | None:
     """mask_for in a few microseconds: for lists of int32, dense, of four and three dims, where query is on a GPU, and that
     fit the call. None for others, whatever the reason."""
     asked, keys = hot.describe(query), hot.describe(key)
@@ -75,10 +77,10 @@ def quick_mask(block_mask: Any, query: Any, key: Any) -> Mod | None:
     if (block_mask.seq_lengths != (length, keys[3][2]) or is_sliced(mask_mod) or not callable(mask_mod)
             or not isinstance(block_size, tuple)):
         return None
-    pointers, widths, shape = [], [], None
+    addresses, widths, shape = [], [], None
     for pair in KV_PAIRS:
         if given[pair[0]] is None:
-            pointers += [None, None]
+            addresses += [None, None]
             widths.append(0)
             continue
         counts, indices = (hot.describe(given[name]) for name in pair)
@@ -87,16 +89,12 @@ def quick_mask(block_mask: Any, query: Any, key: Any) -> Mod | None:
         if counts[3] != indices[3][:3] or shape not in (None, counts[3]):
             return None
         shape = counts[3]
-        pointers += [counts[0], indices[0]]
+        addresses += [counts[0], indices[0]]
         widths.append(indices[3][3])
     if shape is None or shape[0] not in (1, batch) or shape[1] not in (1, heads):
         return None
-    torch = sys.modules["torch"]
     columns = max(widths[0], ceil_div(block_mask.seq_lengths[1], block_size[1]))
-    kinds = torch.empty((*shape, columns), dtype=torch.int8, device=query.device)
-    _filler(device)._launch_fill(_runtime.BlockLists(*pointers), (widths[0], widths[1]),
-                                _runtime.ClassMatrix(kinds.data_ptr(), shape[0] * shape[1], 1, shape[2], columns), device,
-                                gpu.torch_stream()(device))
+    kinds = fill_from(_filler(device), addresses, (widths[0], widths[1]), (*shape, columns), query.device, device)
     return mask_of(kinds, block_size, mask_mod)
 
 

@@ -15,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import heed  # noqa: E402
-from heed import given_lists, hot  # noqa: E402
+from heed import given_lists, gpu, hot  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not hot.is_there, reason="takes heed._hot")
 
@@ -60,7 +60,7 @@ def filler(monkeypatch: pytest.MonkeyPatch) -> Filler:
 
     monkeypatch.setattr(hot, "describe", on_gpu)
     monkeypatch.setattr(given_lists, "_filler", lambda device: made)
-    monkeypatch.setattr(given_lists.gpu, "torch_stream", lambda: lambda device: 0)
+    monkeypatch.setattr(gpu, "torch_stream", lambda: lambda device: 0)
     return made
 
 

@@ -294,8 +294,8 @@ void AmpereLowering::copy(const Buffer &buffer, Value firstRow, Value destinatio
   e.ifThen(e.negate(buffer.isAligned), [&] { copyElements(buffer, firstRow, destination); });
 }
 
-/// Accumulators of two instances of 128 columns, beside scores of 64 keys, leave no registers for
-/// what is computed from it and kept between blocks.
+/// The thread's number. Accumulators of two instances of 128 columns, beside scores of 64 keys,
+/// leave no registers for what is computed from it: there it is read anew for each block.
 Value AmpereLowering::copyingThread() {
   bool isTight = warpInstances() == 2 && value.columns > 64 && blockKv() >= 64;
   return isTight ? e.freshThreadId() : e.threadId();

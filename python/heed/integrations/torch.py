@@ -208,10 +208,7 @@ def _mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: torch.Tensor, key
     if lengths != (mask_q, mask_kv) and tuple(block_mask.BLOCK_SIZE) != given_lists.NO_BLOCKS:
         raise ValueError(f"block_mask was created for block_mask.shape={tuple(block_mask.shape)} but got q_len={lengths[0]} "
                          f"and kv_len={lengths[1]}. Create one of these lengths, or call block_mask._adjust{lengths}.")
-    for name, found, wanted in zip(("batch size", "number of heads"), given_lists.of_batch_and_head(batch_dims), query.shape):
-        if found != 1 and found != wanted:
-            raise ValueError(f"Expect block_mask and query to have the same {name}, or 1 in the block_mask, "
-                             f"but got {found} and {wanted}.")
+    given_lists.check_batch_dims(batch_dims, query.shape)
     if is_derived:
         derived: Mod = block_mask.mask_mod
         return derived

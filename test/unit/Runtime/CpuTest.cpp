@@ -34,20 +34,7 @@ heed_kernel kernelOf(int first, int count) {
 
 /// The output, errors included, of this program's --probe in another environment.
 std::string probeWith(const std::string &environment) {
-  char self[4096];
-  ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
-  if (length <= 0)
-    return "no /proc/self/exe";
-  self[length] = 0;
-  std::string command =
-      "env -u HEED_NUM_THREADS -u HEED_CPU " + environment + " '" + self + "' --probe 2>&1";
-  FILE *pipe = popen(command.c_str(), "r");
-  std::string result;
-  char buffer[512];
-  while (size_t n = fread(buffer, 1, sizeof(buffer), pipe))
-    result.append(buffer, n);
-  pclose(pipe);
-  return result;
+  return outputOfProbe("-u HEED_NUM_THREADS -u HEED_CPU " + environment, "--probe");
 }
 
 unsigned featuresWith(const std::string &environment) {

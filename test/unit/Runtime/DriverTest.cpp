@@ -20,20 +20,7 @@ using fake::Launch;
 
 /// The output, errors included, of this program's --probe-gpu in another environment.
 std::string probeWith(const std::string &environment) {
-  char self[4096];
-  ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
-  if (length <= 0)
-    return "no /proc/self/exe";
-  self[length] = 0;
-  std::string command =
-      "env -u CUDA_VISIBLE_DEVICES " + environment + " '" + self + "' --probe-gpu 2>&1";
-  FILE *pipe = popen(command.c_str(), "r");
-  std::string result;
-  char buffer[512];
-  while (size_t n = fread(buffer, 1, sizeof(buffer), pipe))
-    result.append(buffer, n);
-  pclose(pipe);
-  return result;
+  return outputOfProbe("-u CUDA_VISIBLE_DEVICES " + environment, "--probe-gpu");
 }
 
 void expectLine(const std::string &output, const std::string &line) {
