@@ -11,6 +11,7 @@
 #include "mlir/IR/Matchers.h"
 
 #include <limits>
+#include <numeric>
 
 using namespace mlir;
 using namespace heed;
@@ -258,12 +259,16 @@ void KernelLowering::emitScoresFMA(const TileStorage &queries, const TileStorage
   int64_t share = llvm::divideCeil(rows, blockQ / groupLanes);
   forEachGroup([&](Value group) {
     auto lane = [&](int64_t j) { return e->add(group, j * lanes); };
-    Value keyCount = groupRows(group), lastRow = e->sub(keyCount, e->cst(1));
-    // Adds `count` steps from `firstStep` on to the scores of all rows, or starts them.
-    auto emitChunk = [&](Value firstStep, int64_t count, bool isFirst, SmallVector<Value> max) {
-      return e->loop(e->cst(0), keyCount, rows, max, [&](Value first, ValueRange carried) {
+    ProductRows keyCount = productRows(group);
+    Value lastRow = e->sub(keyCount.ofSecondHalf, e->cst(1));
+    // Adds `count` steps from `firstStep` on to the scores of rows [begin, end), or starts them,
+    // for the vectors from `firstVector` on, whose maximum is `max`.
+    auto emitRows = [&](Value begin, Value end, int64_t firstVector, Value firstStep, int64_t count,
+                        bool isFirst, ValueRange max) {
+      int64_t numVectors = vectors - firstVector;
+      return e->loop(begin, end, rows, max, [&](Value first, ValueRange carried) {
         auto place = [&](int64_t i, int64_t j) {
-          Value offset = groupOffset(scores, e->add(first, i), group, j * lanes);
+          Value offset = groupOffset(scores, e->add(first, i), group, (firstVector + j) * lanes);
           return e->at(scores.base, offset, e->f32());
         };
         Value firstAsked = e->add(first, e->mul(e->div(group, groupLanes), share));
@@ -273,17 +278,18 @@ void KernelLowering::emitScoresFMA(const TileStorage &queries, const TileStorage
           // the same.
           Value row = e->min(e->add(first, i), lastRow);
           rowBase.push_back(e->at(keys.base, e->mul(row, keys.stride), keys.element));
-          for (int64_t j = 0; j < vectors; ++j)
+          for (int64_t j = 0; j < numVectors; ++j)
             inits.push_back(isFirst ? e->splatF32(0.0f) : e->load(e->vecF32(), place(i, j)));
         }
         SmallVector<Value> acc = emitMicroKernel(
-            rows, vectors, e->cst(count), kUnroll, inits, isPairs,
+            rows, numVectors, e->cst(count), kUnroll, inits, isPairs,
             [&](Value k, int64_t i) {
               Value d = e->mul(e->add(firstStep, k), isPairs ? 2 : 1);
               return e->load(step, e->at(rowBase[i], d, keys.element), isPairs ? 2 : 4);
             },
             [&](Value k, int64_t j) {
-              Value offset = groupOffset(queries, e->add(firstStep, k), group, j * lanes);
+              Value offset =
+                  groupOffset(queries, e->add(firstStep, k), group, (firstVector + j) * lanes);
               return e->load(e->vec(step), e->at(queries.base, offset, step));
             },
             [&](Value k) {
@@ -293,14 +299,21 @@ void KernelLowering::emitScoresFMA(const TileStorage &queries, const TileStorage
               }
             });
         for (int64_t i = 0; i < rows; ++i)
-          for (int64_t j = 0; j < vectors; ++j) {
-            Value s = acc[i * vectors + j];
+          for (int64_t j = 0; j < numVectors; ++j) {
+            Value s = acc[i * numVectors + j];
             e->store(s, place(i, j));
-            if (takesMax)
+            if (!next.empty())
               next[j] = e->fmax(s, next[j]);
           }
         return next;
       });
+    };
+    auto emitChunk = [&](Value firstStep, int64_t count, bool isFirst, SmallVector<Value> max) {
+      max = emitRows(e->cst(0), keyCount.ofAll, 0, firstStep, count, isFirst, max);
+      // The maximum of a block whose halves differ is taken behind its mask.
+      if (hasHalves())
+        emitRows(keyCount.ofAll, keyCount.ofSecondHalf, vectors / 2, firstStep, count, isFirst, {});
+      return max;
     };
     SmallVector<Value> max;
     for (int64_t j = 0; j < vectors && takesMax; ++j)
@@ -317,42 +330,63 @@ void KernelLowering::emitScoresFMA(const TileStorage &queries, const TileStorage
   });
 }
 
+/// Products take whole rounds of the micro-kernel before a half of their vectors goes on alone.
+int64_t KernelLowering::productStep() const {
+  bool isPairs = schedule.getDot() == tile::DotKind::DPBF16;
+  return std::lcm(schedule.getRows(), isPairs ? 2 * kUnroll : kUnroll);
+}
+
 void KernelLowering::emitAccumulate(const TileStorage &weights, const TileStorage &values,
                                     int64_t valueDim, const TileStorage &acc) {
   int64_t vectors = schedule.getVectors();
   bool isPairs = weights.isPairs;
   Type step = isPairs ? e->i32() : e->f32();
   Value stride = isPairs ? e->cst(valueDim) : values.stride; // packed pairs are dense
+  auto stepsOf = [&](Value keys) { return isPairs ? e->div(e->add(keys, 1), 2) : keys; };
   forEachGroup([&](Value group) {
-    Value keyCount = groupRows(group);
-    Value steps = isPairs ? e->div(e->add(keyCount, 1), 2) : keyCount;
-    auto emitDims = [&](int64_t rows, Value dim) {
+    ProductRows keyCount = productRows(group);
+    // Adds the steps [firstStep, firstStep + count) to `rows` dims of the vectors from
+    // `firstVector` on.
+    auto emitDims = [&](int64_t rows, Value dim, Value firstStep, Value count,
+                        int64_t firstVector) {
+      int64_t numVectors = vectors - firstVector;
       auto place = [&](int64_t i, int64_t j) {
-        Value offset = groupOffset(acc, e->add(dim, i), group, j * lanes);
+        Value offset = groupOffset(acc, e->add(dim, i), group, (firstVector + j) * lanes);
         return e->at(acc.base, offset, e->f32());
       };
       SmallVector<Value> inits;
       for (int64_t i = 0; i < rows; ++i)
-        for (int64_t j = 0; j < vectors; ++j)
+        for (int64_t j = 0; j < numVectors; ++j)
           inits.push_back(e->load(e->vecF32(), place(i, j)));
-      Value base = e->at(values.base, dim, step);
+      Value base = e->at(values.base, e->add(e->mul(firstStep, stride), dim), step);
       SmallVector<Value> sums = emitMicroKernel(
-          rows, vectors, steps, kUnroll, inits, isPairs,
+          rows, numVectors, count, kUnroll, inits, isPairs,
           [&](Value k, int64_t i) {
             return e->load(step, e->at(base, e->add(e->mul(k, stride), i), step));
           },
           [&](Value k, int64_t j) {
-            Value offset = groupOffset(weights, k, group, j * lanes);
+            Value offset =
+                groupOffset(weights, e->add(firstStep, k), group, (firstVector + j) * lanes);
             return e->load(e->vec(step), e->at(weights.base, offset, step));
           });
       for (int64_t i = 0; i < rows; ++i)
-        for (int64_t j = 0; j < vectors; ++j)
-          e->store(sums[i * vectors + j], place(i, j));
+        for (int64_t j = 0; j < numVectors; ++j)
+          e->store(sums[i * numVectors + j], place(i, j));
     };
     int64_t rows = schedule.getRows(), main = valueDim / rows * rows;
-    e->loop(e->cst(0), e->cst(main), rows, [&](Value dim) { emitDims(rows, dim); });
-    if (main < valueDim)
-      emitDims(valueDim - main, e->cst(main));
+    auto emitAllDims = [&](Value firstStep, Value count, int64_t firstVector) {
+      e->loop(e->cst(0), e->cst(main), rows,
+              [&](Value dim) { emitDims(rows, dim, firstStep, count, firstVector); });
+      if (main < valueDim)
+        emitDims(valueDim - main, e->cst(main), firstStep, count, firstVector);
+    };
+    Value ofAll = stepsOf(keyCount.ofAll);
+    emitAllDims(e->cst(0), ofAll, 0);
+    if (hasHalves())
+      e->ifThen(e->lt(keyCount.ofAll, keyCount.ofSecondHalf), [&] {
+        Value count = e->sub(stepsOf(keyCount.ofSecondHalf), ofAll);
+        emitAllDims(ofAll, count, vectors / 2);
+      });
   });
 }
 

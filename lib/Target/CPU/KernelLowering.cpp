@@ -58,6 +58,7 @@ func::FuncOp KernelLowering::createFunction(StringRef suffix, ArrayRef<Type> arg
   tiles.clear();
   captured.clear();
   stages.clear();
+  minusReferences.clear();
   return function;
 }
 
@@ -242,7 +243,9 @@ LogicalResult KernelLowering::lowerForKV(tile::ForKVOp op) {
   }
   // AMX products take all queries of some keys at a time, and have no use for it.
   if (mask && blockQ > groupLanes && schedule.getDot() != tile::DotKind::AMX)
-    groupRowCounts = allocate(blockQ / groupLanes * 8);
+    groupRowCounts = allocate(blockQ / groupLanes * 16);
+  for (auto softmax : op.getBodyBlock()->getOps<tile::OnlineSoftmaxOp>())
+    beginOnlineSoftmax(softmax);
   blockLoads = llvm::to_vector(op.getBodyBlock()->getOps<tile::LoadOp>());
   if (static_cast<int64_t>(op.getStep()) != blockKv)
     return op.emitError("expects the step to be the schedule's block_kv = ") << blockKv;
@@ -343,14 +346,14 @@ void KernelLowering::emitGroupRows(StageVectorizer &mask, Value isPartial) {
   forEachGroup([&](Value group) {
     // From the end: a tile's bounds are those of all its queries, so that at a diagonal its first
     // groups need nothing of the last keys. Most searches end at the first key they look at.
-    auto search = [&]() -> Value {
+    auto search = [&](int64_t numLanes, Value from) {
       auto loop = scf::WhileOp::create(
-          builder, e->loc, TypeRange(e->i64()), ValueRange(blockRows),
+          builder, e->loc, TypeRange(e->i64()), ValueRange(from),
           [&](OpBuilder &, Location, ValueRange carried) {
             Value row = e->sub(carried[0], e->cst(1));
             StageVectorizer::Row values = mask.beginRow(e->toI32(e->add(blockStart, row)));
             Value kept;
-            for (int64_t lane = 0; lane < groupLanes; lane += lanes) {
+            for (int64_t lane = 0; lane < numLanes; lane += lanes) {
               Value v = mask.evaluate(values, e->add(group, lane), Value());
               kept = kept ? arith::OrIOp::create(builder, e->loc, kept, v).getResult() : v;
             }
@@ -363,8 +366,22 @@ void KernelLowering::emitGroupRows(StageVectorizer &mask, Value isPartial) {
           });
       return loop.getResult(0);
     };
-    Value rows = e->ifElse(isPartial, e->i64(), search, [&] { return blockRows; });
-    e->store(rows, e->at(groupRowCounts, e->div(group, groupLanes), e->i64()));
+    Value rows = e->ifElse(
+        isPartial, e->i64(), [&] { return search(groupLanes, blockRows); },
+        [&] { return blockRows; });
+    e->store(rows, rowCountAddress(group, 0));
+    if (!hasHalves())
+      return;
+    // What the second half alone needs begins where products begin: with a whole step.
+    int64_t step = productStep();
+    Value ofFirstHalf = e->ifElse(
+        isPartial, e->i64(),
+        [&] {
+          Value count = search(groupLanes / 2, rows);
+          return e->min(e->mul(e->div(e->add(count, step - 1), step), step), rows);
+        },
+        [&] { return rows; });
+    e->store(ofFirstHalf, rowCountAddress(group, 1));
   });
 }
 

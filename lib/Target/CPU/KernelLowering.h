@@ -92,7 +92,7 @@ private:
   Value toIndex(Value v) {
     return mlir::arith::IndexCastOp::create(builder, kernel.getLoc(), builder.getIndexType(), v);
   }
-  /// Finds how many keys of a partial block each group needs.
+  /// Finds how many keys of a partial block each group needs, and its first half.
   void emitGroupRows(StageVectorizer &mask, Value isPartial);
   mlir::LogicalResult emitTileFunction();
   mlir::LogicalResult emitCostFunction();
@@ -112,10 +112,23 @@ private:
     e->loop(e->cst(0), queryEnd, groupLanes, body);
   }
   /// Keys of the current block that a group needs, from the first on.
-  Value groupRows(Value group) {
-    if (!groupRowCounts)
-      return blockRows;
-    return e->load(e->i64(), e->at(groupRowCounts, e->div(group, groupLanes), e->i64()));
+  Value groupRows(Value group) { return rowCount(group, 0); }
+  /// The same of a product, whose first half of a group's vectors may need fewer.
+  struct ProductRows {
+    Value ofAll, ofSecondHalf; // [0, ofAll) by all vectors, from there to here by the second half
+  };
+  ProductRows productRows(Value group) {
+    Value end = rowCount(group, 0);
+    return {hasHalves() ? rowCount(group, 1) : end, end};
+  }
+  /// Keys that the first half of a group needs are rounded up to so many.
+  int64_t productStep() const;
+  bool hasHalves() const { return groupRowCounts && schedule.getVectors() % 2 == 0; }
+  Value rowCount(Value group, int64_t part) {
+    return groupRowCounts ? e->load(e->i64(), rowCountAddress(group, part)) : blockRows;
+  }
+  Value rowCountAddress(Value group, int64_t part) {
+    return e->at(groupRowCounts, e->add(e->div(group, groupLanes / 2), part), e->i64());
   }
   /// Offset in a panel of lane `lane` of the group that begins at lane `group`.
   Value groupOffset(const TileStorage &panel, Value row, Value group, int64_t lane) {
@@ -180,6 +193,8 @@ private:
 
   //===-- Softmax (Softmax.cpp) -------------------------------------------===//
 
+  /// Ahead of the loop.
+  void beginOnlineSoftmax(tile::OnlineSoftmaxOp op);
   mlir::LogicalResult lowerOnlineSoftmax(tile::OnlineSoftmaxOp op);
   void lowerScaleRows(tile::ScaleRowsOp op);
   void lowerNormalize(tile::NormalizeOp op);
@@ -197,10 +212,12 @@ private:
   llvm::DenseMap<Value, TileStorage> tiles;
   llvm::DenseMap<mlir::Operation *, std::unique_ptr<StageVectorizer>> stages;
   llvm::DenseMap<Value, Value> blockMax; // final scores -> the new running maximum
-  SmallVector<tile::LoadOp> blockLoads;  // keys and values of the loop, for prefetching
-  Value blockRows, blockStart;           // i64, of the current block of keys
-  Value groupRowCounts;                  // i64 a group, where groups differ in the keys they need
-  int64_t packedBytes = 0;               // a block of packed values
+  /// Storage of a running maximum -> f32 a query, -factor times the reference of its softmax.
+  llvm::DenseMap<Value, Value> minusReferences;
+  SmallVector<tile::LoadOp> blockLoads; // keys and values of the loop, for prefetching
+  Value blockRows, blockStart;          // i64, of the current block of keys
+  Value groupRowCounts;    // two i64 a group (emitGroupRows), where groups differ in what they need
+  int64_t packedBytes = 0; // a block of packed values
   bool usesLists = false;
 };
 

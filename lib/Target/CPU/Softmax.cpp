@@ -18,13 +18,25 @@ using namespace heed::cpu;
 /// make NaN.
 static constexpr float kMaxFloat = std::numeric_limits<float>::max();
 
+/// What a row's reference may lag behind its maximum, in base-2 logarithms. At 0 some of a group's
+/// rows have a new maximum, and all their accumulators are scaled, in most of the first hundred
+/// blocks.
+static constexpr float kLag = 8.0f;
+
+void KernelLowering::beginOnlineSoftmax(tile::OnlineSoftmaxOp op) {
+  Value reference = allocate(blockQ * 4);
+  e->loop(e->cst(0), queryEnd, lanes,
+          [&](Value lane) { e->store(e->splatF32(kMaxFloat), e->at(reference, lane, e->f32())); });
+  minusReferences[storage(op.getReference()).base] = reference;
+}
+
 LogicalResult KernelLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
   Value newMaxOfBlock = blockMax.lookup(op.getScores());
   if (!newMaxOfBlock)
     return op.emitError("expects scores that come from a tile.dot through maps and masks");
   const TileStorage scores = storage(op.getScores());
   Value max = storage(op.getReference()).base, sum = storage(op.getSum()).base;
-  Value rescale = allocate(blockQ * 4), minusMax = allocate(blockQ * 4);
+  Value rescale = allocate(blockQ * 4), minusReference = minusReferences.lookup(max);
   bool isPairs = op.getWeights().getType().getElementType().isBF16();
   TileStorage weights = scores;
   if (isPairs) {
@@ -34,17 +46,21 @@ LogicalResult KernelLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
   }
   Value factor = e->broadcast(scalar(op.getFactor()));
 
-  // m' is known; 2^(factor (m - m')) rescales what earlier blocks left.
+  // The maximum is known. Where the reference r lags too far behind it, it becomes r', and
+  // 2^(factor (r - r')) rescales what earlier blocks left.
   e->loop(e->cst(0), queryEnd, lanes, [&](Value lane) {
     auto at = [&](Value base) { return e->at(base, lane, e->f32()); };
-    Value least = e->splatF32(-kMaxFloat);
-    Value before = e->fmax(e->load(e->vecF32(), at(max)), least);
     Value raw = e->load(e->vecF32(), at(newMaxOfBlock));
-    Value after = e->fmax(raw, least);
-    Value alpha = e->exp2(e->fmul(e->fsub(before, after), factor));
+    Value before = e->load(e->vecF32(), at(minusReference));
+    Value lags = arith::CmpFOp::create(builder, e->loc, arith::CmpFPredicate::OGT,
+                                       e->fma(raw, factor, before), e->splatF32(kLag));
+    Value fresh = e->fmax(raw, e->splatF32(-kMaxFloat));
+    fresh = e->fmin(e->fneg(e->fmul(fresh, factor)), e->splatF32(kMaxFloat));
+    Value after = e->select(lags, fresh, before);
+    Value alpha = e->select(lags, e->exp2(e->fsub(after, before)), e->splatF32(1.0f));
     e->store(alpha, at(rescale));
     e->store(raw, at(max));
-    e->store(e->fmin(e->fneg(e->fmul(after, factor)), e->splatF32(kMaxFloat)), at(minusMax));
+    e->store(after, at(minusReference));
     e->store(e->fmul(e->load(e->vecF32(), at(sum)), alpha), at(sum));
   });
 
@@ -53,7 +69,7 @@ LogicalResult KernelLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
     SmallVector<Value> shift, sums;
     for (int64_t j = 0; j < vectors; ++j) {
       Value lane = e->add(group, j * lanes);
-      shift.push_back(e->load(e->vecF32(), e->at(minusMax, lane, e->f32())));
+      shift.push_back(e->load(e->vecF32(), e->at(minusReference, lane, e->f32())));
       sums.push_back(e->load(e->vecF32(), e->at(sum, lane, e->f32())));
     }
     auto place = [&](Value row, int64_t j) {
@@ -121,7 +137,7 @@ void KernelLowering::lowerScaleRows(tile::ScaleRowsOp op) {
   const TileStorage tile = storage(op.getTile());
   Value factors = storage(op.getFactors()).base;
   int64_t columns = op.getTile().getType().getNumColumns();
-  // Most blocks leave every maximum where it was: then there is nothing to do.
+  // Most blocks leave every reference where it was: then there is nothing to do.
   int64_t vectors = schedule.getVectors();
   forEachGroup([&](Value group) {
     SmallVector<Value> f;
@@ -147,7 +163,7 @@ void KernelLowering::lowerScaleRows(tile::ScaleRowsOp op) {
 void KernelLowering::lowerNormalize(tile::NormalizeOp op) {
   const TileStorage acc = storage(op.getAcc());
   Value max = storage(op.getReference()).base, sum = storage(op.getSum()).base;
-  Value maxScores = allocate(blockQ * 4);
+  Value maxScores = allocate(blockQ * 4), minusReference = minusReferences.lookup(max);
   int64_t columns = op.getAcc().getType().getNumColumns();
   Value factor = e->broadcast(scalar(op.getFactor()));
   e->loop(e->cst(0), queryEnd, lanes, [&](Value lane) {
@@ -171,7 +187,7 @@ void KernelLowering::lowerNormalize(tile::NormalizeOp op) {
       e->store(v, at(base));
     };
     store(e->fmul(largest, factor), maxScores);
-    store(e->fma(largest, factor, log2), max);
+    store(e->fsub(log2, e->load(e->vecF32(), at(minusReference))), max);
   });
   tiles[op.getOutput()] = storage(op.getAcc());
   tiles[op.getLse()] = storage(op.getReference());

@@ -1,0 +1,48 @@
+// A group of 64 queries needs some keys of a partial block, and its first half fewer: products go on with the other half
+// of the vectors alone. References of the softmax lag behind the maximum.
+// RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile{block-q=256},tile.kernel(tile-select-cpu-schedule{target=x86-64-v4}),tile-to-cpu)" | FileCheck %s
+
+!t = !attn.tensor<[B, Hq, Sq, 12], f32>
+!k = !attn.tensor<[B, Hkv, Skv, 12], f32>
+!lse = !attn.tensor<[B, Hq, Sq], f32>
+
+attn.variant @causal() {
+  attn.mask(%b, %h, %q, %kv) {
+    %keep = arith.cmpi sge, %q, %kv : i32
+    attn.yield %keep : i1
+  }
+}
+
+// CHECK-LABEL:  func.func @f_tile(
+// References begin beyond every score.
+// CHECK:          %[[NOTHING:.+]] = arith.constant dense<3.40282347E+38> : vector<16xf32>
+// CHECK-NEXT:     %[[PLACE:.+]] = llvm.getelementptr
+// CHECK-NEXT:     llvm.store %[[NOTHING]], %[[PLACE]]
+// Keys that a group needs, from the end, and of these its first two vectors, in whole rounds of 12.
+// CHECK:            %[[ROWS:.+]] = scf.if %[[IS_PARTIAL:.+]] -> (i64) {
+// CHECK:              scf.while
+// CHECK-COUNT-4:      arith.cmpi sge, %{{.+}} : vector<16xi32>
+// CHECK:            %[[HALF:.+]] = scf.if %[[IS_PARTIAL]] -> (i64) {
+// CHECK:              scf.while (%{{.+}} = %[[ROWS]])
+// CHECK-COUNT-2:      arith.cmpi sge, %{{.+}} : vector<16xi32>
+// CHECK-NOT:          arith.cmpi sge, %{{.+}} : vector<16xi32>
+// CHECK:              %[[STEP:.+]] = arith.constant 12 : i64
+// CHECK:              arith.minsi %{{.+}}, %[[ROWS]] : i64
+// Scores: six rows of four vectors, then six of two.
+// CHECK:            %{{.+}}:4 = scf.for %{{.+}} = %{{.+}} to %[[ALL:.+]] step %c6_i64
+// CHECK:              %{{.+}}:24 = scf.for
+// CHECK:            scf.for %{{.+}} = %[[ALL]] to %{{.+}} step %c6_i64
+// CHECK:              %{{.+}}:12 = scf.for
+// The softmax: only where the maximum is ahead by more than 2^8.
+// CHECK:            %[[LAG:.+]] = arith.constant dense<8.000000e+00> : vector<16xf32>
+// CHECK-NEXT:       %[[LAGS:.+]] = arith.cmpf ogt, %{{.+}}, %[[LAG]] : vector<16xf32>
+// CHECK:            arith.select %[[LAGS]],
+// Values: all vectors, then where there is something left, the other half.
+// CHECK:            %{{.+}}:24 = scf.for
+// CHECK:            %[[IS_LEFT:.+]] = arith.cmpi slt, %{{.+}}, %{{.+}} : i64
+// CHECK-NEXT:       scf.if %[[IS_LEFT]] {
+// CHECK:              %{{.+}}:12 = scf.for
+func.func @f(%q: !t, %k: !k, %v: !k, %s: f32) -> (!t, !lse, !lse) {
+  %o, %l, %max = attn.forward @causal(%q, %k, %v) scale(%s) : (!t, !k, !k) -> (!t, !lse)
+  return %o, %l, %max : !t, !lse, !lse
+}
