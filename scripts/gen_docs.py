@@ -269,7 +269,7 @@ def pages() -> dict[str, str]:
     found = {
         "docs/dialects/attn.md": dialect("attn", "include/heed/Dialect/Attn/IR/AttnOps.td"),
         "docs/dialects/tile.md": dialect("tile", "include/heed/Dialect/Tile/IR/TileOps.td"),
-        "docs/passes.md": passes("include/heed/Conversion/Passes.td", "include/heed/Target/CPU/Passes.td"),
+        "docs/passes.md": passes("include/heed/Conversion/Passes.td", "include/heed/Target/CPU/Passes.td", "include/heed/Target/NVIDIA/Passes.td"),
         "docs/python_api.md": python_api(),
     }
     return {path: "\n".join(line.rstrip() for line in page.splitlines()) + "\n" for path, page in found.items()}

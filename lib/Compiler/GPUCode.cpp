@@ -215,6 +215,7 @@ static llvm::Error lowerToTile(ModuleOp module, const CompileOptions &options,
         tileOptions.blockKv = schedule.getBlockKv();
         tileOptions.narrowWeights = options.dtype != HEED_F32;
         pm.addPass(createAttnToTilePass(tileOptions));
+        pm.addNestedPass<tile::KernelOp>(createTileFoldMagnitudesPass());
         addElementPasses(pm);
       }))
     return error;

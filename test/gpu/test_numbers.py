@@ -234,3 +234,26 @@ def test_inputs_stay() -> None:
     copies = [x.clone() for x in arrays]
     run_flex(*arrays, None, causal)
     assert all(torch.equal(a, b) for a, b in zip(arrays, copies))
+
+
+# -- Distances ---------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("dims", DIMS[:3])
+def test_magnitudes(dims: tuple[int, int]) -> None:
+    """|a - b| against bounds of either sign, where a and b are never negative for some numbers and are for others."""
+    n = fitting((300, 1000))[-1]
+    q, k, v = inputs(Shape(1, 2, 2, n, n), dims, seed=9)
+    for width, highest, most in ((32, 20, 3), (32, -2, 3), (-32, 20, 9), (7, 3, 0), (7, 3, -1), (1000, 999, 2**31 - 1),
+                                 (16, -(2**31) + 8, 5), (0, 4, 4)):
+        def columns(b, h, i, j, width=width, highest=highest, most=most):
+            x = torch.clamp(i % width, max=highest) if width else torch.clamp(i * 0, max=highest)
+            return (x - (j % width if width else j * 0)).abs() <= most
+
+        def rows(b, h, i, j, width=width or 1, most=most):
+            return (j // width - i // width).abs() < most
+
+        def far(b, h, i, j, width=width, most=most):
+            return ((i - j).abs() > most) | ((i - j).abs() < abs(width))
+
+        for mask in (columns, rows, far):
+            check_flex(q, k, v, None, mask, what=f"{mask.__name__} width {width} highest {highest} most {most} {dims}")

@@ -237,30 +237,45 @@ LogicalResult FragmentLowering::lowerMask(tile::MaskOp op) {
       result.push_back(e.select(keep(Element::ofRegister(i)), score, lowest));
     return result;
   };
+  FragmentStage *stage = stages[op].get();
+  bool isWGMMA = schedule.getDot() == tile::GPUDotKind::WGMMA;
   auto masked = [&]() -> Emitter::Values {
     Value distance = e.sub(limit, firstKv);
-    SmallVector<Value> below(2 * scores.size());
-    auto isBelow = [&](Element element) {
-      Value &slot = below[element.column];
-      if (!slot)
-        slot = e.cmp(arith::CmpIPredicate::sgt, distance, e.cst(element.column));
-      return slot;
+    // Comparisons with the limit are shared by the rows of a column, in one region each.
+    auto selectBelow = [&](ArrayRef<Value> from, Value condition) {
+      SmallVector<Value> below(2 * from.size());
+      return select(from, [&](Element element) {
+        Value &slot = below[element.column];
+        if (!slot)
+          slot = e.cmp(arith::CmpIPredicate::sgt, distance, e.cst(element.column));
+        return condition ? e.both(slot, stage->evaluate(condition, element, Value())) : slot;
+      });
     };
-    FragmentStage *stage = stages[op].get();
     if (!stage)
-      return select(scores, isBelow);
-    stage->beginBlock(firstKv);
+      return selectBelow(scores, Value());
     // Only the last block has columns from the limit on: it gets a selection of its own, where that
     // does not cost registers.
-    if (schedule.getDot() != tile::GPUDotKind::WGMMA)
-      return select(scores, [&](Element element) {
-        return e.both(isBelow(element), stage->evaluate(element, Value()));
-      });
-    stage->keepConditionsWhole();
-    Emitter::Values kept =
-        select(scores, [&](Element element) { return stage->evaluate(element, Value()); });
+    auto keptBy = [&](Value condition) {
+      stage->beginBlock(firstKv);
+      if (!isWGMMA)
+        return selectBelow(scores, condition);
+      return select(scores,
+                    [&](Element element) { return stage->evaluate(condition, element, Value()); });
+    };
+    if (isWGMMA)
+      stage->keepConditionsWhole();
+    Emitter::Values kept;
+    if (auto choice = stage->uniformChoice())
+      kept = e.ifElse(
+          choice->condition, types, [&] { return keptBy(choice->ifTrue); },
+          [&] { return keptBy(choice->ifFalse); });
+    else
+      kept = keptBy(stage->result());
+    if (!isWGMMA)
+      return kept;
     Value isLast = e.lt(e.sub(limit, scalar(op.getColumn())), e.cst(blockKv()));
-    return e.ifElse(isLast, types, [&] { return select(kept, isBelow); }, [&] { return kept; });
+    return e.ifElse(
+        isLast, types, [&] { return selectBelow(kept, Value()); }, [&] { return kept; });
   };
   fragments[op] = e.ifElse(isPartial, types, masked, [&] { return Emitter::Values(scores); });
   if (auto it = rowAddends.find(op.getTile()); it != rowAddends.end()) {

@@ -72,15 +72,23 @@ void FragmentStage::readAhead(int64_t numElements) {
         form(argument, Element::ofRegister(i));
 }
 
-Value FragmentStage::evaluate(Element element, Value score) {
+Value FragmentStage::evaluate(Value v, Element element, Value score) {
   byElement.clear();
   if (scoreArg)
     byElement[scoreArg] = {score, 0, Value(), -1};
-  return value(block.getTerminator()->getOperand(0), element);
+  return value(v, element);
+}
+
+std::optional<FragmentStage::Choice> FragmentStage::uniformChoice() {
+  auto select = result().getDefiningOp<arith::SelectOp>();
+  if (!select || select->getBlock() != &block || dependence(select.getCondition()) != 0)
+    return std::nullopt;
+  return Choice{value(select.getCondition(), {0, 0}), select.getTrueValue(),
+                select.getFalseValue()};
 }
 
 Value FragmentStage::addend() {
-  auto sum = block.getTerminator()->getOperand(0).getDefiningOp<arith::AddFOp>();
+  auto sum = result().getDefiningOp<arith::AddFOp>();
   if (!sum || !scoreArg)
     return {};
   for (int64_t side : {0, 1})

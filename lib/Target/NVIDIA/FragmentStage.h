@@ -66,7 +66,17 @@ public:
   void readAhead(int64_t numElements);
   /// The region's result for an element, of the block begun last and at the builder's insertion
   /// point, which must not have left the region where that block began.
-  Value evaluate(Element element, Value score);
+  Value evaluate(Element element, Value score) { return evaluate(result(), element, score); }
+  /// The same of another value of the region.
+  Value evaluate(Value v, Element element, Value score);
+  /// The region's result.
+  Value result() { return block.getTerminator()->getOperand(0); }
+  /// Where the result is chosen by something uniform: that, at hand since `hoist`, and what it
+  /// chooses between.
+  struct Choice {
+    Value condition, ifTrue, ifFalse;
+  };
+  std::optional<Choice> uniformChoice();
   /// Where the result is the score plus a + c u, with one a for all elements of a row and constants
   /// c: a for the two rows. Then evaluateBesides gives the result less a.
   std::optional<std::pair<Value, Value>> rowAddends(int64_t numElements);

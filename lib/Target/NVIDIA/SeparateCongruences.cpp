@@ -6,12 +6,11 @@
 //
 //===----------------------------------------------------------------------===//
 
+#include "Magnitude.h"
+
 #include "heed/Dialect/Attn/IR/Attn.h"
 #include "heed/Dialect/Tile/IR/Tile.h"
 #include "heed/Target/NVIDIA/Passes.h"
-
-#include "mlir/Dialect/Arith/IR/Arith.h"
-#include "mlir/IR/Matchers.h"
 
 namespace heed {
 #define GEN_PASS_DEF_SEPARATECONGRUENCESPASS
@@ -38,23 +37,9 @@ struct SeparateCongruences : heed::impl::SeparateCongruencesPassBase<SeparateCon
     });
   }
 
-  /// x, of x or of its magnitude `x < 0 ? 0 - x : x`.
-  static Value withoutMagnitude(Value v) {
-    auto select = v.getDefiningOp<arith::SelectOp>();
-    if (!select)
-      return v;
-    Value x = select.getFalseValue();
-    auto negated = select.getTrueValue().getDefiningOp<arith::SubIOp>();
-    auto isNegative = select.getCondition().getDefiningOp<arith::CmpIOp>();
-    bool isMagnitude = negated && matchPattern(negated.getLhs(), m_Zero()) &&
-                       negated.getRhs() == x && isNegative &&
-                       isNegative.getPredicate() == arith::CmpIPredicate::slt &&
-                       isNegative.getLhs() == x && matchPattern(isNegative.getRhs(), m_Zero());
-    return isMagnitude ? x : v;
-  }
-
   static bool isDistance(Value v, Value query, Value key) {
-    auto difference = withoutMagnitude(v).getDefiningOp<arith::SubIOp>();
+    Value x = operandOfMagnitude(v);
+    auto difference = (x ? x : v).getDefiningOp<arith::SubIOp>();
     return difference && ((difference.getLhs() == query && difference.getRhs() == key) ||
                           (difference.getLhs() == key && difference.getRhs() == query));
   }

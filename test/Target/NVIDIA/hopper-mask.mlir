@@ -126,3 +126,36 @@ func.func @dilated_mask(%q: !t, %k: !k, %v: !k, %scale: f32, %dilation: i32) -> 
   %o, %lse, %max = attn.forward @dilated(%q, %k, %v) scale(%scale) captures(%dilation) : (!t, !k, !k, i32) -> (!t, !lse)
   return %o, %lse, %max : !t, !lse, !lse
 }
+
+// -----
+
+!lse = !attn.tensor<[B, Hq, Sq], f32>
+!t = !attn.tensor<[B, Hq, Sq, 16], bf16>
+!k = !attn.tensor<[B, Hkv, Skv, 16], bf16>
+
+attn.variant @either(%isCausal: i32 {attn.name = "is_causal"}) {
+  attn.mask(%b, %h, %q, %kv) {
+    %zero = arith.constant 0 : i32
+    %c = arith.cmpi ne, %isCausal, %zero : i32
+    %before = arith.cmpi sge, %q, %kv : i32
+    %same = arith.cmpi eq, %q, %kv : i32
+    %keep = arith.select %c, %before, %same : i1
+    attn.yield %keep : i1
+  }
+}
+// What a launch chooses is chosen once a block, not for each element.
+// CHECK-LABEL: llvm.func @either_mask(
+// CHECK:         "setmaxnreg.inc
+// CHECK:         %[[IS_CAUSAL:.+]] = arith.cmpi ne, %{{.+}}, %c0_i32
+// CHECK:         "wgmma.wait_group.sync.aligned 0;"
+// CHECK:         scf.if %[[IS_CAUSAL]] ->
+// CHECK-COUNT-6:   arith.cmpi sge,
+// CHECK-NOT:       arith.cmpi eq
+// CHECK:         } else {
+// CHECK-NOT:       arith.cmpi sge
+// CHECK-COUNT-6:   arith.cmpi eq,
+// CHECK:           scf.yield
+func.func @either_mask(%q: !t, %k: !k, %v: !k, %scale: f32, %isCausal: i32) -> (!t, !lse, !lse) {
+  %o, %lse, %max = attn.forward @either(%q, %k, %v) scale(%scale) captures(%isCausal) : (!t, !k, !k, i32) -> (!t, !lse)
+  return %o, %lse, %max : !t, !lse, !lse
+}

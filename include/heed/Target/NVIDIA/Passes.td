@@ -46,6 +46,29 @@ def TileSelectGPUSchedulePass : Pass<"tile-select-gpu-schedule", "::heed::tile::
     Option<"overrides", "overrides", "std::string", "\"\"", "Decisions instead of the model's: block_kv=N,groups=N,stages=N,...">];
 }
 
+def TileFoldMagnitudesPass : Pass<"tile-fold-magnitudes", "::heed::tile::KernelOp"> {
+  let summary = "compares the magnitude of a distance by one unsigned comparison";
+  let description = [{
+    In a `tile.mask`, `|a - b| <= c` with `a` of the query, `b` of the key and a uniform `c` becomes `(a + c) - b < 2 c + 1`
+    without signs, of which `a + c` is computed once a query; so do `<`, `>` and `>=`. That is the same for every difference
+    but -2^31, which there is not where neither side is negative. Where this is up to the launch, the region chooses by a
+    uniform condition between what it was and what it becomes: a lowering branches once a block.
+
+    ```mlir
+    %d = arith.subi %x, %y : i32   // x = q mod w, y = kv mod w
+    %n = arith.subi %c0, %d : i32
+    %s = arith.cmpi slt, %d, %c0 : i32
+    %m = arith.select %s, %n, %d : i32
+    %k = arith.cmpi sle, %m, %c : i32
+    // becomes
+    %a = arith.addi %x, %c : i32
+    %d = arith.subi %a, %y : i32
+    %k = arith.cmpi ult, %d, %n : i32   // n = 2 c + 1, or 0 for a negative c
+    ```
+  }];
+  let dependentDialects = ["::mlir::arith::ArithDialect"];
+}
+
 def TileHoistElementsPass : Pass<"tile-hoist-elements", "::heed::tile::KernelOp"> {
   let summary = "takes out of element regions what is not computed for each score";
   let description = [{
