@@ -199,11 +199,15 @@ LogicalResult HopperLowering::withMatrices(OperandRange beside,
   for (const Ring &ring : matrices)
     if (isUsed(ring))
       wait(barrier(ring.full, slotOf(ring, blockCursor)), parityOf(ring, blockCursor));
-  LogicalResult result = lower();
+  return lower();
+}
+
+/// Behind a product whose left operand was computed from all that lay beside the scores: it is not
+/// issued before that was read. An arrival right behind the reads would not wait for them, and the
+/// copy engine might overwrite what they had yet to read (seen on an H100 with 4-byte elements).
+void HopperLowering::giveBackMatrices(Cursor cursor) {
   for (const Ring &ring : matrices)
-    if (isUsed(ring))
-      arrive(barrier(ring.empty, slotOf(ring, blockCursor)), e.cstBool(true));
-  return result;
+    arrive(barrier(ring.empty, slotOf(ring, cursor)), e.cstBool(true));
 }
 
 //===----------------------------------------------------------------------===//
@@ -346,6 +350,7 @@ void HopperLowering::issueAccumulation(Value tile) {
                 e.add(values, step * 16 * kSwizzleBytes >> 4), llvm::alignTo(rings[1].columns, 8),
                 /*transposeB=*/true);
   e.ptx("wgmma.commit_group.sync.aligned;", "", {});
+  giveBackMatrices(e.sub(front, 1));
   fragments[tile] = acc;
   inFlight.push_back(tile);
 }
@@ -408,11 +413,10 @@ LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
     wait(barrier(rings[0].full, slot), parityOf(rings[0], front));
     Value word = readWord(e.add(sharedAddress(wordOffset), e.shl(slot, 2)));
     giveBackFront(slot);
-    for (const Ring &ring : matrices) {
+    for (const Ring &ring : matrices)
       wait(barrier(ring.full, slotOf(ring, front)), parityOf(ring, front));
-      arrive(barrier(ring.empty, slotOf(ring, front)), e.cstBool(true));
-    }
-    // Last: the producer fills these values behind the next keys and what lies beside them.
+    giveBackMatrices(front);
+    // Last: the producer fills these values behind the next keys.
     wait(barrier(rings[1].full, backSlot), parityOf(rings[1], back));
     arrive(barrier(rings[1].empty, backSlot), isLeadLane);
     front = e.add(front, 1);
