@@ -8,6 +8,8 @@
 
 #include "heed/Target/NVIDIA/GPUTarget.h"
 
+#include "Magnitude.h"
+
 #include "heed/Target/NVIDIA/HoistElements.h"
 
 #include "mlir/Dialect/Math/IR/Math.h"
@@ -146,6 +148,10 @@ static void addOps(GPUStages &stages, Block &block, const ElementRegion &region,
     // What depends on no key is computed before the loop.
     if (all.intersects(Dependence::kv())) {
       stages.numMaskOps += !isScore;
+      // A magnitude takes three operations, unless tile-fold-magnitudes makes none of them.
+      bool isFolded = operandOfMagnitude(op->getResult(0)) &&
+                      llvm::all_of(op->getUsers(), llvm::IsaPred<arith::CmpIOp>);
+      stages.numMaskOps -= isFolded && !isScore ? 3 : 0;
       stages.hasDivision |= isa<attn::FloorDivOp, attn::ModOp>(op);
     }
     stages.numTranscendentals += op->getDialect()->getNamespace() == "math" &&
@@ -251,7 +257,7 @@ static SmallVector<Shape> hopperShapes(const GPUProblem &problem, bool isShort) 
     shapes.append({{3, 64}, {4, 48}});
   }
   // A long mask that is evaluated in most blocks hides more behind larger ones.
-  bool isLongAlongKeys = stages.alongKeyBytes > 0 && stages.numMaskOps >= 6;
+  bool isLongAlongKeys = stages.alongKeyBytes > 0 && stages.numMaskOps >= 5;
   if (columns <= 128 && isLongAlongKeys && isSimple)
     shapes.push_back({2, 128});
   // Shorter blocks waste less of a diagonal, and of a short call's last block.

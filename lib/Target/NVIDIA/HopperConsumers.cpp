@@ -119,8 +119,11 @@ Value HopperLowering::concerns(Value word) {
   return e.band(e.ge(word, 0), e.negate(e.eq(classOf(word), BlockWalk::kDone)));
 }
 
-void HopperLowering::giveBackFront(Value slot) {
-  arrive(barrier(rings[0].empty, slot), alongKeys.empty() ? isLeadLane : e.cstBool(true));
+void HopperLowering::giveBackFront(Value slot, Value word) {
+  Value arrives = alongKeys.empty() ? isLeadLane : e.cstBool(true);
+  if (word) // none is less: the arrival is to wait for the word
+    arrives = e.band(arrives, e.ge(word, -1));
+  arrive(barrier(rings[0].empty, slot), arrives);
 }
 
 //===----------------------------------------------------------------------===//
@@ -412,7 +415,7 @@ LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
     Value slot = slotOf(rings[0], front), backSlot = slotOf(rings[1], back);
     wait(barrier(rings[0].full, slot), parityOf(rings[0], front));
     Value word = readWord(e.add(sharedAddress(wordOffset), e.shl(slot, 2)));
-    giveBackFront(slot);
+    giveBackFront(slot, word);
     for (const Ring &ring : matrices)
       wait(barrier(ring.full, slotOf(ring, front)), parityOf(ring, front));
     giveBackMatrices(front);

@@ -149,8 +149,9 @@ private:
   Value ofGroup(int64_t first) { return barrier(first, group); }
   void wait(Value barrier, Value parity);
   void arrive(Value barrier, Value predicate);
-  /// The keys of a block are read, and what lay along those of the block before.
-  void giveBackFront(Value slot);
+  /// The keys of a block are read, and what lay along those of the block before; and `word`, if it
+  /// was read just now.
+  void giveBackFront(Value slot, Value word = Value());
   Value slotOf(const Ring &ring, Cursor cursor) { return e.band(cursor, ring.stages - 1); }
   /// The parity that a full slot waits for; a filling role waits for the other one.
   Value parityOf(const Ring &ring, Cursor cursor) {

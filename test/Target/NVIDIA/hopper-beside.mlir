@@ -37,7 +37,7 @@ attn.variant @documents(%doc: !ids {attn.name = "doc"}) {
 // Each lane gives the keys back, and what it read along those before. Then it reads two neighbouring ones at a time.
 // CHECK:         "wgmma.wait_group.sync.aligned 0;"
 // CHECK:         %[[ALL:true_[0-9]+]] = arith.constant true
-// CHECK-NEXT:    {{.*}}"@$1 mbarrier.arrive.shared::cta.b64 _, [$0];", "r,b" %{{.+}}, %[[ALL]]
+// CHECK:         {{.*}}"@$1 mbarrier.arrive.shared::cta.b64 _, [$0];", "r,b" %{{.+}}, %[[ALL]]
 // CHECK:         "ld.shared.v2.b32 {$0, $1}, [$2+0];"
 // CHECK:         "ld.shared.v2.b32 {$0, $1}, [$2+32];"
 // CHECK:         "ld.shared.v2.b32 {$0, $1}, [$2+224];"
