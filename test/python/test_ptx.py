@@ -52,19 +52,9 @@ def assemble(directory: pathlib.Path, name: str, dtype: str, dims: tuple[int, in
     return log
 
 
-# Values of a whole tile, stored once for it, that ptxas puts aside around long scores at its limit of registers: the
-# most bytes by example, head dim, target and schedule. A smaller tile would cost more, or would not help.
-KNOWN_SPILLS: dict[tuple[str, int, str, str], int] = {
-    ("sandwich", 192, "sm_90a", ""): 76,
-    ("sandwich", 256, "sm_90a", ""): 128,
-    ("bf16_bias", 256, "sm_90a", ""): 4,
-    ("t5_relative_bias", 256, "sm_90a", ""): 128,
-}
-
-
-def check(log: str, known_spill: int = 0) -> None:
+def check(log: str) -> None:
     spills = [int(n) for n in re.findall(r"(\d+) bytes spill", log)]
-    assert spills and max(spills) <= known_spill, log
+    assert spills and not any(spills), log
     assert not re.search(r"C75(04|07|08|1\d)", log), log
 
 
@@ -90,19 +80,18 @@ def test_dims(tmp_path: pathlib.Path, target: str, tune: str, dtype: str, dims: 
     *itertools.product((64, 128), ("sm_90a",), ("no_wgmma",)), *itertools.product((64, 128), ("sm_80", "sm_100"), ("",))])
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples(tmp_path: pathlib.Path, name: str, dim: int, target: str, tune: str) -> None:
-    log = assemble(tmp_path, name, "bf16", (dim, dim), target, tune)
-    check(log, KNOWN_SPILLS.get((name, dim, target, tune), 0))
+    check(assemble(tmp_path, name, "bf16", (dim, dim), target, tune))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dim", (64, 128, 192, 256))
 @pytest.mark.parametrize("name", ("dense", "causal", "alibi", "t5_relative_bias"))
 def test_short_calls(tmp_path: pathlib.Path, name: str, dim: int) -> None:
-    check(assemble(tmp_path, name, "bf16", (dim, dim), "sm_90a", "keys=512"), KNOWN_SPILLS.get((name, dim, "sm_90a", ""), 0))
+    check(assemble(tmp_path, name, "bf16", (dim, dim), "sm_90a", "keys=512"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dim", (64, 128, 192, 256))
 @pytest.mark.parametrize("name", BESIDE)
 def test_beside(tmp_path: pathlib.Path, name: str, dim: int) -> None:
-    check(assemble(tmp_path, name, "bf16", (dim, dim), "sm_90a"), KNOWN_SPILLS.get((name, dim, "sm_90a", ""), 0))
+    check(assemble(tmp_path, name, "bf16", (dim, dim), "sm_90a"))

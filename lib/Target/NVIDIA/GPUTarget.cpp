@@ -242,11 +242,8 @@ static SmallVector<Shape> hopperShapes(const GPUProblem &problem, bool isShort) 
   if (columns <= 64 && !stages.hasDivision) {
     if (isBare && !stages.hasScore && !isShort)
       shapes.append({{3, 128}, {3, 112}});
-    // A mask of many operations waits less behind short blocks, a longer one behind large ones.
-    if (stages.alongKeyBytes > 0 && stages.numMaskOps > 4 && stages.numMaskOps < 8 && isSimple)
-      shapes.push_back({3, 64});
     // Tiles of four end sooner.
-    if (stages.numMaskOps <= 4 && isSimple)
+    if (stages.numMaskOps <= 5 && isSimple)
       shapes.push_back({4, 64});
     if (isSimple)
       shapes.push_back({3, 128});
@@ -263,6 +260,8 @@ static SmallVector<Shape> hopperShapes(const GPUProblem &problem, bool isShort) 
   // Shorter blocks waste less of a diagonal, and of a short call's last block.
   if (columns <= 128 && !stages.hasMask && !isShort && !(isBare && stages.hasScore))
     shapes.push_back({3, 80});
+  if (columns > 192 && stages.hasScoreGather && stages.numTranscendentals > 0)
+    return {{1, 32}, {1, 16}}; // which do not spill
   // Gathers wait less where a thread has more registers for what is on its way.
   if (columns > 64 && stages.hasScoreGather && stages.numTranscendentals == 0 &&
       !stages.hasDivision)
@@ -285,7 +284,8 @@ static SmallVector<Shape> hopperShapes(const GPUProblem &problem, bool isShort) 
   if ((columns <= (stages.hasDivision ? 128 : 192) || !isLong(stages)) &&
       !(stages.hasScoreGather && columns > 128 && columns <= 192))
     shapes.push_back({2, 64});
-  if ((!stages.hasDivision || columns <= 192) && (columns <= 192 || !(isLongAlongKeys || isWide)))
+  bool spillsBesideWide = (stages.alongKeyBytes > 0 && stages.numMaskOps >= 4) || isWide;
+  if (columns <= 192 || (!stages.hasDivision && !spillsBesideWide))
     shapes.push_back({2, 48});
   shapes.append({{2, 32}, {1, 64}, {1, 48}, {1, 32}, {1, 16}});
   return shapes;
@@ -480,15 +480,23 @@ static llvm::Expected<tile::GPUScheduleAttr> selectPortable(MLIRContext *context
                                  " on the portable GPU path: " + why);
 }
 
+/// Of scores that take many functions ptxas keeps so much in flight, beside a wide accumulator,
+/// that it spills, whatever the blocks; and they take longer than products do.
+static bool isForPortablePath(const GPUProblem &problem) {
+  return problem.hoisted.numTranscendentals > 8 &&
+         std::max(problem.headDim, problem.valueHeadDim) > 128;
+}
+
 llvm::Expected<tile::GPUScheduleAttr>
 heed::selectGPUSchedule(MLIRContext *context, const GPUTarget &target, const GPUProblem &problem,
                         const GPUScheduleOverrides &overrides) {
   bool is16Bit = problem.elementType.getIntOrFloatBitWidth() == 16;
+  bool isGiven = overrides.groups || overrides.blockKv || overrides.stages;
   if (target.hasWGMMA && !overrides.noWGMMA && is16Bit && problem.headDim % 8 == 0 &&
-      problem.valueHeadDim % 8 == 0 && problem.valueHeadDim <= 256) {
+      problem.valueHeadDim % 8 == 0 && problem.valueHeadDim <= 256 &&
+      (isGiven || !isForPortablePath(problem))) {
     auto schedule = selectHopper(context, target, problem, overrides);
-    if (schedule || overrides.groups || overrides.blockKv || overrides.stages ||
-        problem.headDim <= 256)
+    if (schedule || isGiven || problem.headDim <= 256)
       return schedule;
     llvm::consumeError(schedule.takeError());
   }

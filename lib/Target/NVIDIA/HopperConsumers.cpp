@@ -205,12 +205,21 @@ LogicalResult HopperLowering::withMatrices(OperandRange beside,
   return lower();
 }
 
-/// Behind a product whose left operand was computed from all that lay beside the scores: it is not
-/// issued before that was read. An arrival right behind the reads would not wait for them, and the
-/// copy engine might overwrite what they had yet to read (seen on an H100 with 4-byte elements).
-void HopperLowering::giveBackMatrices(Cursor cursor) {
+/// An arrival right behind shared loads does not wait for what they return, and the copy engine's
+/// writes do not queue behind them: it would overwrite what is yet to be read (seen on an H100 with
+/// 4-byte elements). Row maxima were computed from everything that was read, and none of them has
+/// these bits, a signalling NaN: the arrival waits for them to be known.
+void HopperLowering::scoresAreKnown(Value rowMax) {
+  if (matrices.empty())
+    return;
+  constexpr int64_t signallingNaN = 0x7F800001;
+  Value isKnown = e.ne(e.bitcast(e.i32(), rowMax), signallingNaN);
+  giveBackMatrices(blockCursor, isKnown);
+}
+
+void HopperLowering::giveBackMatrices(Cursor cursor, Value predicate) {
   for (const Ring &ring : matrices)
-    arrive(barrier(ring.empty, slotOf(ring, cursor)), e.cstBool(true));
+    arrive(barrier(ring.empty, slotOf(ring, cursor)), predicate);
 }
 
 //===----------------------------------------------------------------------===//
@@ -353,7 +362,6 @@ void HopperLowering::issueAccumulation(Value tile) {
                 e.add(values, step * 16 * kSwizzleBytes >> 4), llvm::alignTo(rings[1].columns, 8),
                 /*transposeB=*/true);
   e.ptx("wgmma.commit_group.sync.aligned;", "", {});
-  giveBackMatrices(e.sub(front, 1));
   fragments[tile] = acc;
   inFlight.push_back(tile);
 }
@@ -418,8 +426,8 @@ LogicalResult HopperLowering::lowerForKV(tile::ForKVOp op) {
     giveBackFront(slot, word);
     for (const Ring &ring : matrices)
       wait(barrier(ring.full, slotOf(ring, front)), parityOf(ring, front));
-    giveBackMatrices(front);
-    // Last: the producer fills these values behind the next keys.
+    giveBackMatrices(front, e.cstBool(true));
+    // Last: the producer fills these values behind the next keys and what lies beside them.
     wait(barrier(rings[1].full, backSlot), parityOf(rings[1], back));
     arrive(barrier(rings[1].empty, backSlot), isLeadLane);
     front = e.add(front, 1);

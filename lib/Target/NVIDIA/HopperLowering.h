@@ -112,7 +112,7 @@ private:
   mlir::LogicalResult lowerScale(tile::ScaleOp op);
   mlir::LogicalResult lowerForKV(tile::ForKVOp op);
   mlir::LogicalResult lowerDot(tile::DotOp op);
-  /// Issues the product that the block before `front` left behind; `tile` is what it adds to.
+  /// Issues the product that the last block left behind; `tile` is what it adds to.
   void issueAccumulation(Value tile);
   void storeTile(tile::StoreOp op);
   void ready(Value tile) override;
@@ -121,8 +121,9 @@ private:
   /// Lowers an op that reads the given tiles, which arrive before.
   mlir::LogicalResult withMatrices(mlir::OperandRange beside,
                                    llvm::function_ref<mlir::LogicalResult()> lower);
-  /// What lay beside a block's scores is read.
-  void giveBackMatrices(Cursor cursor);
+  void scoresAreKnown(Value rowMax) override;
+  /// What lay beside a block's scores is read, or not needed.
+  void giveBackMatrices(Cursor cursor, Value predicate);
   Value readWord(Value place);
 
   // Tiles. The producer takes their numbers from a counter and announces them to the others in two

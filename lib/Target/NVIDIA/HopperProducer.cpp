@@ -229,29 +229,20 @@ void HopperLowering::emitProducer() {
               waitUntilEmpty(rings[0], cursor);
               storeAlongKeys(cursor, blockMapping(word), word);
               fill(rings[0], cursor, blockMapping(word), following, wordOffset);
+              for (const Ring &ring : matrices) {
+                waitUntilEmpty(ring, cursor);
+                fill(ring, cursor, blockMapping(word), Value(), 0);
+              }
               return {following, behind.words, behind.remaining, behind.next, e.add(cursor, 1)};
             },
             [&]() -> Emitter::Values {
               return {e.cst(-1), position.words, position.remaining, position.next, cursor};
             });
       };
-      // Behind the values of the block before: with its product a place is given back, which may be
-      // the only one.
-      auto fillMatrices = [&](Value word, Cursor cursor) {
-        if (matrices.empty())
-          return;
-        e.ifThen(isBlock(word), [&] {
-          for (const Ring &ring : matrices) {
-            waitUntilEmpty(ring, cursor);
-            fill(ring, cursor, blockMapping(word), Value(), 0);
-          }
-        });
-      };
       BlockWalk::Position position = walker->startOf(walk);
       Value firstWord = walker->next(walk, position);
       announce(count, {number, tile.batch, tile.head, tile.number, firstWord});
       Emitter::Values state = fillFront(firstWord, position, carried[2]);
-      fillMatrices(firstWord, carried[2]);
       // The next tile is taken when a tile's last keys are on their way: sooner, it would wait here
       // while other thread blocks had nothing left; later, nothing would be on its way.
       Value taken = takeNumber(zero, e.negate(isBlock(state[0])));
@@ -267,7 +258,6 @@ void HopperLowering::emitProducer() {
             Value taken = takeNumber(v[7], isLastFront);
             waitUntilEmpty(rings[1], v[6]);
             fill(rings[1], v[6], blockMapping(v[0]), Value(), 0);
-            fillMatrices(v[1], v[5]);
             next.insert(next.begin(), v[1]);
             next.append({e.add(v[6], 1), taken});
             return next;

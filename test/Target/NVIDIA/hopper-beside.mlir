@@ -74,14 +74,11 @@ attn.variant @biased(%bias: !bias {attn.name = "bias"}) {
 // CHECK:         "ld.shared.v2.b32 {$0, $1}, [$2+1024];", "=f,=f,r"
 // The second box.
 // CHECK:         "ld.shared.v2.b32 {$0, $1}, [$2+16384];", "=f,=f,r"
-// All lanes give it back, but only behind the product that needs what they read, which is issued after the next scores'.
+// All lanes give it back, but not before the largest score is known, which depends on what they read.
 // CHECK-NOT:     "@$1 mbarrier.arrive
-// CHECK:         "wgmma.commit_group.sync.aligned;"
-// CHECK-NOT:     "@$1 mbarrier.arrive
-// CHECK:         "wgmma.commit_group.sync.aligned;"
-// CHECK-NOT:     "wgmma.
-// CHECK:         %[[ALL:true[_0-9]*]] = arith.constant true
-// CHECK-NEXT:    {{.*}}"@$1 mbarrier.arrive.shared::cta.b64 _, [$0];", "r,b" %{{.+}}, %[[ALL]]
+// CHECK:         %[[BITS:.+]] = arith.bitcast %{{.+}} : f32 to i32
+// CHECK:         %[[IS_KNOWN:.+]] = arith.cmpi ne, %[[BITS]], %c2139095041_i32
+// CHECK:         "@$1 mbarrier.arrive.shared::cta.b64 _, [$0];", "r,b" %{{.+}}, %[[IS_KNOWN]]
 func.func @full_bias(%q: !t, %k: !k, %v: !k, %scale: f32, %bias: !bias) -> (!t, !lse, !lse) {
   %o, %lse, %max = attn.forward @biased(%q, %k, %v) scale(%scale) captures(%bias) : (!t, !k, !k, !bias) -> (!t, !lse)
   return %o, %lse, %max : !t, !lse, !lse
