@@ -151,7 +151,10 @@ static void addOps(GPUStages &stages, Block &block, const ElementRegion &region,
       // A magnitude takes three operations, unless tile-fold-magnitudes makes none of them.
       bool isFolded = operandOfMagnitude(op->getResult(0)) &&
                       llvm::all_of(op->getUsers(), llvm::IsaPred<arith::CmpIOp>);
-      stages.numMaskOps -= isFolded && !isScore ? 3 : 0;
+      if (isFolded && !isScore) {
+        stages.numMaskOps -= 3;
+        ++stages.numMagnitudes;
+      }
       stages.hasDivision |= isa<attn::FloorDivOp, attn::ModOp>(op);
     }
     stages.numTranscendentals += op->getDialect()->getNamespace() == "math" &&
@@ -284,7 +287,9 @@ static SmallVector<Shape> hopperShapes(const GPUProblem &problem, bool isShort) 
   if ((columns <= (stages.hasDivision ? 128 : 192) || !isLong(stages)) &&
       !(stages.hasScoreGather && columns > 128 && columns <= 192))
     shapes.push_back({2, 64});
-  bool spillsBesideWide = (stages.alongKeyBytes > 0 && stages.numMaskOps >= 4) || isWide;
+  // The code holds magnitudes both ways.
+  int64_t numMaskOps = stages.numMaskOps + 3 * stages.numMagnitudes;
+  bool spillsBesideWide = (stages.alongKeyBytes > 0 && numMaskOps >= 6) || isWide;
   if (columns <= 192 || (!stages.hasDivision && !spillsBesideWide))
     shapes.push_back({2, 48});
   shapes.append({{2, 32}, {1, 64}, {1, 48}, {1, 32}, {1, 16}});

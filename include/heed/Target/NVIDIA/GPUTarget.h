@@ -60,6 +60,7 @@ struct GPUStages {
   bool hasMaskGather = false;  // at indices that depend on keys
   bool hasScoreGather = false; // at indices that depend on queries and keys
   int64_t numMaskOps = 0;
+  int64_t numMagnitudes = 0;      // in the mask: comparisons that tile-fold-magnitudes shortens
   int64_t numTranscendentals = 0; // such as tanh, in either
   /// Registers for what stages keep through the loop: pointers of captured tensors and values that
   /// depend on the query.
