@@ -21,7 +21,9 @@ struct GPUSchedule : testing::Test {
 
   std::string choose(StringRef target, Type type, int64_t headDim, int64_t valueHeadDim,
                      StringRef options) {
-    GPUProblem problem{type, headDim, valueHeadDim, /*hasMask=*/true, /*hasScore=*/true};
+    GPUProblem problem{type, headDim, valueHeadDim};
+    for (GPUStages *stages : {&problem.direct, &problem.hoisted})
+      stages->hasMask = stages->hasScore = true;
     auto overrides = llvm::cantFail(GPUScheduleOverrides::parse(options));
     auto schedule = selectGPUSchedule(&context, *lookupGPUTarget(target), problem, overrides);
     if (!schedule)
