@@ -15,6 +15,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -138,7 +139,7 @@ struct Problem {
 double largestError(const Problem &p, const std::vector<BF16> &output) {
   double largest = 0;
   for (int64_t head : {int64_t(0), kHeads - 1})
-    for (int64_t q : {int64_t(0), int64_t(1), p.length / 2, p.length - 1}) {
+    for (int64_t q : {int64_t(0), std::min(int64_t(1), p.length - 1), p.length / 2, p.length - 1}) {
       auto row = [&](const std::vector<BF16> &x, int64_t h, int64_t i) { return &x[size_t((h * p.length + i) * kHeadDim)]; };
       int64_t kvHead = head / (kHeads / kKvHeads);
       std::vector<double> sums(kHeadDim);

@@ -67,9 +67,10 @@ def test_gpu(tmp_path: pathlib.Path, compiler: str) -> None:
         pytest.skip(f"no {compiler}")
     _run(compiler, "-std=c++17", *WARNINGS, "-O1", "-I", tmp_path, "-I", ROOT / "include", ROOT / "examples/gpu/gpu.cpp",
          _kernel(tmp_path, "alibi", "alibi", "bf16", 128, "--target=sm_90a,sm_80,native"), *LINK, "-ldl", "-o", tmp_path / "gpu")
-    result = subprocess.run([tmp_path / "gpu", "300"], capture_output=True, text=True, timeout=300,
-                            env={**os.environ, "HEED_CUDA_DRIVER": "/nowhere/libcuda.so.1"})
-    assert result.returncode == 2, result.stdout + result.stderr
-    assert re.fullmatch(r"CPU: largest error of 8 rows \d\.\de-\d+: ok\n", result.stdout)
-    assert result.stderr.startswith("there is no GPU: ") and "/nowhere/libcuda.so.1" in result.stderr
-    assert result.stderr.count("\n") == 1
+    for length in ("1", "300"):
+        result = subprocess.run([tmp_path / "gpu", length], capture_output=True, text=True, timeout=300,
+                                env={**os.environ, "HEED_CUDA_DRIVER": "/nowhere/libcuda.so.1"})
+        assert result.returncode == 2, result.stdout + result.stderr
+        assert re.fullmatch(r"CPU: largest error of 8 rows \d\.\de-\d+: ok\n", result.stdout)
+        assert result.stderr.startswith("there is no GPU: ") and "/nowhere/libcuda.so.1" in result.stderr
+        assert result.stderr.count("\n") == 1
