@@ -149,6 +149,7 @@ def test_threads_are_limited(probe: Probe, library: str) -> None:
             assert len(set(probe.threads) - {0}) == count
 
 
+@pytest.mark.slow
 def test_beside_the_threads_of_others() -> None:
     """Pools that take turns: spinning workers must not hold back the others' for long."""
     torch.set_num_threads(2)

@@ -25,7 +25,7 @@ def test_every_example_has_a_formula() -> None:
 # -- Every example, type and target ----------------------------------------------------------------
 
 @pytest.mark.parametrize("name", EXAMPLES)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ("f32", "bf16", pytest.param("f16", marks=pytest.mark.slow)))
 def test_example(kernels: Kernels, name: str, dtype: str) -> None:
     kernel = kernels(name, dtype, 64)
     for shape in (Shape(2, 4, 2, 300, 300), Shape(1, 2, 2, 129, 257), Shape(2, 3, 1, 260, 100), Shape(1, 1, 1, 1, 1)):
@@ -250,7 +250,7 @@ def test_memory_behind_the_arrays_is_not_used(kernels: Kernels, target: str, dty
 # -- Captures --------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("element", ("bool", "i8", "i32", "i64", "f16", "bf16", "f32"))
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ("f32", *(pytest.param(x, marks=pytest.mark.slow) for x in ("bf16", "f16"))))
 def test_capture_types(kernels: Kernels, element: str, dtype: str) -> None:
     read = {"bool": "where(t[b, h, q], 1.0, 0.0) + where(u[kv], 0.5, 0.0)"}.get(element, "t[b, h, q] + u[kv]")
     read = read.replace(" + u", " * 0.25 + u") if element == "i64" else read
@@ -326,7 +326,7 @@ def test_two_dimensional_bias(kernels: Kernels, target: str) -> None:
               params={"bias": np.broadcast_to(bias[:1, :1, :1], bias.shape)})
 
 
-@pytest.mark.parametrize("ids", ("sorted", "shuffled", "equal", "distinct", "runs"))
+@pytest.mark.parametrize("ids", ("sorted", "shuffled", *(pytest.param(x, marks=pytest.mark.slow) for x in ("equal", "distinct", "runs"))))
 @pytest.mark.parametrize("name", ("packed_documents", "transfusion"))
 def test_document_ids(kernels: Kernels, name: str, ids: str) -> None:
     rng = np.random.default_rng(16)

@@ -156,7 +156,7 @@ def test_a_mask_of_that_name_is_no_sliced_one() -> None:
     assert torch.equal(heed.flex_attention(QUERY, KEY, KEY, block_mask=mask), heed.flex_attention(QUERY, KEY, KEY, mask_mod=causal))
 
 
-@pytest.mark.parametrize("compiles", (False, True))
+@pytest.mark.parametrize("compiles", (False, pytest.param(True, marks=pytest.mark.slow)))
 def test_lists_of_heads_alone(compiles: bool) -> None:
     """Dims are missing from the left, as in BlockMask.block_kinds."""
     query, key = torch.randn(2, 3, 64, 16), torch.randn(2, 3, 64, 16)

@@ -214,6 +214,7 @@ def test_several_variants_in_one_object(tmp_path: pathlib.Path) -> None:
     assert "a_f32_d8_kernel" in header and "b_f32_d8_kernel" in header
 
 
+@pytest.mark.slow
 def test_header_of_a_kernel_for_gpus(tmp_path: pathlib.Path) -> None:
     """An entry for each kind of code that the object has, valid C and C++, and no other."""
     source = tmp_path / "x.heed"

@@ -254,7 +254,7 @@ def test_constants_and_imports(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("name", ("packed_documents", "dense", "checkerboard"))
-@pytest.mark.parametrize("length", (300, 1024))
+@pytest.mark.parametrize("length", (300, pytest.param(1024, marks=pytest.mark.slow)))
 def test_images(name: str, length: int, tmp_path: pathlib.Path) -> None:
     picture = viz.picture(load(name, length))
     viz.save(picture, tmp_path / "mask.png")

@@ -71,8 +71,7 @@ Value Emitter::fmin(Value x, Value y) {
 
 Value Emitter::exp2(Value x, int64_t degree) {
   // Minimax polynomials of 2^f on [-1/2, 1/2] for the relative error, lowest degree first, among
-  // those that are exactly 1 at 0: a maximum that did not move must rescale by 1, and a row of one
-  // key have the sum 1.
+  // those that are exactly 1 at 0: the weight of a row's only key is a power of two.
   static constexpr float degree3[] = {1.0f, 0.693282902f, 0.242210999f, 0.0550089329f};
   static constexpr float degree5[] = {1.0f,          0.693147004f,   0.240222424f,
                                       0.0555073358f, 0.00967151299f, 0.00132647285f};

@@ -18,10 +18,11 @@ using namespace heed::cpu;
 /// make NaN.
 static constexpr float kMaxFloat = std::numeric_limits<float>::max();
 
-/// What a row's reference may lag behind its maximum, in base-2 logarithms. At 0 some of a group's
-/// rows have a new maximum, and all their accumulators are scaled, in most of the first hundred
-/// blocks.
-static constexpr float kLag = 8.0f;
+/// What a row's reference begins ahead of its maximum, in base-2 logarithms, so that it need not
+/// follow each new maximum: otherwise some of a group's rows have one, and all their accumulators
+/// are scaled, in most of the first hundred blocks. Ahead and not behind: weights stay at most 1,
+/// and sums of values finite where the output is.
+static constexpr float kLead = 8.0f;
 
 void KernelLowering::beginOnlineSoftmax(tile::OnlineSoftmaxOp op) {
   Value reference = allocate(blockQ * 4);
@@ -46,18 +47,19 @@ LogicalResult KernelLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
   }
   Value factor = e->broadcast(scalar(op.getFactor()));
 
-  // The maximum is known. Where the reference r lags too far behind it, it becomes r', and
-  // 2^(factor (r - r')) rescales what earlier blocks left.
+  // The maximum is known. Where it is beyond the reference r, that becomes r', and 2^(factor (r -
+  // r')) rescales what earlier blocks left.
   e->loop(e->cst(0), queryEnd, lanes, [&](Value lane) {
     auto at = [&](Value base) { return e->at(base, lane, e->f32()); };
     Value raw = e->load(e->vecF32(), at(newMaxOfBlock));
     Value before = e->load(e->vecF32(), at(minusReference));
-    Value lags = arith::CmpFOp::create(builder, e->loc, arith::CmpFPredicate::OGT,
-                                       e->fma(raw, factor, before), e->splatF32(kLag));
-    Value fresh = e->fmax(raw, e->splatF32(-kMaxFloat));
-    fresh = e->fmin(e->fneg(e->fmul(fresh, factor)), e->splatF32(kMaxFloat));
-    Value after = e->select(lags, fresh, before);
-    Value alpha = e->select(lags, e->exp2(e->fsub(after, before)), e->splatF32(1.0f));
+    Value isBeyond = arith::CmpFOp::create(builder, e->loc, arith::CmpFPredicate::OGT,
+                                           e->fma(raw, factor, before), e->splatF32(0.0f));
+    Value fresh = e->fmul(e->fmax(raw, e->splatF32(-kMaxFloat)), factor);
+    fresh = e->fneg(e->fadd(fresh, e->splatF32(kLead)));
+    fresh = e->fmin(fresh, e->splatF32(kMaxFloat));
+    Value after = e->select(isBeyond, fresh, before);
+    Value alpha = e->select(isBeyond, e->exp2(e->fsub(after, before)), e->splatF32(1.0f));
     e->store(alpha, at(rescale));
     e->store(raw, at(max));
     e->store(after, at(minusReference));

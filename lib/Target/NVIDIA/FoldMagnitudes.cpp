@@ -44,7 +44,8 @@ public:
   void run() {
     SmallVector<Comparison> comparisons;
     std::optional<Value> isSafe = Value();
-    for (auto op : block.getOps<arith::CmpIOp>())
+    // Not the comparisons that are added meanwhile.
+    for (arith::CmpIOp op : llvm::to_vector(block.getOps<arith::CmpIOp>()))
       if (std::optional<Comparison> comparison = match(op)) {
         auto both =
             conjunction(isNotNegative(comparison->ofQuery), isNotNegative(comparison->ofKey));
@@ -104,10 +105,14 @@ private:
     if (!isOrder || !difference || !x.getType().isInteger(32) || !region.isUniform(bound))
       return std::nullopt;
     Value lhs = difference.getLhs(), rhs = difference.getRhs();
-    if (region.lookup(lhs) == Dependence::kv())
+    if (region.lookup(lhs).intersects(Dependence::kv()))
       std::swap(lhs, rhs);
-    if (region.lookup(lhs).intersects(Dependence::kv()) ||
-        region.lookup(rhs).intersects(Dependence::q()))
+    auto isOfOnly = [&](Value v, Dependence one, Dependence other) {
+      return region.lookup(v).intersects(one) && !region.lookup(v).intersects(other);
+    };
+    // Others are not of each pair, or would not gain.
+    if (!isOfOnly(lhs, Dependence::q(), Dependence::kv()) ||
+        !isOfOnly(rhs, Dependence::kv(), Dependence::q()))
       return std::nullopt;
     bool isInverted = isInverse(predicate);
     // The inverse of <= is >, and of < it is >=.

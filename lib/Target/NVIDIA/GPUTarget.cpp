@@ -157,8 +157,12 @@ static void addOps(GPUStages &stages, Block &block, const ElementRegion &region,
       }
       stages.hasDivision |= isa<attn::FloorDivOp, attn::ModOp>(op);
     }
-    stages.numTranscendentals += op->getDialect()->getNamespace() == "math" &&
-                                 !isa<math::AbsFOp, math::FloorOp, math::CeilOp, math::FmaOp>(op);
+    bool isFunction = op->getDialect()->getNamespace() == "math" &&
+                      !isa<math::AbsFOp, math::FloorOp, math::CeilOp, math::FmaOp>(op);
+    stages.numTranscendentals += isFunction;
+    Dependence ofElements = Dependence::score() | Dependence::kv();
+    stages.numElementFunctions +=
+        isFunction && region.lookup(op->getResult(0)).intersects(ofElements);
     // A pointer and a stride; and, read for each element, addresses and values on their way.
     if (isa<attn::LoadOp>(op) && all.intersects(Dependence::kv())) {
       bool isForElements = all != Dependence::kv();
@@ -488,7 +492,7 @@ static llvm::Expected<tile::GPUScheduleAttr> selectPortable(MLIRContext *context
 /// Of scores that take many functions ptxas keeps so much in flight, beside a wide accumulator,
 /// that it spills, whatever the blocks; and they take longer than products do.
 static bool isForPortablePath(const GPUProblem &problem) {
-  return problem.hoisted.numTranscendentals > 8 &&
+  return problem.hoisted.numElementFunctions > 8 &&
          std::max(problem.headDim, problem.valueHeadDim) > 128;
 }
 
@@ -499,7 +503,7 @@ heed::selectGPUSchedule(MLIRContext *context, const GPUTarget &target, const GPU
   bool isGiven = overrides.groups || overrides.blockKv || overrides.stages;
   if (target.hasWGMMA && !overrides.noWGMMA && is16Bit && problem.headDim % 8 == 0 &&
       problem.valueHeadDim % 8 == 0 && problem.valueHeadDim <= 256 &&
-      (isGiven || !isForPortablePath(problem))) {
+      (isGiven || overrides.blocksPerSM || !isForPortablePath(problem))) {
     auto schedule = selectHopper(context, target, problem, overrides);
     if (schedule || isGiven || problem.headDim <= 256)
       return schedule;

@@ -121,7 +121,7 @@ Value HopperLowering::concerns(Value word) {
 
 void HopperLowering::giveBackFront(Value slot, Value word) {
   Value arrives = alongKeys.empty() ? isLeadLane : e.cstBool(true);
-  if (word) // none is less: the arrival is to wait for the word
+  if (word) // always true, and not known before the word is
     arrives = e.band(arrives, e.ge(word, -1));
   arrive(barrier(rings[0].empty, slot), arrives);
 }

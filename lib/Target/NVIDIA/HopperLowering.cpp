@@ -161,10 +161,16 @@ LogicalResult HopperLowering::collectLoop(Value queries) {
   if (product.getLhs() != queries || !product.getTransposeRhs() || product.getTransposeLhs())
     return product.emitError("expects queries times transposed keys for sm_90a");
   Value scores = softmax.getScores();
-  while (isa_and_present<tile::MapOp, tile::MaskOp>(scores.getDefiningOp()))
+  llvm::SmallPtrSet<Operation *, 4> stages;
+  while (isa_and_present<tile::MapOp, tile::MaskOp>(scores.getDefiningOp())) {
+    stages.insert(scores.getDefiningOp());
     scores = scores.getDefiningOp()->getOperand(0);
+  }
   if (scores != product)
     return softmax.emitError("expects scores, mapped and masked at most, for sm_90a");
+  for (const Ring &ring : matrices) // given back when the softmax knows the scores
+    if (!stages.contains(*ring.load->user_begin()))
+      return ring.load->emitError("expects to lie beside the softmax's scores for sm_90a");
   auto scaled = accumulation.getAcc().getDefiningOp<tile::ScaleRowsOp>();
   if (accumulation.getLhs() != softmax.getWeights() || accumulation.getTransposeLhs() ||
       accumulation.getTransposeRhs() || !scaled || scaled.getFactors() != softmax.getRescale())

@@ -81,7 +81,7 @@ func.func @columns_k(%q: !t, %k: !k, %v: !k, %scale: f32, %n: i32) -> (!t, !lse,
   return %o, %lse, %max : !t, !lse, !lse
 }
 
-// Anything may be captured, and a sum of coordinates is of both.
+// Anything may be captured, a sum of coordinates is of both, and what depends on the query alone is computed once.
 attn.variant @others(%ids: !ids {attn.name = "ids"}) {
   attn.mask(%b, %h, %q, %kv) {
     %zero = arith.constant 0 : i32
@@ -98,7 +98,13 @@ attn.variant @others(%ids: !ids {attn.name = "ids"}) {
     %isNegativeY = arith.cmpi slt, %y, %zero : i32
     %distanceY = arith.select %isNegativeY, %negatedY, %y : i32
     %second = arith.cmpi sle, %distanceY, %five : i32
-    %keep = arith.andi %first, %second : i1
+    %z = arith.subi %q, %five : i32
+    %negatedZ = arith.subi %zero, %z : i32
+    %isNegativeZ = arith.cmpi slt, %z, %zero : i32
+    %distanceZ = arith.select %isNegativeZ, %negatedZ, %z : i32
+    %third = arith.cmpi sle, %distanceZ, %five : i32
+    %both = arith.andi %first, %second : i1
+    %keep = arith.andi %both, %third : i1
     attn.yield %keep : i1
   }
 }

@@ -49,6 +49,22 @@ TEST_F(GPUSchedule, EveryHeadDimHasOne) {
                 << target.name << " " << headDim << " " << valueHeadDim << " " << options.str();
 }
 
+// They would spill beside a wide accumulator; whoever asks for a Hopper schedule gets one.
+TEST_F(GPUSchedule, ScoresOfManyFunctions) {
+  auto dotOf = [&](int64_t headDim, StringRef options) {
+    GPUProblem problem{b.getBF16Type(), headDim, headDim};
+    problem.hoisted.hasScore = true;
+    problem.hoisted.numTranscendentals = problem.hoisted.numElementFunctions = 16;
+    auto overrides = llvm::cantFail(GPUScheduleOverrides::parse(options));
+    auto schedule = selectGPUSchedule(&context, *lookupGPUTarget("sm_90a"), problem, overrides);
+    return llvm::cantFail(std::move(schedule)).getDot();
+  };
+  EXPECT_EQ(dotOf(128, ""), tile::GPUDotKind::WGMMA);
+  EXPECT_EQ(dotOf(192, ""), tile::GPUDotKind::MMA);
+  EXPECT_EQ(dotOf(192, "blocks_per_sm=1"), tile::GPUDotKind::WGMMA);
+  EXPECT_EQ(dotOf(256, "block_kv=32"), tile::GPUDotKind::WGMMA);
+}
+
 TEST_F(GPUSchedule, OverridesThatDoNotFit) {
   EXPECT_EQ(choose("sm_80", b.getF32Type(), 128, 128, "block_kv=256"),
             "no schedule of sm_80 fits head dim 128 on the portable GPU path: a thread needs about "

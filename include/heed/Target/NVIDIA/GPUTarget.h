@@ -60,8 +60,9 @@ struct GPUStages {
   bool hasMaskGather = false;  // at indices that depend on keys
   bool hasScoreGather = false; // at indices that depend on queries and keys
   int64_t numMaskOps = 0;
-  int64_t numMagnitudes = 0;      // in the mask: comparisons that tile-fold-magnitudes shortens
-  int64_t numTranscendentals = 0; // such as tanh, in either
+  int64_t numMagnitudes = 0;       // in the mask: comparisons that tile-fold-magnitudes shortens
+  int64_t numTranscendentals = 0;  // such as tanh, in either
+  int64_t numElementFunctions = 0; // those of them that depend on the score or the key
   /// Registers for what stages keep through the loop: pointers of captured tensors and values that
   /// depend on the query.
   int64_t stageRegisters = 0;

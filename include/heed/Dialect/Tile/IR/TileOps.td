@@ -253,7 +253,7 @@ def Tile_OnlineSoftmaxOp : Tile_Op<"online_softmax", [Pure, AllTypesMatch<["refe
         r' = max(r, rowmax(s))        p = 2^(factor (s - r'))
         rescale = 2^(factor (r - r')) l' = rescale l + rowsum(p)
 
-    A schedule may allow a reference that lags behind the maximum by a bounded amount (lazy rescaling): only the
+    A lowering may keep a reference that differs from the maximum by a bounded amount (lazy rescaling): only the
     reference, the sum and the accumulators that are scaled along have a meaning, and only together. A kernel that wants
     the maximum itself computes it apart.
 
@@ -271,8 +271,8 @@ def Tile_OnlineSoftmaxOp : Tile_Op<"online_softmax", [Pure, AllTypesMatch<["refe
 def Tile_NormalizeOp : Tile_Op<"normalize", [Pure, AllTypesMatch<["acc", "output"]>, AllTypesMatch<["reference", "sum", "lse", "max_scores"]>]> {
   let summary = "ends an online softmax: output rows, their log-sum-exp and their largest score";
   let description = [{
-    output = acc / sum by rows, lse = ln(2) (factor reference + log2(sum)) and max_scores = ln(2) factor reference, where the
-    reference is the row's largest score. Rows whose sum is 0 get output 0, lse and max_scores -inf.
+    output = acc / sum by rows, lse = ln(2) (factor reference + log2(sum)) and max_scores = ln(2) factor m, where m is the
+    row's largest score, which lowerings keep beside the reference. Rows whose sum is 0 get output 0, lse and max_scores -inf.
   }];
   let arguments = (ins Tile_TileType:$acc, Tile_TileType:$reference, Tile_TileType:$sum, F32:$factor);
   let results = (outs Tile_TileType:$output, Tile_TileType:$lse, Tile_TileType:$max_scores);
