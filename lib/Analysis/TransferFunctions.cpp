@@ -1,0 +1,357 @@
+//===-- TransferFunctions.cpp - What ops make of intervals ----------------===//
+//
+// Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
+// See LICENSE for license information.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+//
+//===----------------------------------------------------------------------===//
+
+#include "IntervalEvaluator.h"
+
+using namespace mlir;
+using namespace heed;
+using namespace heed::intervals;
+
+void IntervalEvaluator::evaluate(Operation &op) {
+  if (llvm::all_of(op.getOperands(), [&](Value v) { return bool(uniformOf(v)); })) {
+    IRMapping uniforms;
+    for (Value operand : op.getOperands())
+      uniforms.map(operand, uniformOf(operand));
+    Operation *clone = outer.clone(op, uniforms);
+    for (auto [result, copy] : llvm::zip(op.getResults(), clone->getResults()))
+      values[result].uniform = copy;
+    return;
+  }
+  if (op.getNumResults() != 1)
+    return;
+  Value result = op.getResult(0);
+  if (result.getType().isInteger(1))
+    values[result].boolean = evaluateBoolean(op);
+  else if (result.getType().isInteger(32) || result.getType().isInteger(64))
+    evaluateInteger(op, result);
+}
+
+Boolean IntervalEvaluator::evaluateBoolean(Operation &op) {
+  if (isa<arith::AndIOp>(op)) {
+    Boolean both = conjunction(getBoolean(op.getOperand(0)), getBoolean(op.getOperand(1)));
+    bool isWhole =
+        llvm::none_of(op.getUsers(), [](Operation *user) { return isa<arith::AndIOp>(user); });
+    return isWhole ? withEqualities(op, both) : both;
+  }
+  if (isa<arith::OrIOp>(op))
+    return invert(
+        conjunction(invert(getBoolean(op.getOperand(0))), invert(getBoolean(op.getOperand(1)))));
+  if (isa<arith::XOrIOp>(op)) {
+    Boolean x = getBoolean(op.getOperand(0)), y = getBoolean(op.getOperand(1));
+    OpBuilder &b = at(x.usesKv || y.usesKv);
+    return {lor(b, land(b, x.always, y.never), land(b, x.never, y.always)),
+            lor(b, land(b, x.always, y.always), land(b, x.never, y.never)), x.usesKv || y.usesKv};
+  }
+  if (auto selectOp = dyn_cast<arith::SelectOp>(op)) {
+    Boolean c = getBoolean(selectOp.getCondition()), x = getBoolean(selectOp.getTrueValue()),
+            y = getBoolean(selectOp.getFalseValue());
+    bool usesKv = c.usesKv || x.usesKv || y.usesKv;
+    OpBuilder &b = at(usesKv);
+    auto choose = [&](Value ofX, Value ofY) {
+      return lor(b, land(b, ofX, lor(b, c.always, ofY)), land(b, c.never, ofY));
+    };
+    return {choose(x.always, y.always), choose(x.never, y.never), usesKv};
+  }
+  if (auto compareOp = dyn_cast<arith::CmpIOp>(op)) {
+    if (compareOp.getLhs().getType().isInteger(1))
+      return evaluateBooleanCompare(compareOp);
+    if (std::optional<Integer> d = difference(compareOp))
+      return compareWithZero(compareOp.getPredicate(), *d);
+  }
+  if (auto load = dyn_cast<attn::LoadOp>(op))
+    if (std::optional<Summary> s = summarise(load))
+      return {s->least, negate(at(s->usesKv), s->most), s->usesKv};
+  return unknownBoolean();
+}
+
+Boolean IntervalEvaluator::evaluateBooleanCompare(arith::CmpIOp op) {
+  Boolean x = getBoolean(op.getLhs()), y = getBoolean(op.getRhs());
+  bool usesKv = x.usesKv || y.usesKv;
+  OpBuilder &b = at(usesKv);
+  Boolean differ = {lor(b, land(b, x.always, y.never), land(b, x.never, y.always)),
+                    lor(b, land(b, x.always, y.always), land(b, x.never, y.never)), usesKv};
+  if (op.getPredicate() == arith::CmpIPredicate::ne)
+    return differ;
+  if (op.getPredicate() == arith::CmpIPredicate::eq)
+    return invert(differ);
+  return unknownBoolean();
+}
+
+Boolean IntervalEvaluator::conjunction(const Boolean &x, const Boolean &y) {
+  bool usesKv = x.usesKv || y.usesKv;
+  OpBuilder &b = at(usesKv);
+  return {land(b, x.always, y.always), lor(b, x.never, y.never), usesKv};
+}
+
+Boolean IntervalEvaluator::withEqualities(Operation &conjunction, Boolean known) {
+  SmallVector<arith::CmpIOp> compares;
+  SmallVector<Operation *> pending = {&conjunction};
+  while (!pending.empty())
+    for (Value operand : pending.pop_back_val()->getOperands())
+      if (Operation *part = operand.getDefiningOp()) {
+        if (isa<arith::AndIOp>(part))
+          pending.push_back(part);
+        else if (auto compare = dyn_cast<arith::CmpIOp>(part))
+          compares.push_back(compare);
+      }
+  constexpr size_t mostCompares = 8; // each pair is looked at
+  if (compares.size() > mostCompares)
+    return known;
+  for (arith::CmpIOp equality : compares) {
+    if (equality.getPredicate() != arith::CmpIPredicate::eq)
+      continue;
+    for (arith::CmpIOp other : compares)
+      for (unsigned side : {0, 1})
+        for (unsigned place : {0, 1}) {
+          if (other == equality || other->getOperand(place) != equality->getOperand(side))
+            continue;
+          std::optional<Integer> x = getInteger(equality->getOperand(1 - side)),
+                                 y = getInteger(other->getOperand(1 - place));
+          if (!x || !y)
+            continue;
+          Boolean implied = compareWithZero(other.getPredicate(),
+                                            place == 0 ? subtract(*x, *y) : subtract(*y, *x));
+          known.usesKv |= implied.usesKv;
+          known.never = lor(at(known.usesKv), known.never, implied.never);
+        }
+  }
+  return known;
+}
+
+std::optional<Integer> IntervalEvaluator::difference(arith::CmpIOp op) {
+  std::optional<Integer> x = getInteger(op.getLhs()), y = getInteger(op.getRhs());
+  if (!x || !y)
+    return std::nullopt;
+  return subtract(*x, *y);
+}
+
+Integer IntervalEvaluator::subtract(const Integer &x, const Integer &y) {
+  bool usesKv = x.usesKv || y.usesKv;
+  OpBuilder &b = at(usesKv);
+  Value lo = sub(b, x.lo, y.hi);
+  return {x.cq - y.cq,
+          x.ck - y.ck,
+          lo,
+          x.isPoint() && y.isPoint() ? lo : sub(b, x.hi, y.lo),
+          StaticRange::make(__int128(x.range.lo) - y.range.hi, __int128(x.range.hi) - y.range.lo),
+          usesKv};
+}
+
+Boolean IntervalEvaluator::compareWithZero(arith::CmpIPredicate predicate, const Integer &d) {
+  using P = arith::CmpIPredicate;
+  bool usesKv = d.dependsOnKv();
+  OpBuilder &b = at(usesKv);
+  Bounds r = bounds(d);
+  Value zero = constant(0);
+  auto make = [&](Value always, Value never) { return Boolean{always, never, usesKv}; };
+  switch (predicate) {
+  case P::slt:
+    return make(compare(b, P::slt, r.hi, zero), compare(b, P::sge, r.lo, zero));
+  case P::sle:
+    return make(compare(b, P::sle, r.hi, zero), compare(b, P::sgt, r.lo, zero));
+  case P::sgt:
+    return make(compare(b, P::sgt, r.lo, zero), compare(b, P::sle, r.hi, zero));
+  case P::sge:
+    return make(compare(b, P::sge, r.lo, zero), compare(b, P::slt, r.hi, zero));
+  case P::eq:
+  case P::ne: {
+    Value same = land(b, compare(b, P::eq, r.lo, zero), compare(b, P::eq, r.hi, zero));
+    Value apart = lor(b, compare(b, P::sgt, r.lo, zero), compare(b, P::slt, r.hi, zero));
+    return predicate == P::eq ? make(same, apart) : make(apart, same);
+  }
+  default: // unsigned orders
+    return unknownBoolean();
+  }
+}
+
+void IntervalEvaluator::evaluateInteger(Operation &op, Value result) {
+  std::optional<Integer> x, y;
+  if (op.getNumOperands() >= 1)
+    x = getInteger(op.getOperand(0));
+  if (op.getNumOperands() >= 2)
+    y = getInteger(op.getOperand(1));
+
+  if (isa<arith::AddIOp>(op) && x && y)
+    return setInteger(result, subtract(*x, subtract(point(0), *y)));
+  if (isa<arith::SubIOp>(op) && x && y)
+    return setInteger(result, subtract(*x, *y));
+  if (isa<arith::MulIOp>(op) && x && y)
+    if (std::optional<Integer> r = multiply(*x, *y))
+      return setInteger(result, *r);
+  if (isa<arith::MinSIOp, arith::MaxSIOp>(op) && x && y)
+    return setInteger(result, extremum(*x, *y, isa<arith::MinSIOp>(op)));
+  if (isa<attn::FloorDivOp>(op) && x && y)
+    return setInteger(result, divide(*x, *y));
+  if (isa<attn::ModOp>(op) && x && y)
+    return setInteger(result, modulo(*x, *y));
+  if (isa<arith::ExtSIOp, arith::TruncIOp>(op) && x)
+    return setInteger(result, *x);
+  if (isa<arith::ExtUIOp>(op) && op.getOperand(0).getType().isInteger(1)) {
+    Boolean c = getBoolean(op.getOperand(0));
+    OpBuilder &b = at(c.usesKv);
+    Value zero = constant(0), one = constant(1);
+    return setInteger(
+        result,
+        {0, 0, select(b, c.always, one, zero), select(b, c.never, zero, one), {0, 1}, c.usesKv});
+  }
+  if (isa<arith::AndIOp>(op) && y && asConstant(op.getOperand(0)))
+    if (std::optional<Integer> r = bitOperation(op, *y, *asConstant(op.getOperand(0))))
+      return setInteger(result, *r);
+  if (isa<arith::ShLIOp, arith::ShRSIOp, arith::AndIOp>(op) && x && asConstant(op.getOperand(1)))
+    if (std::optional<Integer> r = bitOperation(op, *x, *asConstant(op.getOperand(1))))
+      return setInteger(result, *r);
+  if (auto selectOp = dyn_cast<arith::SelectOp>(op)) {
+    std::optional<Integer> t = getInteger(selectOp.getTrueValue()),
+                           f = getInteger(selectOp.getFalseValue());
+    if (t && f)
+      return setInteger(result, choose(getBoolean(selectOp.getCondition()), *t, *f));
+  }
+  if (auto load = dyn_cast<attn::LoadOp>(op))
+    if (std::optional<Summary> s = summarise(load)) {
+      OpBuilder &b = at(s->usesKv);
+      if (result.getType().isInteger(64)) {
+        Value lo = clamp(b, s->least), hi = clamp(b, s->most);
+        noteWrap(lor(b, compare(b, arith::CmpIPredicate::ne, lo, s->least),
+                     compare(b, arith::CmpIPredicate::ne, hi, s->most)));
+        return setInteger(result, {0, 0, lo, hi, {-kLargestI64, kLargestI64}, s->usesKv});
+      }
+      Value lo = arith::ExtSIOp::create(b, loc(), b.getI64Type(), s->least);
+      Value hi = arith::ExtSIOp::create(b, loc(), b.getI64Type(), s->most);
+      return setInteger(result, {0, 0, lo, hi, {kMinI32, kMaxI32}, s->usesKv});
+    }
+}
+
+StaticRange IntervalEvaluator::productRange(const StaticRange &x, const StaticRange &y) {
+  __int128 p[] = {__int128(x.lo) * y.lo, __int128(x.lo) * y.hi, __int128(x.hi) * y.lo,
+                  __int128(x.hi) * y.hi};
+  return StaticRange::make(*std::min_element(p, p + 4), *std::max_element(p, p + 4));
+}
+
+std::optional<int64_t> IntervalEvaluator::asConstant(const Integer &x) {
+  return x.isPlain() && x.isPoint() ? asConstant(x.lo) : std::nullopt;
+}
+
+std::optional<Integer> IntervalEvaluator::multiply(Integer x, Integer y) {
+  StaticRange range = productRange(x.range, y.range);
+  if (asConstant(x))
+    std::swap(x, y);
+  if (std::optional<int64_t> c = asConstant(y)) {
+    // A constant factor keeps the linear part, as long as the coefficients stay small.
+    constexpr int64_t limit = int64_t(1) << 20;
+    if (std::abs(*c) < limit && std::abs(x.cq * *c) < limit && std::abs(x.ck * *c) < limit) {
+      OpBuilder &b = at(x.usesKv);
+      Value lo = mul(b, *c >= 0 ? x.lo : x.hi, y.lo);
+      Value hi = x.isPoint() ? lo : mul(b, *c >= 0 ? x.hi : x.lo, y.lo);
+      return Integer{x.cq * *c, x.ck * *c, lo, hi, range, x.usesKv};
+    }
+  }
+  if (!x.range.fitsI32() || !y.range.fitsI32())
+    return std::nullopt;
+  x = plain(x);
+  y = plain(y);
+  bool usesKv = x.usesKv || y.usesKv;
+  OpBuilder &b = at(usesKv);
+  Value p0 = mul(b, x.lo, y.lo), p1 = mul(b, x.lo, y.hi), p2 = mul(b, x.hi, y.lo),
+        p3 = mul(b, x.hi, y.hi);
+  return Integer{
+      0,     0,     min(b, min(b, p0, p1), min(b, p2, p3)), max(b, max(b, p0, p1), max(b, p2, p3)),
+      range, usesKv};
+}
+
+Integer IntervalEvaluator::extremum(Integer x, Integer y, bool isMin) {
+  if (x.cq != y.cq || x.ck != y.ck) {
+    x = plain(x);
+    y = plain(y);
+  }
+  bool usesKv = x.usesKv || y.usesKv;
+  OpBuilder &b = at(usesKv);
+  auto pick = [&](Value u, Value v) { return isMin ? min(b, u, v) : max(b, u, v); };
+  auto pickStatic = [&](int64_t u, int64_t v) { return isMin ? std::min(u, v) : std::max(u, v); };
+  Value lo = pick(x.lo, y.lo);
+  return {x.cq,
+          x.ck,
+          lo,
+          x.isPoint() && y.isPoint() ? lo : pick(x.hi, y.hi),
+          {pickStatic(x.range.lo, y.range.lo), pickStatic(x.range.hi, y.range.hi)},
+          usesKv};
+}
+
+Integer IntervalEvaluator::choose(const Boolean &c, Integer x, Integer y) {
+  if (x.cq != y.cq || x.ck != y.ck) {
+    x = plain(x);
+    y = plain(y);
+  }
+  bool usesKv = c.usesKv || x.usesKv || y.usesKv;
+  OpBuilder &b = at(usesKv);
+  auto pick = [&](Value u, Value v, Value both) {
+    return select(b, c.always, u, select(b, c.never, v, both));
+  };
+  return {x.cq,
+          x.ck,
+          pick(x.lo, y.lo, min(b, x.lo, y.lo)),
+          pick(x.hi, y.hi, max(b, x.hi, y.hi)),
+          {std::min(x.range.lo, y.range.lo), std::max(x.range.hi, y.range.hi)},
+          usesKv};
+}
+
+Integer IntervalEvaluator::divide(Integer x, const Integer &y) {
+  x = plain(x);
+  StaticRange wide = {-x.range.magnitude(), x.range.magnitude()};
+  Value divisor = y.isPlain() && y.isPoint() ? y.lo : Value();
+  if (!divisor)
+    return {0, 0, constant(wide.lo), constant(wide.hi), wide, false};
+  if (std::optional<int64_t> c = asConstant(divisor); c && *c > 0)
+    wide = {std::min<int64_t>(x.range.lo, 0), std::max<int64_t>(x.range.hi, 0)};
+  OpBuilder &b = at(x.usesKv);
+  Value isPositive = compare(outer, arith::CmpIPredicate::sgt, divisor, constant(0));
+  Value safe = select(outer, isPositive, divisor, constant(1));
+  return {0,
+          0,
+          select(b, isPositive, floorDiv(b, x.lo, safe), constant(wide.lo)),
+          select(b, isPositive, floorDiv(b, x.hi, safe), constant(wide.hi)),
+          wide,
+          x.usesKv};
+}
+
+Integer IntervalEvaluator::modulo(Integer x, const Integer &y) {
+  x = plain(x);
+  // The sign of the divisor, and nearer to zero.
+  StaticRange wide = {std::min<int64_t>(y.range.lo + 1, 0), std::max<int64_t>(y.range.hi - 1, 0)};
+  Value divisor = y.isPlain() && y.isPoint() ? y.lo : Value();
+  if (!divisor)
+    return {0, 0, constant(wide.lo), constant(wide.hi), wide, false};
+  if (std::optional<int64_t> c = asConstant(divisor); c && *c > 0)
+    wide = {0, *c - 1};
+  OpBuilder &b = at(x.usesKv);
+  Value isPositive = compare(outer, arith::CmpIPredicate::sgt, divisor, constant(0));
+  Value safe = select(outer, isPositive, divisor, constant(1));
+  Value first = floorDiv(b, x.lo, safe), last = floorDiv(b, x.hi, safe);
+  Value isOnePeriod = land(b, isPositive, compare(b, arith::CmpIPredicate::eq, first, last));
+  Value base = mul(b, first, safe);
+  Value most = select(outer, isPositive, sub(outer, safe, constant(1)), constant(wide.hi));
+  Value least = select(outer, isPositive, constant(0), constant(wide.lo));
+  return {0,
+          0,
+          select(b, isOnePeriod, sub(b, x.lo, base), least),
+          select(b, isOnePeriod, sub(b, x.hi, base), most),
+          wide,
+          x.usesKv};
+}
+
+std::optional<Integer> IntervalEvaluator::bitOperation(Operation &op, const Integer &x, int64_t c) {
+  if (isa<arith::ShLIOp>(op) && c >= 0 && c < 31)
+    return multiply(x, point(int64_t(1) << c));
+  if (isa<arith::ShRSIOp>(op) && c >= 0 && c < 31)
+    return divide(x, point(int64_t(1) << c));
+  if (isa<arith::AndIOp>(op) && c >= 0 && c < kMaxI32) {
+    if ((c & (c + 1)) == 0)
+      return modulo(x, point(c + 1));
+    return Integer{0, 0, constant(0), constant(c), {0, c}, false};
+  }
+  return std::nullopt;
+}
