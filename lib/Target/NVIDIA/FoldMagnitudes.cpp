@@ -72,37 +72,21 @@ public:
   }
 
 private:
-  static bool isInverse(arith::CmpIPredicate p) {
-    return p == arith::CmpIPredicate::sgt || p == arith::CmpIPredicate::sge;
-  }
-
   std::optional<Comparison> match(arith::CmpIOp op) {
     using P = arith::CmpIPredicate;
-    Value x = operandOfMagnitude(op.getLhs()), bound = op.getRhs();
     P predicate = op.getPredicate();
+    bool isLess = predicate == P::slt || predicate == P::sle;
+    bool isStrict = predicate == P::slt || predicate == P::sgt;
+    if (!isLess && !isStrict && predicate != P::sge)
+      return std::nullopt;
+    Value x = operandOfMagnitude(op.getLhs()), bound = op.getRhs();
     if (!x) {
       x = operandOfMagnitude(op.getRhs());
       bound = op.getLhs();
-      switch (predicate) {
-      case P::slt:
-        predicate = P::sgt;
-        break;
-      case P::sle:
-        predicate = P::sge;
-        break;
-      case P::sgt:
-        predicate = P::slt;
-        break;
-      case P::sge:
-        predicate = P::sle;
-        break;
-      default:
-        return std::nullopt;
-      }
+      isLess = !isLess;
     }
-    bool isOrder = predicate == P::slt || predicate == P::sle || isInverse(predicate);
     auto difference = x ? x.getDefiningOp<arith::SubIOp>() : nullptr;
-    if (!isOrder || !difference || !x.getType().isInteger(32) || !region.isUniform(bound))
+    if (!difference || !x.getType().isInteger(32) || !region.isUniform(bound))
       return std::nullopt;
     Value lhs = difference.getLhs(), rhs = difference.getRhs();
     if (region.lookup(lhs).intersects(Dependence::kv()))
@@ -114,10 +98,13 @@ private:
     if (!isOfOnly(lhs, Dependence::q(), Dependence::kv()) ||
         !isOfOnly(rhs, Dependence::kv(), Dependence::q()))
       return std::nullopt;
-    bool isInverted = isInverse(predicate);
     // The inverse of <= is >, and of < it is >=.
-    bool isInclusive = predicate == P::sle || predicate == P::sgt;
-    return Comparison{op, lhs, rhs, bound, isInclusive, isInverted};
+    return Comparison{op,
+                      lhs,
+                      rhs,
+                      bound,
+                      /*isInclusive=*/isStrict != isLess,
+                      /*isInverted=*/!isLess};
   }
 
   /// |d| <= c is d + c <u 2 c + 1 for a c that is not negative; |d| < c is d + c - 1 <u 2 c - 1 for

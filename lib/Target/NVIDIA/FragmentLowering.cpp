@@ -332,7 +332,7 @@ LogicalResult FragmentLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
   ArrayRef<Value> scores = registers(op.getScores());
   Value factor = scalar(op.getFactor());
   Value rowMax[2] = {emitRowMax(e, scores, 0), emitRowMax(e, scores, 1)};
-  scoresAreKnown(e.fmax(rowMax[0], rowMax[1]));
+  scoresAreKnown(rowMax);
   // Addends differ between the lanes of a quad: they enter before these agree.
   Value addends[2];
   if (auto it = rowAddends.find(op.getScores()); it != rowAddends.end()) {

@@ -74,9 +74,9 @@ protected:
 
   /// Waits until the registers of a tile may be read: products may still be writing them.
   virtual void ready(Value tile) {}
-  /// Called by all lanes when they have evaluated their scores of a block; `rowMax` (f32) depends
-  /// on each of the thread's.
-  virtual void scoresAreKnown(Value rowMax) {}
+  /// Called by all lanes when they have evaluated their scores of a block; the two numbers of
+  /// `rowMax` (f32) depend on each of the thread's.
+  virtual void scoresAreKnown(ArrayRef<Value> rowMax) {}
 
   /// How to read a tile beside the scores.
   virtual FragmentStage::ReadPair readBeside(Value tile) {

@@ -196,11 +196,8 @@ FragmentStage::ReadPair HopperLowering::readMatrix(const Ring &ring) {
 
 LogicalResult HopperLowering::withMatrices(OperandRange beside,
                                            llvm::function_ref<LogicalResult()> lower) {
-  auto isUsed = [&](const Ring &ring) {
-    return llvm::any_of(beside, [&](Value v) { return v.getDefiningOp() == ring.load; });
-  };
   for (const Ring &ring : matrices)
-    if (isUsed(ring))
+    if (llvm::any_of(beside, [&](Value v) { return v.getDefiningOp() == ring.load; }))
       wait(barrier(ring.full, slotOf(ring, blockCursor)), parityOf(ring, blockCursor));
   return lower();
 }
@@ -209,11 +206,11 @@ LogicalResult HopperLowering::withMatrices(OperandRange beside,
 /// writes do not queue behind them: it would overwrite what is yet to be read (seen on an H100 with
 /// 4-byte elements). Row maxima were computed from everything that was read, and none of them has
 /// these bits, a signalling NaN: the arrival waits for them to be known.
-void HopperLowering::scoresAreKnown(Value rowMax) {
+void HopperLowering::scoresAreKnown(ArrayRef<Value> rowMax) {
   if (matrices.empty())
     return;
   constexpr int64_t signallingNaN = 0x7F800001;
-  Value isKnown = e.ne(e.bitcast(e.i32(), rowMax), signallingNaN);
+  Value isKnown = e.ne(e.bitcast(e.i32(), e.fmax(rowMax[0], rowMax[1])), signallingNaN);
   giveBackMatrices(blockCursor, isKnown);
 }
 

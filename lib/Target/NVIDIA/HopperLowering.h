@@ -121,7 +121,7 @@ private:
   /// Lowers an op that reads the given tiles, which arrive before.
   mlir::LogicalResult withMatrices(mlir::OperandRange beside,
                                    llvm::function_ref<mlir::LogicalResult()> lower);
-  void scoresAreKnown(Value rowMax) override;
+  void scoresAreKnown(ArrayRef<Value> rowMax) override;
   /// What lay beside a block's scores is read, or not needed.
   void giveBackMatrices(Cursor cursor, Value predicate);
   Value readWord(Value place);
