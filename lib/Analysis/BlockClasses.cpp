@@ -15,15 +15,16 @@ using namespace heed;
 using namespace heed::intervals;
 
 Value heed::emitBlockClass(OpBuilder &outer, OpBuilder &inner, attn::MaskOp mask,
-                           const IRMapping &mapping, const TileBox &box) {
+                           const IRMapping &mapping, const TileBox &box, bool maySkip) {
   Boolean all = IntervalEvaluator(outer, inner, mask, mapping, box, /*readKeys=*/true).result();
   auto constant = [&](tile::BlockClass c) -> Value {
     return arith::ConstantIntOp::create(inner, mask.getLoc(), inner.getI32Type(),
                                         static_cast<int64_t>(c));
   };
-  Value notFull =
-      arith::SelectOp::create(inner, mask.getLoc(), all.never, constant(tile::BlockClass::Skipped),
-                              constant(tile::BlockClass::Partial));
+  Value notFull = constant(tile::BlockClass::Partial);
+  if (maySkip)
+    notFull = arith::SelectOp::create(inner, mask.getLoc(), all.never,
+                                      constant(tile::BlockClass::Skipped), notFull);
   return arith::SelectOp::create(inner, mask.getLoc(), all.always, constant(tile::BlockClass::Full),
                                  notFull);
 }
@@ -34,7 +35,7 @@ KvBounds heed::emitKvBounds(OpBuilder &builder, attn::MaskOp mask, const IRMappi
   Bounds keys = IntervalEvaluator(builder, builder, mask, mapping, box, /*readKeys=*/false).hull();
   Type index = builder.getIndexType();
   Value one = arith::ConstantIndexOp::create(builder, loc, 1);
-  KvBounds result{box.firstKv, arith::AddIOp::create(builder, loc, box.lastKv, one)};
+  KvBounds result{box.firstKv, arith::AddIOp::create(builder, loc, box.lastKv, one), keys.isExact};
   if (keys.lo) {
     Value lower = arith::IndexCastOp::create(builder, loc, index, keys.lo);
     result.lower = arith::MaxSIOp::create(builder, loc, lower, result.lower);

@@ -73,6 +73,9 @@ struct Boolean {
 /// A set of integers with these ends, i64 values; null: without an end. Empty where lo > hi.
 struct Bounds {
   Value lo, hi;
+  /// Of keys: the box has none of them just where `never` holds of it, so that who stays within the
+  /// bounds need not ask.
+  bool isExact = false;
 };
 
 /// What is known of a value of the mask region over the box.
@@ -116,6 +119,8 @@ public:
       keys.lo = select(inner, wraps, constant(-kInfinity), keys.lo);
     if (keys.hi)
       keys.hi = select(inner, wraps, constant(kInfinity), keys.hi);
+    // Of a part of the box arithmetic may not wrap where it does of the whole.
+    keys.isExact = keys.isExact && !leftKeysUnread && asConstant(wraps) == 0;
     return keys;
   }
 
@@ -375,7 +380,7 @@ private:
   OpBuilder &outer, &inner;
   attn::MaskOp mask;
   const IRMapping &mapping;
-  bool readKeys;
+  bool readKeys, leftKeysUnread = false;
   Bounds q, kv;
   Value wraps;
   /// How many more values the closed form looks at.

@@ -8,6 +8,8 @@
 
 #include "IntervalEvaluator.h"
 
+#include "heed/Analysis/Magnitude.h"
+
 using namespace mlir;
 using namespace heed;
 using namespace heed::intervals;
@@ -38,7 +40,8 @@ Bounds IntervalEvaluator::hull(Value v, bool negated) {
   if (asConstant(empty) == 0)
     return {};
   return {select(inner, empty, constant(kInfinity), constant(-kInfinity)),
-          select(inner, empty, constant(-kInfinity), constant(kInfinity))};
+          select(inner, empty, constant(-kInfinity), constant(kInfinity)),
+          /*isExact=*/uniformOf(v) != nullptr};
 }
 
 Bounds IntervalEvaluator::intersect(const Bounds &x, const Bounds &y) {
@@ -47,7 +50,8 @@ Bounds IntervalEvaluator::intersect(const Bounds &x, const Bounds &y) {
                   : max(inner, x.lo, y.lo),
           !x.hi   ? y.hi
           : !y.hi ? x.hi
-                  : min(inner, x.hi, y.hi)};
+                  : min(inner, x.hi, y.hi),
+          x.isExact && y.isExact};
 }
 
 Bounds IntervalEvaluator::unite(const Bounds &x, const Bounds &y) {
@@ -62,7 +66,9 @@ Bounds IntervalEvaluator::unite(const Bounds &x, const Bounds &y) {
     Value both = isLower ? min(inner, u, v) : max(inner, u, v);
     return select(inner, xEmpty, v, select(inner, yEmpty, u, both));
   };
-  return {join(x.lo, y.lo, true), join(x.hi, y.hi, false)};
+  // Between two sets there may be keys of neither, but not where both have no end on one side.
+  bool hasGap = (x.lo || y.lo) && (x.hi || y.hi);
+  return {join(x.lo, y.lo, true), join(x.hi, y.hi, false), x.isExact && y.isExact && !hasGap};
 }
 
 std::optional<Bounds> IntervalEvaluator::compareHull(arith::CmpIOp op, bool negated) {
@@ -113,7 +119,9 @@ Bounds IntervalEvaluator::minus(const Bounds &u, const Bounds &v) {
 Bounds IntervalEvaluator::linearHull(Integer d, const Bounds &range) {
   int64_t ck = d.ck;
   d.ck = 0;
-  return quotients(minus(range, bounds(d)), ck);
+  Bounds keys = quotients(minus(range, bounds(d)), ck);
+  keys.isExact = !d.usesKv; // else it is wider than for a part of the keys
+  return keys;
 }
 
 Bounds IntervalEvaluator::quotients(Bounds range, int64_t c) {
@@ -139,6 +147,8 @@ Bounds IntervalEvaluator::hull(Value e, const Bounds &range) {
     return linearHull(*d, range);
   if (isa<arith::ExtSIOp, arith::TruncIOp>(op))
     return hull(op->getOperand(0), range);
+  if (Value x = operandOfMagnitude(e); x && range.hi && !range.lo)
+    return hull(x, {sub(inner, constant(0), range.hi), range.hi});
   if (auto select = dyn_cast<arith::SelectOp>(op))
     return unite(intersect(hull(select.getCondition(), false), hull(select.getTrueValue(), range)),
                  intersect(hull(select.getCondition(), true), hull(select.getFalseValue(), range)));
@@ -154,12 +164,14 @@ Bounds IntervalEvaluator::hull(Value e, const Bounds &range) {
     Bounds either = unite(hull(lhs, range), hull(rhs, range));
     return intersect(either, intersect(hull(lhs, half), hull(rhs, half)));
   }
-  if (isa<arith::AddIOp>(op))
-    return x->dependsOnKv() ? hull(lhs, minus(range, bounds(*y)))
-                            : hull(rhs, minus(range, bounds(*x)));
-  if (isa<arith::SubIOp>(op))
-    return x->dependsOnKv() ? hull(lhs, plus(range, bounds(*y)))
-                            : hull(rhs, minus(bounds(*x), range));
+  if (isa<arith::AddIOp, arith::SubIOp>(op)) {
+    bool isSum = isa<arith::AddIOp>(op);
+    Bounds keys = x->dependsOnKv()
+                      ? hull(lhs, isSum ? minus(range, bounds(*y)) : plus(range, bounds(*y)))
+                      : hull(rhs, isSum ? minus(range, bounds(*x)) : minus(bounds(*x), range));
+    keys.isExact = keys.isExact && !(x->dependsOnKv() && y->dependsOnKv());
+    return keys;
+  }
   if (isa<arith::MulIOp>(op)) {
     std::optional<int64_t> cx = asConstant(*x), cy = asConstant(*y);
     if (cx || cy)
@@ -192,5 +204,6 @@ Bounds IntervalEvaluator::hullOfDividend(Value e, Bounds range, Value divisor) {
     keys.lo = select(inner, isPositive, keys.lo, constant(-kInfinity));
   if (keys.hi)
     keys.hi = select(inner, isPositive, keys.hi, constant(kInfinity));
+  keys.isExact = keys.isExact && asConstant(isPositive) != 0;
   return keys;
 }

@@ -35,8 +35,10 @@ std::optional<IntervalEvaluator::Summary> IntervalEvaluator::summarise(attn::Loa
     isLine &= place->isPoint() && std::abs(place->cq) + std::abs(place->ck) == 1;
     axes.push_back({unsigned(position), index.getType(), bounds(*place)});
   }
-  if (usesKv && !readKeys)
+  if (usesKv && !readKeys) {
+    leftKeysUnread = true;
     return std::nullopt;
+  }
 
   OpBuilder &b = at(usesKv);
   Value fits;

@@ -63,14 +63,18 @@ struct TileBox {
 /// Keys [lower, upper) outside of which a mask is false for every query of a tile; `index` values.
 struct KvBounds {
   mlir::Value lower, upper;
+  /// Whether emitBlockClass finds only boxes without any of these keys to be Skipped: of windows,
+  /// for one, as opposed to documents.
+  bool decideSkips;
 };
 
 /// Emits at `inner` the class of `box` under `mask`: an i32 of tile::BlockClass, Skipped or Full
 /// where that is proved. `mapping` holds the values of the variant's captures and of the mask's
 /// first two arguments (batch and head, i32). What does not depend on the keys is emitted at
-/// `outer`, which must dominate `inner`.
+/// `outer`, which must dominate `inner`. Boxes are not asked whether they can be skipped, and
+/// Partial instead, if not `maySkip`.
 mlir::Value emitBlockClass(mlir::OpBuilder &outer, mlir::OpBuilder &inner, attn::MaskOp mask,
-                           const mlir::IRMapping &mapping, const TileBox &box);
+                           const mlir::IRMapping &mapping, const TileBox &box, bool maySkip = true);
 
 /// Emits the hull of the keys that any query of the box may attend to, in closed form, within the
 /// keys of the box.

@@ -101,7 +101,7 @@ public:
     Value empty = tile::FillOp::create(b, loc, accTile, b.getF32FloatAttr(0.0f));
     auto loop = tile::ForKVOp::create(b, loc, bounds.lower, bounds.upper, options.blockKv,
                                       ValueRange{start, zero, empty});
-    emitClassify(loop, all, skv);
+    emitClassify(loop, all, skv, /*maySkip=*/!bounds.decideSkips);
     auto mask = variant.getStage<attn::MaskOp>();
     if (options.blockLists && mask && profitsFromLists(mask)) {
       loop.setLists(true);
@@ -197,7 +197,7 @@ private:
     auto mask = variant.getStage<attn::MaskOp>();
     if (!mask) {
       Value end = arith::AddIOp::create(b, loc, all.lastKv, index(1));
-      return {index(0), end};
+      return {index(0), end, /*decideSkips=*/true};
     }
     KvBounds bounds =
         emitKvBounds(b, mask, uniformsFor(mask.getCoordinates()[0], mask.getCoordinates()[1]), all);
@@ -207,7 +207,7 @@ private:
     return bounds;
   }
 
-  void emitClassify(tile::ForKVOp loop, const TileBox &all, Value skv) {
+  void emitClassify(tile::ForKVOp loop, const TileBox &all, Value skv, bool maySkip) {
     auto mask = variant.getStage<attn::MaskOp>();
     if (!mask)
       return;
@@ -218,8 +218,9 @@ private:
     Value end = arith::MinSIOp::create(inner, loc, block->getArgument(1), skv);
     TileBox box = {all.firstQ, all.lastQ, block->getArgument(0),
                    arith::SubIOp::create(inner, loc, end, one)};
-    Value cls = emitBlockClass(
-        outer, inner, mask, uniformsFor(mask.getCoordinates()[0], mask.getCoordinates()[1]), box);
+    Value cls = emitBlockClass(outer, inner, mask,
+                               uniformsFor(mask.getCoordinates()[0], mask.getCoordinates()[1]), box,
+                               maySkip);
     tile::YieldOp::create(inner, loc, cls);
   }
 

@@ -7,8 +7,7 @@
 //===----------------------------------------------------------------------===//
 
 #include "heed/Target/NVIDIA/GPUTarget.h"
-
-#include "Magnitude.h"
+#include "heed/Analysis/Magnitude.h"
 
 #include "heed/Target/NVIDIA/HoistElements.h"
 

@@ -6,8 +6,7 @@
 //
 //===----------------------------------------------------------------------===//
 
-#include "Magnitude.h"
-
+#include "heed/Analysis/Magnitude.h"
 #include "heed/Dialect/Attn/IR/Attn.h"
 #include "heed/Dialect/Tile/IR/Tile.h"
 #include "heed/Target/NVIDIA/Passes.h"

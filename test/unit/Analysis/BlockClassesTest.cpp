@@ -125,6 +125,7 @@ public:
     });
     emitFunction(bounds, "bounds", [&](OpBuilder &b, const IRMapping &mapping, TileBox box) {
       KvBounds keys = emitKvBounds(b, mask(), mapping, box);
+      decideSkips = keys.decideSkips;
       return SmallVector<Value>{keys.lower, keys.upper};
     });
     if (failed(verify(*module))) {
@@ -146,6 +147,7 @@ public:
 
   attn::VariantOp variant;
   func::FuncOp classify, bounds;
+  bool decideSkips = false; ///< as emitKvBounds says
 
 private:
   /// A function of batch, head, the box and the captures.
@@ -214,6 +216,7 @@ enum class Expect { Sound, Exact };
 /// How often the emitted code was as good as brute force.
 struct Score {
   int64_t boxes = 0, uniform = 0, decided = 0, tiles = 0, keys = 0, keysLeft = 0;
+  int64_t skipsLeft = 0; ///< boxes that are skipped where bounds decide that
 
   void print(const char *what) const {
     printf("%s: %lld boxes, %lld of them full or skipped, %lld recognised (%.1f%%); bounds keep "
@@ -253,6 +256,16 @@ bool check(CompiledMask &mask, const Captures &captures, const Extents &extents,
     ++score.boxes;
     score.uniform += expected != BlockClass::Partial;
     score.decided += found != BlockClass::Partial;
+    if (mask.decideSkips && found == BlockClass::Skipped) {
+      ++score.skipsLeft;
+      bounds->evaluate({b, h, box.firstQ, box.lastQ, 0, extents.Skv - 1});
+      int64_t lower = bounds->getResult(0).i, upper = bounds->getResult(1).i;
+      if (lower <= box.lastKv && box.firstKv < upper && lower < upper) {
+        ADD_FAILURE() << "bounds [" << lower << ", " << upper
+                      << ") that do not decide: " << describe(box);
+        return false;
+      }
+    }
     if (found == expected || (found == BlockClass::Partial && expect == Expect::Sound))
       return true;
     ADD_FAILURE() << "class " << int(found) << " instead of " << int(expected) << ": "
@@ -657,8 +670,10 @@ TEST(BlockClasses, RandomMasksAreSound) {
   }
   score.print("random masks");
   // The analysis that knows nothing is sound, too.
-  if (masks >= 1000 && !failures)
+  if (masks >= 1000 && !failures) {
     EXPECT_GT(score.decided, score.uniform / 2);
+    EXPECT_GT(score.skipsLeft, score.decided / 50);
+  }
 }
 
 //===----------------------------------------------------------------------===//
@@ -724,6 +739,27 @@ TEST(BlockClasses, UsualMasksAreExact) {
     expectExact(body, body, 24, random, score);
   score.print("usual masks");
   EXPECT_EQ(score.decided, score.uniform);
+}
+
+TEST(BlockClasses, BoundsDecideSkipsOfRanges) {
+  auto decideSkips = [](StringRef body) {
+    CompiledMask mask;
+    EXPECT_TRUE(mask.compile("import std.masks\nvariant v(n: index, lengths: i32[B], doc: i32[?]) "
+                             "{\n  mask_mod" +
+                             body.str() + "\n}\n"));
+    return mask.decideSkips;
+  };
+  for (const char *body :
+       {" = causal", " = sliding_window(n)", " = prefix_lm(n)", " = padding(lengths)",
+        " = prefix_lm_lengths(lengths)", " = causal & padding(lengths)",
+        "(b, h, q, kv) { return abs(q - kv) < 9 && kv < lengths[b] }"})
+    EXPECT_TRUE(decideSkips(body)) << body;
+  for (const char *body : {" = !window(n)", "(b, h, q, kv) { return doc[q] == doc[kv] }",
+                           "(b, h, q, kv) { return q >= kv && doc[q] == doc[kv] }",
+                           "(b, h, q, kv) { return kv < 16 || q - kv < n && q >= kv }",
+                           "(b, h, q, kv) { return (q - kv) % 3 == 0 && q >= kv }",
+                           "(b, h, q, kv) { return n * q >= kv }"})
+    EXPECT_FALSE(decideSkips(body)) << body;
 }
 
 TEST(BlockClasses, AffineComparisonsAreExact) {

@@ -6,8 +6,8 @@
 //
 //===----------------------------------------------------------------------===//
 
-#ifndef HEED_LIB_TARGET_NVIDIA_MAGNITUDE_H
-#define HEED_LIB_TARGET_NVIDIA_MAGNITUDE_H
+#ifndef HEED_ANALYSIS_MAGNITUDE_H
+#define HEED_ANALYSIS_MAGNITUDE_H
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/IR/Matchers.h"
@@ -31,4 +31,4 @@ inline mlir::Value operandOfMagnitude(mlir::Value v) {
 
 } // namespace heed
 
-#endif // HEED_LIB_TARGET_NVIDIA_MAGNITUDE_H
+#endif // HEED_ANALYSIS_MAGNITUDE_H
