@@ -399,7 +399,8 @@ def test_page_loads(dark: bool, chromium: browser.Browser, tmp_path: pathlib.Pat
 
 
 @needs_browser
-@pytest.mark.parametrize("name", ("packed_documents", "neighbourhood_2d", "transfusion", "dense"))
+@pytest.mark.parametrize("name", ("packed_documents", "dense", *(pytest.param(x, marks=pytest.mark.slow)
+                                                               for x in ("neighbourhood_2d", "transfusion"))))
 def test_page_hover(name: str, chromium: browser.Browser, tmp_path: pathlib.Path) -> None:
     picture = viz.picture(load(name))
     page = open_page(chromium, picture, tmp_path)
