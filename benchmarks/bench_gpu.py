@@ -215,7 +215,11 @@ def measure(case: Any, device: str, rounds: int, milliseconds: float) -> dict[st
     runners: dict[str, Runner] = {}
     errors: dict[str, float] = {}
     notes: dict[str, str] = {}
+    late = json.loads(os.environ.get("HEED_BENCH_LATE", "{}")).get(case.id)
     for name in ("heed", *case.peers):
+        if name == "flex" and late:
+            notes[name] = late
+            continue
         try:
             runner = getattr(contenders, name)()
             support.poison_free_memory(contenders.q, case.D)
@@ -248,7 +252,7 @@ def measure(case: Any, device: str, rounds: int, milliseconds: float) -> dict[st
             "flops": 4.0 * case.D * contenders.pairs()}
 
 
-def measure_host(case: Any, device: str, calls: int = 1000) -> dict[str, Any]:
+def measure_host(case: Any, device: str, rounds: int = 61, calls: int = 120) -> dict[str, Any]:
     """us of the host for a call whose work is tiny, nothing waited for."""
     import torch
 
@@ -257,18 +261,18 @@ def measure_host(case: Any, device: str, calls: int = 1000) -> dict[str, Any]:
     contenders.q, contenders.k, contenders.v = (torch.randn(shape, device=device, dtype=torch.bfloat16) for _ in range(3))
     runners = {name: getattr(contenders, name)() for name in ("heed", *case.peers)}
     times: dict[str, list[float]] = {name: [] for name in runners}
-    for number in range(7):
+    for number in range(rounds):
         for name, run in runners.items():
             for _ in range(20):
                 run()
             synchronize(device)
             start = time.perf_counter()
-            for _ in range(calls // 7):
+            for _ in range(calls):
                 run()
             spent = time.perf_counter() - start
             synchronize(device)
             if number:
-                times[name].append(spent / (calls // 7) * 1e6)
+                times[name].append(spent / calls * 1e6)
     return {"outcome": "ok", "us": times}
 
 
@@ -339,7 +343,7 @@ def work(options: argparse.Namespace) -> None:
 
 
 def warm(options: argparse.Namespace) -> None:
-    """Compiles flex_attention of the given cases into the shared caches."""
+    """Compiles flex_attention of the given cases into the shared caches, and notes each that came to an end."""
     cases = {case.id: case for case in chosen_cases(options)}
     for name in json.loads(options.cases.read_text()):
         try:
@@ -347,6 +351,8 @@ def warm(options: argparse.Namespace) -> None:
             synchronize(options.device)
         except Exception as problem:
             print(f"{name}: {problem}", flush=True)
+        with options.cases.with_suffix(".ended").open("a") as ended:
+            print(name, file=ended)
 
 
 # -- The orchestrator --------------------------------------------------------------------------------
@@ -364,21 +370,27 @@ def subcommand(options: argparse.Namespace, *words: object) -> list[str]:
             f"--milliseconds={options.milliseconds}", *map(str, words)]
 
 
-def precompile(names: list[str], options: argparse.Namespace, directory: pathlib.Path, environment: dict[str, str], seconds: float) -> None:
+def precompile(names: list[str], options: argparse.Namespace, directory: pathlib.Path, environment: dict[str, str],
+               seconds: float) -> list[str]:
+    """Returns the names of cases whose compilation was given up."""
     share = max(1, min(options.jobs, len(names)))
 
-    def one(number: int) -> None:
+    def one(number: int) -> list[str]:
+        own = names[number::share]
         path = directory / f"warm{number}.json"
-        path.write_text(json.dumps(names[number::share]))
+        path.write_text(json.dumps(own))
         try:
             subprocess.run(subcommand(options, "--warm", "--cases", path), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                            stderr=subprocess.DEVNULL, timeout=seconds, check=False,
                            env={**os.environ, **environment, "TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "2"})
         except subprocess.TimeoutExpired:
-            pass  # compiled in the case's turn, then
+            ended = path.with_suffix(".ended")
+            # The one that it was at; those behind it are compiled in their turn.
+            return [name for name in own if not ended.exists() or name not in ended.read_text().splitlines()][:1]
+        return []
 
     with concurrent.futures.ThreadPoolExecutor(share) as pool:
-        list(pool.map(one, range(share)))
+        return [name for late in pool.map(one, range(share)) for name in late]
 
 
 def run_all(options: argparse.Namespace) -> dict[str, Any]:
@@ -395,7 +407,9 @@ def run_all(options: argparse.Namespace) -> dict[str, Any]:
         with_flex = [case.id for case in cases if "flex" in case.peers and case.section in ("library", "variants", "examples")]
         if with_flex and options.jobs > 0:
             print(f"compiling flex_attention for {len(with_flex)} cases, {options.jobs} at a time", flush=True)
-            precompile(with_flex, options, directory, environment, min(240.0, 0.4 * 60 * options.minutes))
+            seconds = min(240.0, 0.4 * 60 * options.minutes)
+            late = precompile(with_flex, options, directory, environment, seconds)
+            environment["HEED_BENCH_LATE"] = json.dumps({name: f"not compiled within {seconds:.0f} s" for name in late})
             print(f"  took {time.time() - begin:.0f} s", flush=True)
         for section in SECTIONS:
             planned = [case.id for case in cases if case.section == section]
@@ -490,6 +504,14 @@ def other_lines(content: dict[str, Any]) -> Iterator[str]:
             yield f"{row['id']}: {row['outcome']}"
 
 
+def peer_notes(content: dict[str, Any]) -> Iterator[str]:
+    """What contenders could not do."""
+    for row in content["cases"]:
+        for who, note in row.get("notes", {}).items():
+            if who in PEERS:
+                yield f"{row['id']}: {who}: {note[:160]}"
+
+
 def merged(contents: list[dict[str, Any]]) -> dict[str, Any]:
     """What several runs measured, in the order of all cases; of a case, the last that came to an end."""
     names = {content["device"]["name"] for content in contents}
@@ -524,9 +546,7 @@ def show(content: dict[str, Any]) -> Iterator[str]:
     for row in content["cases"]:
         if row["outcome"] in ("wrong", "failed"):
             yield f"{row['outcome'].upper()} {row['id']}: {' '.join(row.get('message', '').split())[:300]}"
-        for who, note in row.get("notes", {}).items():
-            if who in PEERS:
-                yield f"{row['id']}: {who}: {note[:160]}"
+    yield from peer_notes(content)
     yield summary(content)
 
 
@@ -538,7 +558,8 @@ def markdown(content: dict[str, Any]) -> str:
              f"| {' | '.join(HEADER)} |", f"|{'---|' * len(HEADER)}"]
     measured = [row for row in content["cases"] if row["outcome"] != "missing"]
     lines += [f"| {' | '.join(row)} |" for row in table_rows({**content, "cases": measured})]
-    lines += ["", *(f"- {line}" for line in other_lines({**content, "cases": measured})), "", f"{summary(content)}."]
+    lines += ["", *(f"- {line}" for line in other_lines({**content, "cases": measured})),
+              *(f"- {line}" for line in peer_notes(content)), "", f"{summary(content)}."]
     if missing := [row["id"] for row in content["cases"] if row["outcome"] == "missing"]:
         lines += ["", f"Not measured: {', '.join(missing)}."]
     return "\n".join(lines)

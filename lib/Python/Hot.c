@@ -320,7 +320,7 @@ static bool packValues(const heed_kernel *kernel, PyObject *values, Packed *pack
   return true;
 }
 
-static bool packNumbers(PyObject *scale, bool isTorch, heed_call *call) {
+static bool packNumbers(PyObject *scale, bool isTorch, bool onCPU, heed_call *call) {
   call->scale = NAN;
   call->num_threads = 0;
   if (scale != Py_None) {
@@ -328,7 +328,7 @@ static bool packNumbers(PyObject *scale, bool isTorch, heed_call *call) {
     if (!isfinite(call->scale) || PyErr_Occurred())
       return false;
   }
-  if (isTorch) { // who limits torch's threads limits Heed's
+  if (isTorch && onCPU) { // who limits torch's threads limits Heed's
     PyObject *threads = PyObject_CallNoArgs(numThreads);
     call->num_threads = threads ? (int32_t)PyLong_AsLong(threads) : 0;
     Py_XDECREF(threads);
@@ -449,7 +449,8 @@ static PyObject *attempt(PyObject *const *args, bool *isMissing) {
   }
 
   const heed_kernel *kernel = kernelOf(plan);
-  if (!packValues(kernel, values, &packed) || !packNumbers(args[6], isTorch, &packed.call))
+  if (!packValues(kernel, values, &packed) ||
+      !packNumbers(args[6], isTorch, packed.device < 0, &packed.call))
     goto done;
   for (int i = 0; i < 3; ++i) {
     PyObject *wants = i == 0 ? Py_True : aux == Py_None ? Py_False : PyTuple_GetItem(aux, i - 1);
