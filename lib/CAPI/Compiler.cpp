@@ -125,7 +125,7 @@ static llvm::Expected<CompileOptions> readOptions(const heed_compile_request &re
         "head dims go from 1 to 576, found " + std::to_string(options.headDim) +
         (options.valueHeadDim ? " and " + std::to_string(options.valueHeadDim) : ""));
   options.symbol = request.symbol ? request.symbol : "";
-  if (!options.symbol.empty() && !isCIdentifier(options.symbol))
+  if (!options.symbol.empty() && (!isCIdentifier(options.symbol) || isReservedInC(options.symbol)))
     return llvm::createStringError("symbol expects a C identifier, found '" + options.symbol + "'");
   llvm::SmallVector<StringRef> names;
   StringRef(request.targets ? request.targets : "native").split(names, ',');

@@ -9,10 +9,12 @@
 #include "heed/Compiler/Compiler.h"
 
 #include "llvm/ADT/StringExtras.h"
+#include "llvm/ADT/StringSet.h"
 #include "llvm/Support/Format.h"
 #include "llvm/Support/raw_ostream.h"
 
 #include <cmath>
+#include <limits>
 
 using namespace heed;
 using llvm::StringRef;
@@ -47,9 +49,53 @@ static StringRef cType(const lang::Parameter &parameter) {
   return "int64_t ";
 }
 
+bool heed::isReservedInC(StringRef name) {
+  static const llvm::StringSet<> words = {
+      // C11 and C++17
+      "alignas", "alignof", "and", "and_eq", "asm", "auto", "bitand", "bitor", "bool", "break",
+      "case", "catch", "char", "char16_t", "char32_t", "class", "compl", "const", "const_cast",
+      "constexpr", "continue", "decltype", "default", "delete", "do", "double", "dynamic_cast",
+      "else", "enum", "explicit", "export", "extern", "false", "float", "for", "friend", "goto",
+      "if", "inline", "int", "long", "mutable", "namespace", "new", "noexcept", "not", "not_eq",
+      "nullptr", "operator", "or", "or_eq", "private", "protected", "public", "register",
+      "reinterpret_cast", "restrict", "return", "short", "signed", "sizeof", "static",
+      "static_assert", "static_cast", "struct", "switch", "template", "this", "thread_local",
+      "throw", "true", "try", "typedef", "typeid", "typename", "union", "unsigned", "using",
+      "virtual", "void", "volatile", "wchar_t", "while", "xor", "xor_eq",
+      // later ones, and what compilers add
+      "char8_t", "co_await", "co_return", "co_yield", "concept", "constinit", "consteval",
+      "requires", "typeof", "linux", "unix",
+      // macros of what the header includes
+      "NULL", "NAN", "INFINITY", "HUGE_VAL", "HUGE_VALF", "HUGE_VALL", "MATH_ERRNO",
+      "MATH_ERREXCEPT", "math_errhandling", "SIZE_MAX", "WCHAR_MIN", "WCHAR_MAX", "WINT_MIN",
+      "WINT_MAX", "SIG_ATOMIC_MIN", "SIG_ATOMIC_MAX", "PTRDIFF_MIN", "PTRDIFF_MAX", "OVERFLOW",
+      "UNDERFLOW", "DOMAIN", "SING", "PLOSS", "TLOSS", "HUGE", "MAXFLOAT"};
+  // Names with two underscores, or one before a capital, are the implementation's.
+  return words.contains(name) || name.contains("__") ||
+         (name.size() > 1 && name[0] == '_' && llvm::isUpper(name[1])) || name.starts_with("FP_") ||
+         name.starts_with("M_") || name.starts_with("HEED_") ||
+         (name.contains("INT") &&
+          (name.ends_with("_MIN") || name.ends_with("_MAX") || name.ends_with("_C")));
+}
+
+/// A parameter's name as a member of a struct: what C reserves gets an underscore.
+static std::string memberName(const lang::Parameter &parameter,
+                              llvm::ArrayRef<const lang::Parameter *> all) {
+  std::string name = parameter.name.str();
+  if (!isReservedInC(name))
+    return name;
+  if (name[0] == '_' || StringRef(name).contains("__"))
+    name = "param";
+  do
+    name += "_";
+  while (llvm::any_of(all, [&](const lang::Parameter *p) { return p->name == name; }));
+  return name;
+}
+
 static std::string literal(const lang::ScalarConstant &value) {
   if (value.type != lang::ValueType::F32)
-    return std::to_string(value.integer);
+    return value.integer == std::numeric_limits<int64_t>::min() ? "(-9223372036854775807 - 1)"
+                                                                : std::to_string(value.integer);
   if (std::isinf(value.real))
     return value.real < 0 ? "-INFINITY" : "INFINITY";
   std::string text;
@@ -77,21 +123,23 @@ static void writeEntry(const Entry &entry, StringRef name,
     os << "const " << name << "_params *params, ";
   os << entry.argument << ") {\n"
      << "  heed_call call;\n";
-  if (!params.empty()) {
+  if (!params.empty())
     os << "  heed_value values[" << params.size() << "];\n";
+  // What is NULL stays empty, which the runtime reports by name.
+  os << "  memset(&call, 0, sizeof call);\n";
+  for (StringRef operand : {"query", "key", "value", "output", "lse"})
+    os << "  if (" << operand << ")\n    call." << operand << " = *" << operand << ";\n";
+  os << "  call.scale = scale;\n";
+  if (!params.empty()) {
+    os << "  if (params) {\n";
     for (auto [i, parameter] : llvm::enumerate(params))
-      os << "  values[" << i << "]."
+      os << "    values[" << i << "]."
          << (parameter->isTensor() ? "tensor"
              : isFloat(*parameter) ? "f"
                                    : "i")
-         << " = params->" << parameter->name << ";\n";
+         << " = params->" << memberName(*parameter, params) << ";\n";
+    os << "    call.params = values;\n  }\n";
   }
-  os << "  memset(&call, 0, sizeof call);\n"
-     << "  call.query = *query;\n  call.key = *key;\n  call.value = *value;\n  call.output = "
-        "*output;\n"
-     << "  if (lse)\n    call.lse = *lse;\n"
-     << "  call.scale = scale;\n"
-     << "  call.params = " << (params.empty() ? "NULL" : "values") << ";\n";
   if (entry.suffix.empty())
     os << "  call.num_threads = threads;\n"
        << "  return heed_run(&" << name << "_kernel, &call);\n}\n\n";
@@ -121,7 +169,8 @@ static void writeKernel(const lang::Variant &variant, const CompileOptions &opti
     os << "/* The parameters of variant '" << variant.name << "'. */\ntypedef struct " << name
        << "_params {\n";
     for (const lang::Parameter *parameter : params) {
-      os << "  " << cType(*parameter) << parameter->name << "; /* " << describe(*parameter);
+      os << "  " << cType(*parameter) << memberName(*parameter, params) << "; /* "
+         << describe(*parameter);
       if (parameter->value)
         os << ", default " << literal(*parameter->value);
       os << " */\n";
@@ -131,7 +180,7 @@ static void writeKernel(const lang::Variant &variant, const CompileOptions &opti
        << "static inline " << name << "_params " << name << "_default_params(void) {\n  " << name
        << "_params params;\n";
     for (const lang::Parameter *parameter : params)
-      os << "  params." << parameter->name << " = "
+      os << "  params." << memberName(*parameter, params) << " = "
          << (parameter->value        ? literal(*parameter->value)
              : parameter->isTensor() ? "NULL"
                                      : "0")

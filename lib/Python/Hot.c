@@ -151,6 +151,11 @@ static bool needsNoGradient(PyObject *array) {
          (requires && isBool(PyObject_CallNoArgs(isGradEnabled), Py_False));
 }
 
+/// Whether the elements of an array that `describe` accepted are what its memory says.
+static bool isPlain(PyObject *array) {
+  return isOf(arrayType, array) || isBool(PyObject_CallMethodObjArgs(array, isNeg, NULL), Py_False);
+}
+
 /// The tuple of numbers * factor.
 static PyObject *tupleOf(const int64_t *numbers, int count, int64_t factor) {
   PyObject *tuple = PyTuple_New(count);
@@ -206,7 +211,8 @@ static bool describeOperands(PyObject *const *arrays, bool enableGQA, Packed *pa
   for (int i = 0; i < 3; ++i) {
     heed_tensor *operand = operands[i];
     int32_t device;
-    if (!describe(arrays[i], operand, &device) || !needsNoGradient(arrays[i]))
+    if (!describe(arrays[i], operand, &device) || !needsNoGradient(arrays[i]) ||
+        !isPlain(arrays[i]))
       return false;
     if (i == 0)
       packed->device = device;
@@ -304,9 +310,7 @@ static bool packValues(const heed_kernel *kernel, PyObject *values, Packed *pack
     int32_t device;
     if (param->rank >= 0) {
       if (!describe(value, tensor, &device) || device != packed->device ||
-          tensor->dtype != param->dtype || !needsNoGradient(value) ||
-          !(isOf(arrayType, value) ||
-            isBool(PyObject_CallMethodObjArgs(value, isNeg, NULL), Py_False)))
+          tensor->dtype != param->dtype || !needsNoGradient(value) || !isPlain(value))
         return false;
       word->i = numTensors++;
     } else if (param->dtype >= HEED_F16) {

@@ -250,10 +250,12 @@ def _with_whole_strides(array: np.ndarray) -> np.ndarray:
 
 
 def _with_unit_stride(array: Array) -> Array:
+    if arrays.is_torch(array):
+        array = array.resolve_neg()
     if arrays.strides(array)[3] == 1:
         return array
     if arrays.is_torch(array):
-        return array.resolve_neg().contiguous()
+        return array.contiguous()
     if (module := arrays.library(array)) is None:
         raise ValueError(f"Expect query, key and value to have unit stride in the last axis, but got {array.stride()}.")
     return module.ascontiguousarray(array)

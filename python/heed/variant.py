@@ -191,6 +191,10 @@ def of_trace(trace: tracing.Trace) -> Variant:
 
 def as_variant(what: Any, name: str | None = None, defines: Mapping[str, Any] | None = None) -> Variant:
     """A Variant of: a Variant, a Trace, a mod (a Python function), a path of a .heed file, or the text of a program."""
+    is_program = isinstance(what, (str, os.PathLike))
+    if not is_program and (name is not None or defines):
+        raise TypeError(f"expected a .heed file or a program with variant= and defines=, found {type(what).__name__}, which has "
+                        "no variants to choose from and whose numbers are what it captures")
     if isinstance(what, Variant):
         return what
     if isinstance(what, tracing.Trace):

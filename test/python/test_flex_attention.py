@@ -540,3 +540,40 @@ def test_copied_operands_make_no_plan() -> None:
     expected = heed.flex_attention(q, k.contiguous(), v)
     for _ in range(2):
         assert torch.equal(heed.flex_attention(q, k, v), expected)
+
+
+def test_negative_bit() -> None:
+    """torch negates some views only when they are read."""
+    q, k, v = torch.randn(3, 1, 2, 40, 16).unbind()
+    expected = heed.flex_attention(-q, k, -v)
+    for _ in range(3):
+        assert torch.equal(heed.flex_attention(torch._neg_view(q), k, torch._neg_view(v)), expected)
+
+
+HALF, FACTOR, MODULUS = 0.7, 2.3, 50
+LARGE, LARGER = 100_000_000.0, 100_000_001.0
+
+
+@pytest.mark.parametrize("name, mask_mod", [
+    # A cast to i64 stays where a literal is all that it stands beside.
+    ("product", lambda b, h, q, kv: (q.long() * 100_000_007) % 97 < 30 + 0 * kv),
+    ("products", lambda b, h, q, kv: q.to(torch.int64) * 50_000_000 >= kv.long() * 40_000_000 + 1_000_000),
+    ("shift", lambda b, h, q, kv: ((q.long() << 40) >> 40) >= kv),
+    # Captured floats are Python's, of 64 bits, until they meet something traced.
+    ("quotient", lambda b, h, q, kv: ((q % MODULUS) - (kv % MODULUS)).abs() < FACTOR * MODULUS // 5),
+    ("floor", lambda b, h, q, kv: (q >= kv) & (q - kv <= 90 * HALF // 1)),
+    ("difference", lambda b, h, q, kv: (q >= kv) & (q - kv <= 30 * (LARGER - LARGE))),
+])
+def test_numbers_are_pythons(name: str, mask_mod: Any) -> None:
+    q, k, v = torch.randn(3, 1, 1, 110, 16, dtype=torch.float32).unbind()
+    at = torch.arange(110)
+    mask = mask_mod(torch.tensor(0), torch.tensor(0), at[:, None], at[None])
+    scores = (q.double() @ k.double().transpose(2, 3) / 4).masked_fill(~mask, -torch.inf)
+    expected = scores.softmax(-1).nan_to_num() @ v.double()
+    assert (heed.flex_attention(q, k, v, mask_mod=mask_mod) - expected).abs().max() < 1e-5
+
+
+def test_alpha_of_rsub() -> None:
+    q, k, v = torch.randn(3, 1, 1, 30, 16).unbind()
+    found = heed.flex_attention(q, k, v, lambda s, b, h, q, kv: torch.rsub(s, kv, alpha=2))
+    assert torch.allclose(found, heed.flex_attention(q, k, v, lambda s, b, h, q, kv: kv - 2 * s), atol=1e-6)

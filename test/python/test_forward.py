@@ -199,6 +199,25 @@ def test_fully_masked_rows(kernels: Kernels, target: str, dtype: str) -> None:
     check(kernel, variant, Shape(1, 2, 1, 1, 1), params={"first": 0, "last": 300})
 
 
+@pytest.mark.parametrize("dtype", ("f32", "bf16"))
+def test_sizes_by_name(kernels: Kernels, dtype: str) -> None:
+    text = ("variant v { score_mod(s, b, h, q, kv) { return (s * f32(D) / f32(Dv) + f32(q * B - Hq) / f32(Sq)) / f32(Hkv + 1) }\n"
+            "  mask_mod(b, h, q, kv) { return (kv & Sq) > 3 || (q & Skv) == 0 } }")
+    variant = Variant("v", lambda s, at, p: (s * (64 / 40) + (at.q * 2 - 4) / 200) / 3,
+                      lambda at, p: ((at.kv & 200) > 3) | ((at.q & 300) == 0))
+    check(kernels("v", dtype, 64, 40, source=text), variant, Shape(2, 4, 2, 200, 300))
+
+
+def test_powers(kernels: Kernels) -> None:
+    """Of bases of any sign, by constants and by what the kernel computes."""
+    for text, power in (("2", 2), ("3.0", 3), ("-1", -1), ("0.0", 0), ("0.0 * s + 2.0", 2), ("0.0 * s + 3.0", 3), ("0.0 * s", 0)):
+        source = f"variant v {{ score_mod(s, b, h, q, kv) {{ return clamp(pow(s, {text}), -3.0, 3.0) }} }}"
+        variant = Variant("v", lambda s, at, p, power=power: np.clip(s ** float(power), -3, 3))
+        check(kernels("v", "f32", 16, source=source), variant, Shape(1, 2, 1, 70, 90))
+    source = "variant v { score_mod(s, b, h, q, kv) { return pow(f32(q - q), f32(kv - kv)) + pow(0.5 * f32(kv), 0.5) } }"
+    check(kernels("v", "f32", 16, source=source), Variant("v", lambda s, at, p: 1 + np.sqrt(0.5 * at.kv) + 0 * s), Shape(1, 2, 1, 70, 90))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_score_of_minus_infinity_masks(kernels: Kernels, dtype: str) -> None:
     text = "variant v { score_mod(s, b, h, q, kv) { return if q >= kv && q >= 20 { s } else { -inf } } }"

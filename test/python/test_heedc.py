@@ -165,6 +165,35 @@ def test_output_in_a_directory_that_cannot_hold_files(emit: str) -> None:
     _refused(_compile(pathlib.Path("/proc/self/fdinfo"), CAUSAL, "--head-dim=64", emit=emit), r"out\.o")
 
 
+def test_output_that_is_no_regular_file(tmp_path: pathlib.Path) -> None:
+    """A link stays a link, and a pipe a pipe."""
+    (tmp_path / "to").write_text("old")
+    (tmp_path / "link").symlink_to("to")
+    assert _compile(tmp_path, CAUSAL, "--head-dim=64", output="link").returncode == 0
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "to").read_bytes()[:4] == b"\x7fELF"
+    os.mkfifo(tmp_path / "pipe")
+    reader = subprocess.Popen(["head", "-c", "4", tmp_path / "pipe"], stdout=subprocess.PIPE)
+    _compile(tmp_path, CAUSAL, "--head-dim=64", output="pipe")
+    assert reader.communicate(timeout=60)[0] == b"\x7fELF" and (tmp_path / "pipe").is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe", "to"]
+
+
+def test_files_that_are_the_same(tmp_path: pathlib.Path) -> None:
+    source = tmp_path / "own.heed"
+    source.write_text("variant v {}\n")
+    for output in ("own.heed", "./own.heed"):
+        _refused(_compile(tmp_path, source, "--head-dim=64", output=output), r"own.heed.*is the input")
+    _refused(_compile(tmp_path, source, "--head-dim=64", "--header=out", output="out"), r"two files.*out")
+    assert source.read_text() == "variant v {}\n"
+    _nothing_in(tmp_path, "own.heed")
+
+
+def test_a_full_disk_behind_stdout() -> None:
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([HEEDC, CAUSAL, "--head-dim=64", "--emit=asm"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 1 and result.stderr == "heedc: error: cannot write to stdout: No space left on device\n"
+
+
 def test_failure_keeps_the_old_file(tmp_path: pathlib.Path) -> None:
     (tmp_path / "out.o").write_text("old")
     _refused(_compile(tmp_path, CAUSAL, "--head-dim=0"), r"--head-dim")
@@ -235,6 +264,21 @@ def test_header_of_a_kernel_for_gpus(tmp_path: pathlib.Path) -> None:
             compiled = subprocess.run(["cc", "-x", language, f"-std={standard}", "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsyntax-only",
                                        "-I", ROOT / "include", "use.c"], cwd=tmp_path, capture_output=True, text=True)
             assert compiled.returncode == 0, compiled.stderr
+
+
+def test_header_of_any_names(tmp_path: pathlib.Path) -> None:
+    """Parameters may have names that mean something else in C."""
+    (tmp_path / "x.heed").write_text("variant x(int: f32 = 1.0, class: i32, class_: i32, NULL: bool = true, NAN: f32 = inf, linux: i64 = "
+                                     "-0x8000000000000000) { score_mod(s, b, h, q, kv) { return if NULL { s * int + NAN } else "
+                                     "{ f32(class + class_) + f32(linux) } } }\n")
+    assert _compile(tmp_path, "x.heed", "--head-dim=16", "--header=x.h").returncode == 0
+    (tmp_path / "use.c").write_text('#include "x.h"\nint use(void) { x_f32_d16_params p = x_f32_d16_default_params();\n'
+                                    "  return p.int_ == 1.0 && p.class__ + p.class_ == 0 && p.NULL_ == 1 && p.linux_ < 0; }\n")
+    for language, standard in (("c", "c99"), ("c", "gnu17"), ("c++", "c++17")):
+        compiled = subprocess.run(["cc", "-x", language, f"-std={standard}", "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsyntax-only",
+                                   "-I", ROOT / "include", "use.c"], cwd=tmp_path, capture_output=True, text=True)
+        assert compiled.returncode == 0, compiled.stderr
+    _refused(_compile(tmp_path, "x.heed", "--head-dim=16", "--symbol=int", output="y.o"), r"--symbol expects")
 
 
 def test_what_is_no_cubin(tmp_path: pathlib.Path) -> None:

@@ -45,6 +45,29 @@ def test_c(tmp_path: pathlib.Path, compiler: str, standard: str) -> None:
     assert error.startswith("HEED_INVALID_ARGUMENT: ") and "query" in error and "64" in error and "32" in error
 
 
+NULLS = """#include <stdio.h>
+#include "k.h"
+int main(void) {
+  heed_tensor t = {0};
+  k_params p = k_default_params();
+  const heed_tensor *q[] = {NULL, &t, &t, &t}, *y[] = {&t, NULL, &t, &t}, *v[] = {&t, &t, NULL, &t};
+  heed_tensor *o[] = {&t, &t, &t, NULL};
+  for (int i = 0; i < 4; ++i)
+    printf("%d %s\\n", k(q[i], y[i], v[i], o[i], NULL, NAN, i % 2 ? &p : NULL, 0) == HEED_OK, heed_last_error());
+  return 0;
+}
+"""
+
+
+def test_null_operands(tmp_path: pathlib.Path) -> None:
+    """A status and a message from the generated function, for each of them."""
+    (tmp_path / "main.c").write_text(NULLS)
+    kernel = _kernel(tmp_path, "sliding_window", "k", "f32", 16)
+    _run("cc", "-std=c99", *WARNINGS, "-I", tmp_path, "-I", ROOT / "include", tmp_path / "main.c", kernel, *LINK, "-o", tmp_path / "main")
+    lines = _run(tmp_path / "main").splitlines()
+    assert len(lines) == 4 and all(line.startswith("0 argument") for line in lines), lines
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("compiler", ("c++", "clang++-22"))
 def test_server(tmp_path: pathlib.Path, compiler: str) -> None:

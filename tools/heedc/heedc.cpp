@@ -95,10 +95,19 @@ int printTargets() {
 }
 
 /// A file that is there whole or not at all: written under a temporary name beside its own, and
-/// renamed by commit().
+/// renamed by commit(). Links are followed; what is no regular file (a device, a pipe) stays what
+/// it is, and commit() writes into it.
 class OutputFile {
 public:
-  explicit OutputFile(StringRef path) : path(path) {}
+  explicit OutputFile(StringRef path) : path(path) {
+    llvm::sys::fs::file_status status;
+    if (llvm::sys::fs::status(path, status) || !llvm::sys::fs::exists(status))
+      return;
+    isSpecial = !llvm::sys::fs::is_regular_file(status) && !llvm::sys::fs::is_directory(status);
+    llvm::SmallString<128> target;
+    if (!llvm::sys::fs::real_path(path, target))
+      this->path = target.str().str();
+  }
   OutputFile(const OutputFile &) = delete;
   ~OutputFile() {
     if (!temporary.empty())
@@ -108,7 +117,9 @@ public:
   using Writer = llvm::function_ref<llvm::Error(llvm::raw_pwrite_stream &)>;
   llvm::Error write(Writer write) {
     int fd;
-    if (std::error_code code = llvm::sys::fs::createUniqueFile(path + ".%%%%%%.tmp", fd, temporary))
+    if (std::error_code code =
+            isSpecial ? llvm::sys::fs::createTemporaryFile("heedc", "tmp", fd, temporary)
+                      : llvm::sys::fs::createUniqueFile(path + ".%%%%%%.tmp", fd, temporary))
       return cannot(code);
     llvm::raw_fd_ostream os(fd, /*shouldClose=*/true);
     llvm::Error error = write(os);
@@ -124,6 +135,8 @@ public:
   StringRef temporaryPath() const { return temporary; }
 
   llvm::Error commit() {
+    if (isSpecial)
+      return copy();
     if (std::error_code code = llvm::sys::fs::rename(temporary, path))
       return cannot(code);
     temporary.clear();
@@ -131,12 +144,40 @@ public:
   }
 
 private:
+  llvm::Error copy() {
+    auto content = llvm::MemoryBuffer::getFile(temporary);
+    if (!content)
+      return cannot(content.getError());
+    std::error_code code;
+    llvm::raw_fd_ostream os(path, code, llvm::sys::fs::CD_OpenExisting);
+    if (code)
+      return cannot(code);
+    os << (*content)->getBuffer();
+    os.close();
+    code = os.error();
+    os.clear_error();
+    return code ? cannot(code) : llvm::Error::success();
+  }
+
   llvm::Error cannot(std::error_code code) {
     return llvm::createStringError("cannot write '" + path + "': " + code.message());
   }
   std::string path;
+  bool isSpecial = false;
   llvm::SmallString<128> temporary;
 };
+
+/// Whether two paths name one file, which need not be there yet. Devices take any number of files.
+bool areSameFile(StringRef a, StringRef b) {
+  if (llvm::sys::fs::exists(a) || llvm::sys::fs::exists(b))
+    return llvm::sys::fs::is_regular_file(a) && llvm::sys::fs::equivalent(a, b);
+  llvm::SmallString<128> paths[] = {a, b};
+  for (llvm::SmallString<128> &path : paths) {
+    llvm::sys::fs::make_absolute(path);
+    llvm::sys::path::remove_dots(path, /*remove_dot_dot=*/true);
+  }
+  return paths[0] == paths[1];
+}
 
 llvm::Error writeNothing(llvm::raw_pwrite_stream &) { return llvm::Error::success(); }
 
@@ -201,6 +242,8 @@ int compileFile() {
         known += (known.empty() ? "" : ", ") + v.name.str();
       return fail("no variant '" + name + "' in '" + inputPath + "' (there: " + known + ")");
     }
+    if (llvm::is_contained(variants, variant))
+      return fail("--variant names '" + name + "' twice");
     variants.push_back(variant);
   }
   if (variants.empty())
@@ -210,7 +253,7 @@ int compileFile() {
                 "' has several variants; choose "
                 "one with --variant");
 
-  if (!symbol.empty() && !isCIdentifier(symbol))
+  if (!symbol.empty() && (!isCIdentifier(symbol) || isReservedInC(symbol)))
     return fail("--symbol expects a C identifier, found '" + symbol + "'");
 
   CompileOptions options;
@@ -239,6 +282,11 @@ int compileFile() {
   bool isBinary = action == Action::Object || action == Action::Shared || action == Action::Cubin;
   if (isBinary && (outputPath.empty() || outputPath == "-"))
     return fail("-o is missing: an object is not written to a terminal");
+  for (const cl::opt<std::string> *path : {&outputPath, &headerPath})
+    if (!path->empty() && areSameFile(inputPath, *path))
+      return fail("expected another file than '" + inputPath + "' to write to, which is the input");
+  if (!headerPath.empty() && areSameFile(outputPath, headerPath))
+    return fail("expected two files, found '" + outputPath + "' for both -o and --header");
 
   PhaseTimes times;
   std::chrono::duration<double> checked = std::chrono::steady_clock::now() - start;
@@ -264,8 +312,9 @@ int compileFile() {
     llvm::raw_svector_ostream os(text);
     error = emit(os);
   } else if (action == Action::Shared) {
-    OutputFile object(outputPath + ".o"); // never committed: the linker reads the temporary file
-    error = output.write(writeNothing);   // says at once if there is no place for it
+    error = output.write(writeNothing); // says at once if there is no place for it
+    // Never committed: the linker reads the temporary file.
+    OutputFile object((output.temporaryPath() + ".o").str());
     if (!error)
       error = object.write(emit);
     if (!error)
@@ -307,11 +356,14 @@ int main(int argc, char **argv) {
                               "alibi.o --header=alibi.h\n"
                               "  heedc alibi.heed --target=sm_90a,sm_80,native --dtype=bf16 "
                               "--head-dim=128 -o alibi.o --header=alibi.h\n");
-  if (listTargets)
-    return printTargets();
-  if (inputPath.empty())
-    return fail("no input file; see heedc --help");
-  if (format)
-    return formatFile();
-  return compileFile();
+  int status = listTargets         ? printTargets()
+               : inputPath.empty() ? fail("no input file; see heedc --help")
+               : format            ? formatFile()
+                                   : compileFile();
+  llvm::outs().flush();
+  if (std::error_code code = llvm::outs().error()) {
+    llvm::outs().clear_error();
+    return fail("cannot write to stdout: " + code.message());
+  }
+  return status;
 }

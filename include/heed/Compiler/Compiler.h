@@ -69,6 +69,10 @@ std::string defaultSymbol(const lang::Variant &variant, const CompileOptions &op
 /// Whether `name` can be the C name of a kernel.
 bool isCIdentifier(llvm::StringRef name);
 
+/// Whether C or C++ has another meaning for an identifier: keywords, and macros that a generated
+/// header includes. Parameters of such names have an underscore behind theirs there.
+bool isReservedInC(llvm::StringRef name);
+
 /// Makes a context with all dialects of Heed's levels. Its diagnostics go to stderr.
 std::unique_ptr<mlir::MLIRContext> makeContext();
 

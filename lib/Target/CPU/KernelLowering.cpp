@@ -35,6 +35,8 @@ KernelLowering::KernelLowering(tile::KernelOp kernel, const CPUTarget &target,
 //===----------------------------------------------------------------------===//
 
 LogicalResult KernelLowering::run() {
+  // Sizes are read once, outside of the stages that use them.
+  kernel.walk([&](attn::ExtentOp extent) { extent->moveBefore(&kernel.getBodyBlock()->front()); });
   auto module = kernel->getParentOfType<ModuleOp>();
   if (!module.lookupSymbol(kZeros)) {
     Type type = LLVM::LLVMArrayType::get(builder.getI8Type(), kZeroBytes);

@@ -8,6 +8,7 @@
 
 #include "heed/Target/CPU/Passes.h"
 
+#include "../ExpandPowers.h"
 #include "BoxLowering.h"
 #include "KernelLowering.h"
 
@@ -101,7 +102,8 @@ struct ExpandMath : heed::impl::ExpandMathPassBase<ExpandMath> {
 
   void runOnOperation() override {
     RewritePatternSet expansions(&getContext());
-    math::populateExpansionPatterns(expansions, {"powf", "rsqrt", "exp2"});
+    math::populateExpansionPatterns(expansions, {"rsqrt", "exp2"});
+    populatePowerExpansion(expansions);
     RewritePatternSet approximations(&getContext());
     populateMathPolynomialApproximationPatterns(approximations);
     if (failed(rewriteMath(std::move(expansions))) ||

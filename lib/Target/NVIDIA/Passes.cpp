@@ -8,6 +8,7 @@
 
 #include "heed/Target/NVIDIA/Passes.h"
 
+#include "../ExpandPowers.h"
 #include "AmpereLowering.h"
 #include "HopperLowering.h"
 #include "MaskLowering.h"
@@ -155,9 +156,8 @@ struct NVIDIAMath : heed::impl::NVIDIAMathPassBase<NVIDIAMath> {
   void runOnOperation() override {
     RewritePatternSet expansions(&getContext());
     if (strict)
-      math::populateExpansionPatterns(expansions, {"powf", "rsqrt", "exp2"});
-    else
-      math::populateExpansionPatterns(expansions, {"powf"});
+      math::populateExpansionPatterns(expansions, {"rsqrt", "exp2"});
+    populatePowerExpansion(expansions);
     RewritePatternSet approximations(&getContext());
     populateMathPolynomialApproximationPatterns(approximations);
     if (failed(rewriteMath(std::move(expansions))))

@@ -30,14 +30,15 @@ def _names(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return register
 
 
-def _elementwise(operation: arithmetic.Operation, count: int) -> Callable[..., Any]:
+def _elementwise(operation: arithmetic.Operation, count: int, scaled: int = 1) -> Callable[..., Any]:
+    """A function of `count` arrays. `scaled`: the one that alpha=... multiplies."""
     def function(tracer: Tracer, *args: Any, inplace: bool = False, out: None = None, dtype: Any = None, alpha: Any = 1,
                  **kwargs: Any) -> Any:
         operands = [*args, *(kwargs.pop(name) for name in ("input", "self", "other", "exponent") if name in kwargs)]
         if len(operands) != count or kwargs or out is not None or inplace:
             raise TypeError
         if alpha != 1:  # torch.add(x, y, alpha=2)
-            operands[1] = operands[1] * alpha
+            operands[scaled] = operands[scaled] * alpha
         result = tracer.apply(operation, *operands)
         return result if dtype is None else tracer.cast(result, dtype)
 
@@ -82,7 +83,7 @@ _REFLECTED = {"rsub": "sub", "rdiv": "truediv", "rtruediv": "truediv", "rpow": "
               "rlshift": "lshift", "rrshift": "rshift"}
 FUNCTIONS.update({name: _elementwise(operation, 1) for name, operation in _UNARY.items()})
 FUNCTIONS.update({name: _elementwise(operation, 2) for name, operation in _BINARY.items()})
-FUNCTIONS.update({name: _elementwise(_swap(_BINARY[of]), 2) for name, of in _REFLECTED.items()})
+FUNCTIONS.update({name: _elementwise(_swap(_BINARY[of]), 2, scaled=0) for name, of in _REFLECTED.items()})
 
 
 @_names("where")

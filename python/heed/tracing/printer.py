@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from heed.tracing.expressions import COMPARISONS, COORDINATES, Leaf, Node, reachable
+from heed.tracing.expressions import COMPARISONS, COORDINATES, Leaf, Node, fits, reachable
 
 _LINE = 112  # columns of a line's expression
 _DEPTH = 40  # of brackets and operators, where the language allows 256 levels
@@ -70,6 +70,11 @@ def _literal(node: Node) -> _Text:
 def _converts(node: Node) -> bool:
     """Whether a cast is one that the language does by itself where it is needed."""
     return node.op == "cast" and (node.args[0].type, node.type) in (("i32", "i64"), ("i32", "f32"), ("i64", "f32"))
+
+
+def _carries(node: Node) -> bool:
+    """Whether an operand's text has the operand's type: a cast that is left out has not, nor has a small i64 literal."""
+    return not _converts(node) and not (node.op == "constant" and node.type == "i64" and fits(node.data))
 
 
 def _is_trivial(node: Node) -> bool:
@@ -150,9 +155,9 @@ class _Body:
         left, right = self._texts[a.number], self._texts[b.number]
         if node.op == "/":
             left, right = self._implicit(a), self._implicit(b)
-        elif _converts(a) and not _converts(b):
+        elif _converts(a) and _carries(b):
             left = self._implicit(a)
-        elif _converts(b) and not _converts(a):
+        elif _converts(b) and _carries(a):
             right = self._implicit(b)
         op = {"&": "&&", "|": "||"}.get(node.op, node.op) if node.type == "bool" else node.op
         level = _LEVELS[op]

@@ -49,6 +49,7 @@ class Tracer:
         self._seen: set[Any] = set()
         self._shared: dict[int, tuple[Path, Any]] = {}
         self._sizes: dict[tuple[Leaf, int], Traced] = {}
+        self._floats: dict[Path, Traced] = {}
         self._wrapped: dict[int, Any] = {}  # what stands for the value at a path
         self._literals: dict[Any, Path] = {}
         self._cells: list[tuple[types.CellType, Any, str]] = []
@@ -185,6 +186,8 @@ class Tracer:
             return self.apply(operation, left, right)
         value = python(left._host.value, right._host.value)
         path = left._host.path.derive(f"{{0}} {text} {{1}}", bases=[right._host.path])
+        if type(value) is float:
+            return self._float(value, path)
         if type(value) is int and text in ("**", "<<"):
             self.guard("{0} == {c0}", path, constants=(value,))
             return Traced(self, self.graph.constant(value), Host(value, path))
@@ -214,6 +217,13 @@ class Tracer:
             return g.operate(text, x.type, x, g.cast(x.type, y))
 
         return self.apply(shift, left, right)
+
+    def _float(self, value: float, path: Path) -> Traced:
+        """A number that Python computes, in its own precision: f32 might round each step of it."""
+        known = self._floats.get(path)
+        if known is None:
+            known = self._floats[path] = self._scalar(value, path, "number")
+        return known
 
     def unary(self, operation: Any, python: Any, text: str, operand: Traced) -> Any:
         result = self.apply(operation, operand)
@@ -508,9 +518,7 @@ class Tracer:
         value = function(*(arg._host.value for arg in lifted))  # type: ignore[union-attr]
         names = ", ".join(f"{{{i}}}" for i in range(len(lifted)))
         path = Path(f"{{c0}}({names})", [arg._host.path for arg in lifted], [function])  # type: ignore[union-attr]
-        result = self.dispatch(function.__name__, f"math.{function.__name__}", tuple(
-            self.cast(arg, "float32") for arg in lifted), {})
-        return Traced(self, result._node, Host(value, path))
+        return self._float(value, path)
 
     def method(self, value: Traced, name: str) -> Any:
         """A method or attribute of a traced value."""
