@@ -208,6 +208,14 @@ def test_sizes_by_name(kernels: Kernels, dtype: str) -> None:
     check(kernels("v", dtype, 64, 40, source=text), variant, Shape(2, 4, 2, 200, 300))
 
 
+@pytest.mark.parametrize("name", ("sin", "cos"))
+def test_large_angles(kernels: Kernels, name: str) -> None:
+    source = f"variant v {{ score_mod(s, b, h, q, kv) {{ return 3.0 * {name}(f32(q * 1000 + kv) * 100.0) + s }} }}"
+    function = getattr(np, name)
+    variant = Variant("v", lambda s, at, p: 3 * function((at.q * 1000 + at.kv) * 100.0) + s)
+    check(kernels("v", "f32", 16, source=source), variant, Shape(1, 2, 1, 70, 90))
+
+
 def test_powers(kernels: Kernels) -> None:
     """Of bases of any sign, by constants and by what the kernel computes."""
     for text, power in (("2", 2), ("3.0", 3), ("-1", -1), ("0.0", 0), ("0.0 * s + 2.0", 2), ("0.0 * s + 3.0", 3), ("0.0 * s", 0)):

@@ -8,7 +8,7 @@
 
 #include "heed/Target/CPU/Passes.h"
 
-#include "../ExpandPowers.h"
+#include "../MathExpansions.h"
 #include "BoxLowering.h"
 #include "KernelLowering.h"
 
@@ -104,6 +104,7 @@ struct ExpandMath : heed::impl::ExpandMathPassBase<ExpandMath> {
     RewritePatternSet expansions(&getContext());
     math::populateExpansionPatterns(expansions, {"rsqrt", "exp2"});
     populatePowerExpansion(expansions);
+    populateAngleReduction(expansions);
     RewritePatternSet approximations(&getContext());
     populateMathPolynomialApproximationPatterns(approximations);
     if (failed(rewriteMath(std::move(expansions))) ||

@@ -8,7 +8,7 @@
 
 #include "heed/Target/NVIDIA/Passes.h"
 
-#include "../ExpandPowers.h"
+#include "../MathExpansions.h"
 #include "AmpereLowering.h"
 #include "HopperLowering.h"
 #include "MaskLowering.h"
@@ -155,8 +155,10 @@ struct NVIDIAMath : heed::impl::NVIDIAMathPassBase<NVIDIAMath> {
 
   void runOnOperation() override {
     RewritePatternSet expansions(&getContext());
-    if (strict)
+    if (strict) {
       math::populateExpansionPatterns(expansions, {"rsqrt", "exp2"});
+      populateAngleReduction(expansions);
+    }
     populatePowerExpansion(expansions);
     RewritePatternSet approximations(&getContext());
     populateMathPolynomialApproximationPatterns(approximations);

@@ -134,7 +134,9 @@ def attention(module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, v
         allowed = attention_mask[..., :kv_length].expand(shape)
         mask_mod = _reads(allowed)
     elif attention_mask.is_floating_point():
-        bias = attention_mask[..., :kv_length].expand(shape)
+        # Models write the least number for what is masked.
+        least = torch.finfo(attention_mask.dtype).min
+        bias = attention_mask[..., :kv_length].masked_fill(attention_mask[..., :kv_length] <= least / 2, -torch.inf).expand(shape)
     else:
         raise TypeError(f"attention_mask: expected 4-D masks to be of bool or floats, found {attention_mask.dtype}")
     score_mod = None

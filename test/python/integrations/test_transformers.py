@@ -219,6 +219,17 @@ def test_4d_mask(is_bool: bool, per_head: bool) -> None:
     assert error(found, eager(input_ids=tokens(37), attention_mask=added).logits) < 1e-4
 
 
+def test_4d_mask_of_left_padding() -> None:
+    """Rows that may attend to nothing have the least number everywhere; what they yield must not reach the others."""
+    eager, compiled = make("llama")
+    allowed = torch.ones(37, 37, dtype=torch.bool).tril().expand(2, 1, 37, 37).clone()
+    allowed[1, :, :, :5] = False
+    added = torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
+    found, expected = (model(input_ids=tokens(37), attention_mask=added).logits for model in (compiled, eager))
+    assert torch.isfinite(found).all()
+    assert error(found[0], expected[0]) < 1e-4 and error(found[1, 5:], expected[1, 5:]) < 1e-4
+
+
 def test_block_mask_of_torch() -> None:
     flex = pytest.importorskip("torch.nn.attention.flex_attention")
     _, compiled = make("llama")

@@ -1,4 +1,4 @@
-//===-- ExpandPowers.cpp - x to the power of y ----------------------------===//
+//===-- MathExpansions.cpp - Functions by other functions ----------------===//
 //
 // Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
 // See LICENSE for license information.
@@ -6,7 +6,7 @@
 //
 //===----------------------------------------------------------------------===//
 
-#include "ExpandPowers.h"
+#include "MathExpansions.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Math/IR/Math.h"
@@ -96,7 +96,41 @@ private:
     return dyn_cast<FloatAttr>(found);
   }
 };
+
+constexpr llvm::StringLiteral kReduced = "heed.reduced";
+
+template <typename Op>
+struct ReduceAngle : OpRewritePattern<Op> {
+  using OpRewritePattern<Op>::OpRewritePattern;
+
+  LogicalResult matchAndRewrite(Op op, PatternRewriter &b) const override {
+    Type type = op.getType();
+    if (op->hasAttr(kReduced) || !getElementTypeOrSelf(type).isF32())
+      return failure();
+    Location loc = op.getLoc();
+    auto constant = [&](float v) -> Value {
+      FloatAttr element = b.getF32FloatAttr(v);
+      auto shaped = dyn_cast<ShapedType>(type);
+      return arith::ConstantOp::create(
+          b, loc, shaped ? TypedAttr(DenseElementsAttr::get(shaped, element)) : element);
+    };
+    Value x = op.getOperand();
+    Value turns = arith::MulFOp::create(b, loc, x, constant(0.159154943f));
+    Value n = math::RoundEvenOp::create(b, loc, turns);
+    Value high = math::FmaOp::create(b, loc, n, constant(-6.28318548f), x);
+    Value angle = math::FmaOp::create(b, loc, n, constant(1.74845553e-7f), high);
+    auto reduced = Op::create(b, loc, angle);
+    reduced->setAttr(kReduced, b.getUnitAttr());
+    b.replaceOp(op, reduced);
+    return success();
+  }
+};
+
 } // namespace
+
+void heed::populateAngleReduction(RewritePatternSet &patterns) {
+  patterns.add<ReduceAngle<math::SinOp>, ReduceAngle<math::CosOp>>(patterns.getContext());
+}
 
 void heed::populatePowerExpansion(RewritePatternSet &patterns) {
   patterns.add<ExpandPower>(patterns.getContext());
