@@ -577,3 +577,25 @@ def test_alpha_of_rsub() -> None:
     q, k, v = torch.randn(3, 1, 1, 30, 16).unbind()
     found = heed.flex_attention(q, k, v, lambda s, b, h, q, kv: torch.rsub(s, kv, alpha=2))
     assert torch.allclose(found, heed.flex_attention(q, k, v, lambda s, b, h, q, kv: kv - 2 * s), atol=1e-6)
+
+
+_SPREAD = torch.randn(300, 300, generator=torch.Generator().manual_seed(0)) * 1e12
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+@pytest.mark.parametrize("name, score_mod", [
+    ("masked rows", lambda s, b, h, q, kv: s + torch.where(q >= kv + 5, 0.0, -1e30)),
+    ("all", lambda s, b, h, q, kv: s - 1e30), ("constant", lambda s, b, h, q, kv: s * 0 + 1e20), ("mild", lambda s, b, h, q, kv: s + 5e7),
+    ("largest", lambda s, b, h, q, kv: s * 0 + 3.4e38), ("least", lambda s, b, h, q, kv: s * 0 - 3.4e38),
+    ("rising", lambda s, b, h, q, kv: s * 0 + kv * 1e9), ("spread", lambda s, b, h, q, kv: s + _SPREAD[q, kv]),
+])
+def test_large_scores(name: str, score_mod: Any, dtype: torch.dtype) -> None:
+    """Softmax knows differences only, so that rows whose scores are all far from 0 have weights like others."""
+    q, k, v = torch.randn(3, 1, 1, 300, 16).to(dtype).unbind()
+    at = torch.arange(300)
+    dense = score_mod((q.double() @ k.double().transpose(2, 3) / 4).float(), 0, 0, at[:, None], at[None])
+    expected = dense.double().softmax(-1) @ v.double()
+    output, aux = heed.flex_attention(q, k, v, score_mod, return_aux=heed.AuxRequest(lse=True))
+    assert (output - expected).abs().max() < (1e-5 if dtype == torch.float32 else 2e-2)
+    if name not in ("largest", "least"):
+        assert torch.allclose(aux.lse.double(), dense.double().logsumexp(-1), rtol=1e-4, atol=1e-4)

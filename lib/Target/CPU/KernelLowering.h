@@ -195,6 +195,7 @@ private:
 
   /// Ahead of the loop.
   void beginOnlineSoftmax(tile::OnlineSoftmaxOp op);
+  void takeOffsets(const TileStorage &scores, Value offsets, Value group, Value numRows);
   mlir::LogicalResult lowerOnlineSoftmax(tile::OnlineSoftmaxOp op);
   void lowerScaleRows(tile::ScaleRowsOp op);
   void lowerNormalize(tile::NormalizeOp op);

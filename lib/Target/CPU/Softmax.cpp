@@ -24,11 +24,36 @@ static constexpr float kMaxFloat = std::numeric_limits<float>::max();
 /// and sums of values finite where the output is.
 static constexpr float kLead = 8.0f;
 
+/// From here on (base-2 logarithms) a reference may be off by more than 1, which weights must not
+/// be: then the maximum is taken from the scores before the factor.
+static constexpr float kLarge = 16777216.0f; // 2^24
+
 void KernelLowering::beginOnlineSoftmax(tile::OnlineSoftmaxOp op) {
   Value reference = allocate(blockQ * 4);
   e->loop(e->cst(0), queryEnd, lanes,
           [&](Value lane) { e->store(e->splatF32(kMaxFloat), e->at(reference, lane, e->f32())); });
   minusReferences[storage(op.getReference()).base] = reference;
+}
+
+/// Subtracts what is not 0 from a group's scores.
+void KernelLowering::takeOffsets(const TileStorage &scores, Value offsets, Value group,
+                                 Value numRows) {
+  SmallVector<Value> offset;
+  Value isAny;
+  for (int64_t j = 0; j < schedule.getVectors(); ++j) {
+    offset.push_back(e->load(e->vecF32(), e->at(offsets, e->add(group, j * lanes), e->f32())));
+    Value is = arith::CmpFOp::create(builder, e->loc, arith::CmpFPredicate::UNE, offset[j],
+                                     e->splatF32(0.0f));
+    isAny = j == 0 ? is : arith::OrIOp::create(builder, e->loc, isAny, is).getResult();
+  }
+  e->ifThen(e->anyLane(isAny), [&] {
+    e->loop(e->cst(0), numRows, 1, [&](Value row) {
+      for (auto [j, amount] : llvm::enumerate(offset)) {
+        Value place = e->at(scores.base, groupOffset(scores, row, group, j * lanes), e->f32());
+        e->store(e->fsub(e->load(e->vecF32(), place), amount), place);
+      }
+    });
+  });
 }
 
 LogicalResult KernelLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
@@ -38,6 +63,7 @@ LogicalResult KernelLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
   const TileStorage scores = storage(op.getScores());
   Value max = storage(op.getReference()).base, sum = storage(op.getSum()).base;
   Value rescale = allocate(blockQ * 4), minusReference = minusReferences.lookup(max);
+  Value shifts = allocate(blockQ * 4), offsets = allocate(blockQ * 4);
   bool isPairs = op.getWeights().getType().getElementType().isBF16();
   TileStorage weights = scores;
   if (isPairs) {
@@ -48,19 +74,34 @@ LogicalResult KernelLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
   Value factor = e->broadcast(scalar(op.getFactor()));
 
   // The maximum is known. Where it is beyond the reference r, that becomes r', and 2^(factor (r -
-  // r')) rescales what earlier blocks left.
+  // r')) rescales what earlier blocks left. A large maximum is the reference itself.
   e->loop(e->cst(0), queryEnd, lanes, [&](Value lane) {
     auto at = [&](Value base) { return e->at(base, lane, e->f32()); };
     Value raw = e->load(e->vecF32(), at(newMaxOfBlock));
     Value before = e->load(e->vecF32(), at(minusReference));
     Value isBeyond = arith::CmpFOp::create(builder, e->loc, arith::CmpFPredicate::OGT,
                                            e->fma(raw, factor, before), e->splatF32(0.0f));
-    Value fresh = e->fmul(e->fmax(raw, e->splatF32(-kMaxFloat)), factor);
-    fresh = e->fneg(e->fadd(fresh, e->splatF32(kLead)));
+    Value product = e->fmul(e->fmax(raw, e->splatF32(-kMaxFloat)), factor);
+    Value fresh = e->fneg(e->fadd(product, e->splatF32(kLead)));
     fresh = e->fmin(fresh, e->splatF32(kMaxFloat));
     Value after = e->select(isBeyond, fresh, before);
-    Value alpha = e->select(isBeyond, e->exp2(e->fsub(after, before)), e->splatF32(1.0f));
+    Value exponent = e->fsub(after, before);
+    auto compare = [&](arith::CmpFPredicate p, Value x, float y) -> Value {
+      return arith::CmpFOp::create(builder, e->loc, p, x, e->splatF32(y));
+    };
+    Value magnitude = math::AbsFOp::create(builder, e->loc, product);
+    Value isLarge = arith::AndIOp::create(
+        builder, e->loc, compare(arith::CmpFPredicate::OGE, magnitude, kLarge),
+        compare(arith::CmpFPredicate::OGT, raw, -std::numeric_limits<float>::infinity()));
+    after = e->select(isLarge, e->fmax(e->fneg(product), e->splatF32(-kMaxFloat)), after);
+    after = e->fmin(after, e->splatF32(kMaxFloat));
+    Value previous = e->load(e->vecF32(), at(max));
+    exponent = e->select(isLarge, e->fmul(e->fsub(previous, raw), factor), exponent);
+    Value isNew = arith::OrIOp::create(builder, e->loc, isBeyond, isLarge);
+    Value alpha = e->select(isNew, e->exp2(exponent), e->splatF32(1.0f));
     e->store(alpha, at(rescale));
+    e->store(e->select(isLarge, e->splatF32(0.0f), after), at(shifts));
+    e->store(e->select(isLarge, raw, e->splatF32(0.0f)), at(offsets));
     e->store(raw, at(max));
     e->store(after, at(minusReference));
     e->store(e->fmul(e->load(e->vecF32(), at(sum)), alpha), at(sum));
@@ -71,7 +112,7 @@ LogicalResult KernelLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
     SmallVector<Value> shift, sums;
     for (int64_t j = 0; j < vectors; ++j) {
       Value lane = e->add(group, j * lanes);
-      shift.push_back(e->load(e->vecF32(), e->at(minusReference, lane, e->f32())));
+      shift.push_back(e->load(e->vecF32(), e->at(shifts, lane, e->f32())));
       sums.push_back(e->load(e->vecF32(), e->at(sum, lane, e->f32())));
     }
     auto place = [&](Value row, int64_t j) {
@@ -83,6 +124,7 @@ LogicalResult KernelLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
       return e->exp2(e->fma(s, factor, shift[j]));
     };
     Value keyCount = groupRows(group);
+    takeOffsets(scores, offsets, group, keyCount);
     if (!isPairs) {
       sums = e->loop(e->cst(0), keyCount, 1, sums, [&](Value row, ValueRange carried) {
         SmallVector<Value> next;
