@@ -21,6 +21,14 @@ using namespace mlir;
 /// log.
 static constexpr double kMostFactors = 32;
 
+/// A number as f32, or as a vector of it.
+static Value constantLike(OpBuilder &b, Location loc, Type type, float v) {
+  FloatAttr element = b.getF32FloatAttr(v);
+  auto shaped = dyn_cast<ShapedType>(type);
+  return arith::ConstantOp::create(
+      b, loc, shaped ? TypedAttr(DenseElementsAttr::get(shaped, element)) : element);
+}
+
 namespace {
 struct ExpandPower : OpRewritePattern<math::PowFOp> {
   using OpRewritePattern::OpRewritePattern;
@@ -31,12 +39,7 @@ struct ExpandPower : OpRewritePattern<math::PowFOp> {
       return failure();
     Location loc = op.getLoc();
     Value x = op.getLhs(), y = op.getRhs();
-    auto constant = [&](float v) -> Value {
-      FloatAttr element = b.getF32FloatAttr(v);
-      auto shaped = dyn_cast<ShapedType>(type);
-      return arith::ConstantOp::create(
-          b, loc, shaped ? TypedAttr(DenseElementsAttr::get(shaped, element)) : element);
-    };
+    auto constant = [&](float v) { return constantLike(b, loc, type, v); };
     auto compare = [&](arith::CmpFPredicate p, Value u, Value v) -> Value {
       return arith::CmpFOp::create(b, loc, p, u, v);
     };
@@ -108,12 +111,7 @@ struct ReduceAngle : OpRewritePattern<Op> {
     if (op->hasAttr(kReduced) || !getElementTypeOrSelf(type).isF32())
       return failure();
     Location loc = op.getLoc();
-    auto constant = [&](float v) -> Value {
-      FloatAttr element = b.getF32FloatAttr(v);
-      auto shaped = dyn_cast<ShapedType>(type);
-      return arith::ConstantOp::create(
-          b, loc, shaped ? TypedAttr(DenseElementsAttr::get(shaped, element)) : element);
-    };
+    auto constant = [&](float v) { return constantLike(b, loc, type, v); };
     Value x = op.getOperand();
     Value turns = arith::MulFOp::create(b, loc, x, constant(0.159154943f));
     Value n = math::RoundEvenOp::create(b, loc, turns);

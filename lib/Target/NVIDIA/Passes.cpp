@@ -142,24 +142,15 @@ StringRef instructionFor(Operation *op) {
       .Default([](Operation *) { return ""; });
 }
 
-/// x - 2 pi n with n such that the result is in [-pi, pi], where the instructions are accurate; 2
-/// pi in two parts (Cody and Waite), for |x| up to some 10^5.
-Value emitReducedAngle(nvidia::Emitter &e, Value x) {
-  Value n = math::RoundEvenOp::create(e.b, e.loc, e.fmul(x, e.cstF32(0.159154943f)));
-  Value high = e.fma(n, e.cstF32(-6.28318548f), x);
-  return e.fma(n, e.cstF32(1.74845553e-7f), high);
-}
-
 struct NVIDIAMath : heed::impl::NVIDIAMathPassBase<NVIDIAMath> {
   using NVIDIAMathPassBase::NVIDIAMathPassBase;
 
   void runOnOperation() override {
     RewritePatternSet expansions(&getContext());
-    if (strict) {
+    if (strict)
       math::populateExpansionPatterns(expansions, {"rsqrt", "exp2"});
-      populateAngleReduction(expansions);
-    }
     populatePowerExpansion(expansions);
+    populateAngleReduction(expansions); // the instructions want small angles, too
     RewritePatternSet approximations(&getContext());
     populateMathPolynomialApproximationPatterns(approximations);
     if (failed(rewriteMath(std::move(expansions))))
@@ -188,8 +179,6 @@ struct NVIDIAMath : heed::impl::NVIDIAMathPassBase<NVIDIAMath> {
       Value x = op->getOperand(0);
       if (isa<math::ExpOp>(op))
         x = e.fmul(x, e.cstF32(kLog2E));
-      if (isa<math::SinOp, math::CosOp>(op))
-        x = emitReducedAngle(e, x);
       Value result = e.unary(instruction, x);
       if (isa<math::LogOp>(op))
         result = e.fmul(result, e.cstF32(kLn2));
