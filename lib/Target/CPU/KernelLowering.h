@@ -195,6 +195,11 @@ private:
 
   /// Ahead of the loop.
   void beginOnlineSoftmax(tile::OnlineSoftmaxOp op);
+  /// A number a query, for the queries of a group.
+  llvm::SmallVector<Value> loadGroup(Value stats, Value group);
+  /// Whether any lane of the vectors is not `from`.
+  Value anyDiffers(llvm::ArrayRef<Value> vectors, float from);
+  /// Subtracts a group's numbers from its scores, in a branch: nearly always they are all 0.
   void takeOffsets(const TileStorage &scores, Value offsets, Value group, Value numRows);
   mlir::LogicalResult lowerOnlineSoftmax(tile::OnlineSoftmaxOp op);
   void lowerScaleRows(tile::ScaleRowsOp op);

@@ -35,18 +35,27 @@ void KernelLowering::beginOnlineSoftmax(tile::OnlineSoftmaxOp op) {
   minusReferences[storage(op.getReference()).base] = reference;
 }
 
-/// Subtracts what is not 0 from a group's scores.
+SmallVector<Value> KernelLowering::loadGroup(Value stats, Value group) {
+  SmallVector<Value> vectors;
+  for (int64_t j = 0; j < schedule.getVectors(); ++j)
+    vectors.push_back(e->load(e->vecF32(), e->at(stats, e->add(group, j * lanes), e->f32())));
+  return vectors;
+}
+
+Value KernelLowering::anyDiffers(ArrayRef<Value> vectors, float from) {
+  Value any;
+  for (Value v : vectors) {
+    Value differs =
+        arith::CmpFOp::create(builder, e->loc, arith::CmpFPredicate::UNE, v, e->splatF32(from));
+    any = any ? arith::OrIOp::create(builder, e->loc, any, differs).getResult() : differs;
+  }
+  return e->anyLane(any);
+}
+
 void KernelLowering::takeOffsets(const TileStorage &scores, Value offsets, Value group,
                                  Value numRows) {
-  SmallVector<Value> offset;
-  Value isAny;
-  for (int64_t j = 0; j < schedule.getVectors(); ++j) {
-    offset.push_back(e->load(e->vecF32(), e->at(offsets, e->add(group, j * lanes), e->f32())));
-    Value is = arith::CmpFOp::create(builder, e->loc, arith::CmpFPredicate::UNE, offset[j],
-                                     e->splatF32(0.0f));
-    isAny = j == 0 ? is : arith::OrIOp::create(builder, e->loc, isAny, is).getResult();
-  }
-  e->ifThen(e->anyLane(isAny), [&] {
+  SmallVector<Value> offset = loadGroup(offsets, group);
+  e->ifThen(anyDiffers(offset, 0.0f), [&] {
     e->loop(e->cst(0), numRows, 1, [&](Value row) {
       for (auto [j, amount] : llvm::enumerate(offset)) {
         Value place = e->at(scores.base, groupOffset(scores, row, group, j * lanes), e->f32());
@@ -109,12 +118,7 @@ LogicalResult KernelLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
 
   int64_t vectors = schedule.getVectors();
   auto perGroup = [&](Value group) {
-    SmallVector<Value> shift, sums;
-    for (int64_t j = 0; j < vectors; ++j) {
-      Value lane = e->add(group, j * lanes);
-      shift.push_back(e->load(e->vecF32(), e->at(shifts, lane, e->f32())));
-      sums.push_back(e->load(e->vecF32(), e->at(sum, lane, e->f32())));
-    }
+    SmallVector<Value> shift = loadGroup(shifts, group), sums = loadGroup(sum, group);
     auto place = [&](Value row, int64_t j) {
       return e->at(weights.base, groupOffset(weights, row, group, j * lanes), e->i32());
     };
@@ -184,15 +188,8 @@ void KernelLowering::lowerScaleRows(tile::ScaleRowsOp op) {
   // Most blocks leave every reference where it was: then there is nothing to do.
   int64_t vectors = schedule.getVectors();
   forEachGroup([&](Value group) {
-    SmallVector<Value> f;
-    Value changed;
-    for (int64_t j = 0; j < vectors; ++j) {
-      f.push_back(e->load(e->vecF32(), e->at(factors, e->add(group, j * lanes), e->f32())));
-      Value c = arith::CmpFOp::create(builder, e->loc, arith::CmpFPredicate::UNE, f[j],
-                                      e->splatF32(1.0f));
-      changed = j == 0 ? c : arith::OrIOp::create(builder, e->loc, changed, c).getResult();
-    }
-    e->ifThen(e->anyLane(changed), [&] {
+    SmallVector<Value> f = loadGroup(factors, group);
+    e->ifThen(anyDiffers(f, 1.0f), [&] {
       e->loop(e->cst(0), e->cst(columns), 1, [&](Value d) {
         for (int64_t j = 0; j < vectors; ++j) {
           Value address = e->at(tile.base, groupOffset(tile, d, group, j * lanes), e->f32());
