@@ -221,6 +221,31 @@ def test_largest_scores(mask: str) -> None:
     assert aux.lse is None
 
 
+@pytest.mark.parametrize("dims", DIMS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("name", "score_mod"), [
+    ("masked rows", lambda s, b, h, i, j: s + torch.where(i >= j + 5, 0.0, -1e30)),
+    ("left", lambda s, b, h, i, j: s + torch.where(j < 300, -1e9, 0.0)), ("right", lambda s, b, h, i, j: s + torch.where(j > 300, -1e9, 0.0)),
+    ("rows", lambda s, b, h, i, j: s - 1e20 * i), ("constant", lambda s, b, h, i, j: s * 0 + 1e20),
+    ("mild", lambda s, b, h, i, j: s * 0 + (5e7 + 4 * ((7 * i + 3 * j) % 5))),
+    ("rising", lambda s, b, h, i, j: s * 0 + j * 1e9), ("falling", lambda s, b, h, i, j: s * 0 - j * 1e9),
+    ("some", lambda s, b, h, i, j: torch.where((i % 7 == 3) & (j % 50 == 9), s * 0 + 1e10 * (j // 200), s)),
+    ("around 2^24", lambda s, b, h, i, j: s * 0 + 11629079 + j // 500), ("around -2^24", lambda s, b, h, i, j: s * 0 - 11629081 + j // 500),
+])
+def test_large_scores(name: str, score_mod: Any, dtype: str, dims: tuple[int, int]) -> None:
+    """Softmax knows differences only, so that rows whose scores are all far from 0 have weights like others."""
+    if QUICK and (dtype == "f16" or dims == (80, 80)):
+        pytest.skip("--quick")
+    q, k, v = inputs(Shape(1, 2, 2, 200, 1000), dims, dtype)
+    i, j = torch.arange(200, device=DEVICE)[:, None], torch.arange(1000, device=DEVICE)
+    dense = score_mod((q.double() @ k.double().mT / math.sqrt(dims[0])).float(), 0, 0, i, j).double()
+    expected = dense.softmax(-1) @ v.double()
+    output, lse = run_flex(q, k, v, score_mod, None)
+    tolerance = {"bf16": 2e-2, "f16": 3e-3, "f32": 2e-5}[dtype]
+    assert (output.double() - expected).abs().max() < tolerance, name
+    torch.testing.assert_close(lse.double(), dense.logsumexp(-1), rtol=1e-6, atol=1e-3)
+
+
 @pytest.mark.parametrize("shape", [Shape(0, 2, 2, 5, 5), Shape(2, 2, 2, 0, 5), Shape(2, 2, 2, 5, 0), Shape(2, 0, 0, 5, 5)])
 def test_no_elements(shape: Shape) -> None:
     q, k, v = inputs(shape)

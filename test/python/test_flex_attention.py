@@ -585,9 +585,12 @@ _SPREAD = torch.randn(300, 300, generator=torch.Generator().manual_seed(0)) * 1e
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
 @pytest.mark.parametrize("name, score_mod", [
     ("masked rows", lambda s, b, h, q, kv: s + torch.where(q >= kv + 5, 0.0, -1e30)),
-    ("all", lambda s, b, h, q, kv: s - 1e30), ("constant", lambda s, b, h, q, kv: s * 0 + 1e20), ("mild", lambda s, b, h, q, kv: s + 5e7),
+    ("all", lambda s, b, h, q, kv: s - 1e30), ("constant", lambda s, b, h, q, kv: s * 0 + 1e20),
+    ("mild", lambda s, b, h, q, kv: s * 0 + (5e7 + 4 * ((7 * q + 3 * kv) % 5))),
     ("largest", lambda s, b, h, q, kv: s * 0 + 3.4e38), ("least", lambda s, b, h, q, kv: s * 0 - 3.4e38),
     ("rising", lambda s, b, h, q, kv: s * 0 + kv * 1e9), ("spread", lambda s, b, h, q, kv: s + _SPREAD[q, kv]),
+    # The maximum of the first keys is just below where it begins to be subtracted, that of the last ones above it.
+    ("around 2^24", lambda s, b, h, q, kv: s * 0 + 11629079 + kv // 150), ("around -2^24", lambda s, b, h, q, kv: s * 0 - 11629081 + kv // 150),
 ])
 def test_large_scores(name: str, score_mod: Any, dtype: torch.dtype) -> None:
     """Softmax knows differences only, so that rows whose scores are all far from 0 have weights like others."""

@@ -30,6 +30,18 @@ variant ramp {
   mask_mod(b, h, q, kv) { return q + 40 >= kv }
 }
 """
+# Scores far from 0: by a number that elements, rows or columns have. From 2^24 (base 2) on the softmax subtracts the
+# maximum itself.
+LARGE = "large"
+LARGE_SOURCE = """
+variant large(element: index, row: index, column: index, first: index, last: index) {
+  score_mod(score, b, h, q, kv) {
+    return (if kv >= first && kv < last { score + f32(element) * 16777216.0 } else { score })
+        + f32(row) * f32(q) + f32(column) * f32(kv)
+  }
+  mask_mod(b, h, q, kv) { return q + 90 >= kv && q != 3 }
+}
+"""
 # Blocks come from lists, which read what is known of each block of keys, where enough tiles share that.
 DOCUMENTS_SOURCE = """
 variant documents(ids: i32[B, ?], wide: i64[?]) {
@@ -90,7 +102,7 @@ def run(directory: pathlib.Path, case: Case, seed: int = 0) -> None:
     if case.variant == DIVISION:
         source = directory / "division.heed"
         source.write_text(DIVISION_SOURCE)
-    for name, text in ((DOCUMENTS, DOCUMENTS_SOURCE), (RAMP, RAMP_SOURCE)):
+    for name, text in ((DOCUMENTS, DOCUMENTS_SOURCE), (RAMP, RAMP_SOURCE), (LARGE, LARGE_SOURCE)):
         if case.variant == name:
             source = directory / f"{name}.heed"
             source.write_text(text)
@@ -144,6 +156,13 @@ def run(directory: pathlib.Path, case: Case, seed: int = 0) -> None:
     if case.variant == RAMP:
         distance = np.arange(skv) - np.arange(sq)[:, None]
         scores = np.where(distance <= 40, scores + 0.0625 * distance, -np.inf)
+    if case.variant == LARGE:
+        element, row, column, first, last = case.scalars
+        at, kv = np.arange(sq)[:, None], np.arange(skv)
+        moved = np.where((kv >= first) & (kv < last), scores.astype(np.float32) + np.float32(element * 2**24), scores)
+        moved = moved.astype(np.float32) + np.float32(row) * at.astype(np.float32)
+        moved = moved.astype(np.float32) + np.float32(column) * kv.astype(np.float32)
+        scores = np.where((at + 90 >= kv) & (at != 3), moved.astype(np.float32).astype(np.float64), -np.inf)
     if case.variant == CAUSAL:
         scores = np.where(np.arange(sq)[:, None] >= np.arange(skv), scores, -np.inf)
     if case.variant == DOCUMENTS:
@@ -204,15 +223,20 @@ def run(directory: pathlib.Path, case: Case, seed: int = 0) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
     for where, wanted in ((lse, expected_lse), (most, top)):
         got = memory.bytes[where[2]].view(np.float32)[..., 0]
-        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4 if size == 2 else 2e-6)
+        np.testing.assert_allclose(got, wanted, rtol=3e-7 if case.variant == LARGE else 0, atol=1e-4 if size == 2 else 2e-6)
 
 
+# Everywhere; in some blocks, before and behind others, below and above them; growing by rows and by columns; next to 2^24.
+LARGE_SCALARS = [(-10**9, 0, 0, 0, 130), (-10**9, 0, 0, 0, 50), (-10**9, 0, 0, 40, 130), (10**9, 0, 0, 40, 50), (-1, 0, 0, 0, 70),
+                 (3, 0, 0, 0, 130), (0, -(10**9), 0, 0, 0), (0, 10**9, 3, 0, 0), (0, 0, 10**9, 0, 0), (0, 0, -(10**9), 0, 0), (0, 160_000, 1, 0, 0)]
 FAST = [
     *(Case("f16", (16, 16), (70, 40), DIVISION, tune="block_kv=16", scalars=s) for s in ((7, -5), (-3, 4), (0, 64), (1, 0))),
     Case("bf16", (16, 16), (70, 40), tune="block_kv=16"),
     Case("f16", (24, 20), (130, 50), CAUSAL, tune="block_kv=32,groups=2"),
     Case("f32", (20, 12), (70, 40), CAUSAL, tune="block_kv=16"),
     Case("f16", (16, 16), (130, 90), RAMP, tune="block_kv=32,groups=2"),
+    *(Case("f32", (16, 16), (70, 130), LARGE, tune="block_kv=16", scalars=s) for s in LARGE_SCALARS),
+    Case("bf16", (16, 16), (130, 130), LARGE, tune="block_kv=16,groups=2", scalars=LARGE_SCALARS[0]),
     *(Case("f16", (16, 16), (200, 190), DOCUMENTS, tune="block_kv=16", batch=2, summaries=s) for s in (True, False)),
 ]
 SLOW = [

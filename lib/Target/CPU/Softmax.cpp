@@ -17,6 +17,7 @@ using namespace heed::cpu;
 /// The largest finite number: bounds the maximum of rows that have no key yet, whose -inf would
 /// make NaN.
 static constexpr float kMaxFloat = std::numeric_limits<float>::max();
+static constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 /// What a row's reference begins ahead of its maximum, in base-2 logarithms, so that it need not
 /// follow each new maximum: otherwise some of a group's rows have one, and all their accumulators
@@ -86,31 +87,37 @@ LogicalResult KernelLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
   // r')) rescales what earlier blocks left. A large maximum is the reference itself.
   e->loop(e->cst(0), queryEnd, lanes, [&](Value lane) {
     auto at = [&](Value base) { return e->at(base, lane, e->f32()); };
-    Value raw = e->load(e->vecF32(), at(newMaxOfBlock));
-    Value before = e->load(e->vecF32(), at(minusReference));
-    Value isBeyond = arith::CmpFOp::create(builder, e->loc, arith::CmpFPredicate::OGT,
-                                           e->fma(raw, factor, before), e->splatF32(0.0f));
-    Value product = e->fmul(e->fmax(raw, e->splatF32(-kMaxFloat)), factor);
-    Value fresh = e->fneg(e->fadd(product, e->splatF32(kLead)));
-    fresh = e->fmin(fresh, e->splatF32(kMaxFloat));
-    Value after = e->select(isBeyond, fresh, before);
-    Value exponent = e->fsub(after, before);
     auto compare = [&](arith::CmpFPredicate p, Value x, float y) -> Value {
       return arith::CmpFOp::create(builder, e->loc, p, x, e->splatF32(y));
     };
-    Value magnitude = math::AbsFOp::create(builder, e->loc, product);
-    Value isLarge = arith::AndIOp::create(
-        builder, e->loc, compare(arith::CmpFPredicate::OGE, magnitude, kLarge),
-        compare(arith::CmpFPredicate::OGT, raw, -std::numeric_limits<float>::infinity()));
-    after = e->select(isLarge, e->fmax(e->fneg(product), e->splatF32(-kMaxFloat)), after);
-    after = e->fmin(after, e->splatF32(kMaxFloat));
-    Value previous = e->load(e->vecF32(), at(max));
-    exponent = e->select(isLarge, e->fmul(e->fsub(previous, raw), factor), exponent);
-    Value isNew = arith::OrIOp::create(builder, e->loc, isBeyond, isLarge);
-    Value alpha = e->select(isNew, e->exp2(exponent), e->splatF32(1.0f));
+    auto isLarge = [&](Value max) -> Value {
+      Value magnitude = math::AbsFOp::create(builder, e->loc, e->fmul(max, factor));
+      return arith::AndIOp::create(builder, e->loc,
+                                   compare(arith::CmpFPredicate::OGE, magnitude, kLarge),
+                                   compare(arith::CmpFPredicate::OGT, max, -kInfinity));
+    };
+    Value zero = e->splatF32(0.0f);
+    Value raw = e->load(e->vecF32(), at(newMaxOfBlock)), previous = e->load(e->vecF32(), at(max));
+    Value before = e->load(e->vecF32(), at(minusReference));
+    Value wasLarge = isLarge(previous), nowLarge = isLarge(raw);
+    Value isBeyond = compare(arith::CmpFPredicate::OGT, e->fma(raw, factor, before), 0.0f);
+    Value product = e->fmul(e->fmax(raw, e->splatF32(-kMaxFloat)), factor);
+    Value fresh = e->fmin(e->fneg(e->fadd(product, e->splatF32(kLead))), e->splatF32(kMaxFloat));
+    Value after = e->select(isBeyond, fresh, before);
+    Value ofLarge = e->fmax(e->fneg(product), e->splatF32(-kMaxFloat));
+    after = e->fmin(e->select(nowLarge, ofLarge, after), e->splatF32(kMaxFloat));
+    // Weights are 2^(factor (s - offset) + shift), before and from now on: at most what they were,
+    // but for rows that had no key.
+    Value shift = e->select(nowLarge, zero, after), offset = e->select(nowLarge, raw, zero);
+    Value shiftBefore = e->select(wasLarge, zero, before);
+    Value offsetBefore = e->select(wasLarge, previous, zero);
+    Value exponent = e->fma(e->fsub(offsetBefore, offset), factor, e->fsub(shift, shiftBefore));
+    Value isNew = arith::OrIOp::create(builder, e->loc, isBeyond, nowLarge);
+    Value alpha =
+        e->select(isNew, e->exp2(e->fmin(exponent, e->splatF32(2 * kLead))), e->splatF32(1.0f));
     e->store(alpha, at(rescale));
-    e->store(e->select(isLarge, e->splatF32(0.0f), after), at(shifts));
-    e->store(e->select(isLarge, raw, e->splatF32(0.0f)), at(offsets));
+    e->store(shift, at(shifts));
+    e->store(offset, at(offsets));
     e->store(raw, at(max));
     e->store(after, at(minusReference));
     e->store(e->fmul(e->load(e->vecF32(), at(sum)), alpha), at(sum));
@@ -224,7 +231,7 @@ void KernelLowering::lowerNormalize(tile::NormalizeOp op) {
     Value largest = e->load(e->vecF32(), at(max));
     auto store = [&](Value v, Value base) {
       v = e->fmul(v, e->splatF32(0.69314718056f));
-      v = e->select(isEmpty, e->splatF32(-std::numeric_limits<float>::infinity()), v);
+      v = e->select(isEmpty, e->splatF32(-kInfinity), v);
       e->store(v, at(base));
     };
     store(e->fmul(largest, factor), maxScores);

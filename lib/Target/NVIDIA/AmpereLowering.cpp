@@ -133,47 +133,26 @@ LogicalResult AmpereLowering::emitKernel() {
                /*minBlocksPerSM=*/std::max<int64_t>(1, kThreadsPerSM / numThreads()));
   walker = std::make_unique<BlockWalk>(e, *uniform, kernel, loop, groups(), kInstanceRows);
   sharedBase = createSharedMemory(kPieceBytes);
-  Value thread = e.threadId();
-  lane = e.band(thread, 31);
-  warp = e.shuffleIndex(e.shr(thread, 5), e.cst(0));
-  Value ownWarp = e.band(warp, 3);
-  if (numWarpGroups() > 1)
-    warpGroup = e.shr(warp, 2);
-  threadRow = e.add(e.shl(ownWarp, 4), e.shr(lane, 2));
-  threadColumn = e.shl(e.band(lane, 3), 1);
-
+  placeThread(e.threadId());
   Value number = e.blockId();
   if (schedule.getValueSlices() > 1) {
     slice = e.rem(number, schedule.getValueSlices());
     number = e.div(number, schedule.getValueSlices());
   }
   BlockWalk::Tile tile = walker->decodeTile(walker->inOrder(number));
-  for (int64_t i = 0; i < warpInstances(); ++i) {
-    enter(i);
-    Value instance = warpGroup ? e.add(e.mul(warpGroup, warpInstances()), i) : e.cst(i);
-    scalars = walker->instanceScalars(tile, instance);
-    emitUsedScalars();
-    fragments.clear();
-  }
-  enter(0);
+  enterTile(tile);
 
   // Addresses that ldmatrix takes from a lane: of the left operand, matrices (rows 0, left), (rows
-  // 8, left), (rows 0, right), (rows 8, right); of keys, rows and columns the other way about; of
-  // values, transposed, as the left operand.
-  Value low = e.band(lane, 7), bit3 = e.band(e.shr(lane, 3), 1), bit4 = e.shr(lane, 4);
-  auto address = [&](const Buffer &buffer, Value row, Value piece) {
-    return e.add(e.add(sharedBase, buffer.offset),
-                 e.add(e.mul(row, buffer.rowBytes), e.mul(piece, kPieceBytes)));
-  };
-  Value queryRow = e.add(e.shl(ownWarp, 4), e.band(lane, 15));
+  // 8, left), (rows 0, right), (rows 8, right); of values, transposed, the same.
+  Value queryRow = e.add(e.shl(e.band(warp, 3), 4), e.band(lane, 15)), half = e.shr(lane, 4);
   if (warpGroup)
     queryRow = e.add(queryRow, e.mul(warpGroup, warpInstances() * kInstanceRows));
-  queryLane = address(query, queryRow, bit4);
-  keyLane = address(key, e.add(low, e.shl(bit4, 3)), bit3);
+  queryLane = sharedAddress(query, queryRow, half);
   if (is16Bit())
-    valueLane = address(value, e.band(lane, 15), bit4);
+    valueLane = sharedAddress(value, e.band(lane, 15), half);
   else // element (2 t, g) of each 8 keys x 8 columns
-    valueLane = e.add(address(value, threadColumn, e.cst(0)), e.mul(e.shr(lane, 2), elementBytes));
+    valueLane =
+        e.add(sharedAddress(value, threadColumn, e.cst(0)), e.mul(e.shr(lane, 2), elementBytes));
 
   IRMapping first = walker->instanceScalars(tile, e.cst(0));
   SmallVector<Value> used = {query.load.getRow()};
@@ -185,6 +164,8 @@ LogicalResult AmpereLowering::emitKernel() {
   locate(query, first, HEED_ARG_SQ);
   locate(key, first, HEED_ARG_SKV);
   locate(value, first, HEED_ARG_SKV);
+  // One predicate is kept over the loop instead of two.
+  key.isAligned = value.isAligned = e.band(key.isAligned, value.isAligned);
   if (queryScale)
     queryFactor = scalar(queryScale.getFactor());
   loadQueries(first.lookup(query.load.getRow()));
@@ -195,7 +176,12 @@ LogicalResult AmpereLowering::emitKernel() {
     if (failed(result) || !isa<tile::TileDialect>(op.getDialect()))
       continue;
     if (auto forKV = dyn_cast<tile::ForKVOp>(op)) {
+      packPlaces(tile);
       result = lowerForKV(forKV);
+      placeThread(e.freshThreadId());
+      enterTile({unpack(0), unpack(1), unpack(2), Value()});
+      if (slice)
+        slice = unpack(3);
       continue;
     }
     for (int64_t i = 0; i < warpInstances() && succeeded(result); ++i) {
@@ -208,6 +194,53 @@ LogicalResult AmpereLowering::emitKernel() {
     emitClassifyKernel(/*numMaps=*/0);
   describe({numThreads(), sharedBytes, /*needsAligned=*/false, {}});
   return result;
+}
+
+void AmpereLowering::placeThread(Value thread) {
+  lane = e.band(thread, 31);
+  warp = e.shuffleIndex(e.shr(thread, 5), e.cst(0));
+  Value ownWarp = e.band(warp, 3);
+  if (numWarpGroups() > 1)
+    warpGroup = e.shr(warp, 2);
+  threadRow = e.add(e.shl(ownWarp, 4), e.shr(lane, 2));
+  threadColumn = e.shl(e.band(lane, 3), 1);
+}
+
+void AmpereLowering::enterTile(const BlockWalk::Tile &tile) {
+  for (int64_t i = 0; i < warpInstances(); ++i) {
+    enter(i);
+    Value instance = warpGroup ? e.add(e.mul(warpGroup, warpInstances()), i) : e.cst(i);
+    scalars = walker->instanceScalars(tile, instance);
+    emitUsedScalars();
+  }
+  enter(0);
+}
+
+void AmpereLowering::packPlaces(const BlockWalk::Tile &tile) {
+  SmallVector<Value> numbers = {tile.batch, tile.head, tile.first, slice ? slice : e.cst(0)};
+  if (isTight())
+    for (Buffer *buffer : {&key, &value}) {
+      buffer->packed = numbers.size();
+      Value high = arith::ShRUIOp::create(builder, e.loc, buffer->address, e.cst64(32));
+      numbers.append({e.toI32(buffer->address), e.toI32(high)});
+    }
+  packed = e.packLanes(numbers);
+}
+
+Value AmpereLowering::sharedAddress(const Buffer &buffer, Value row, Value piece) {
+  return e.add(e.add(sharedBase, buffer.offset),
+               e.add(e.mul(row, buffer.rowBytes), e.mul(piece, kPieceBytes)));
+}
+
+Value AmpereLowering::unpack(int64_t i) { return e.shuffleIndex(packed, e.cst(i)); }
+
+Value AmpereLowering::addressOf(const Buffer &buffer) {
+  if (buffer.packed < 0)
+    return buffer.address;
+  auto part = [&](int64_t i) -> Value {
+    return arith::ExtUIOp::create(builder, e.loc, e.i64(), unpack(buffer.packed + i));
+  };
+  return e.bor(part(0), e.shl(part(1), 32));
 }
 
 LogicalResult AmpereLowering::lowerOp(Operation &op) {
@@ -294,12 +327,11 @@ void AmpereLowering::copy(const Buffer &buffer, Value firstRow, Value destinatio
   e.ifThen(e.negate(buffer.isAligned), [&] { copyElements(buffer, firstRow, destination); });
 }
 
-/// The thread's number. Accumulators of two instances of 128 columns, beside scores of 64 keys,
-/// leave no registers for what is computed from it: there it is read anew for each block.
-Value AmpereLowering::copyingThread() {
-  bool isTight = warpInstances() == 2 && value.columns > 64 && blockKv() >= 64;
-  return isTight ? e.freshThreadId() : e.threadId();
-}
+/// Two instances' accumulators and scores leave hardly any registers for the places of copies, from
+/// 160 columns together on.
+bool AmpereLowering::isTight() { return warpInstances() == 2 && value.columns + blockKv() >= 160; }
+
+Value AmpereLowering::copyingThread() { return isTight() ? e.freshThreadId() : e.threadId(); }
 
 /// Up to eight neighbouring threads copy 128 bytes of a row.
 void AmpereLowering::copyPieces(const Buffer &buffer, Value firstRow, Value destination) {
@@ -307,9 +339,9 @@ void AmpereLowering::copyPieces(const Buffer &buffer, Value firstRow, Value dest
   int64_t across = std::min<int64_t>(8, llvm::bit_floor(uint64_t(pieces)));
   int64_t rowsPerPass = numThreads() / across;
   Value thread = copyingThread();
-  Value row = e.div(thread, across), piece = e.rem(thread, across);
+  Value row = e.div(thread, across), piece = e.rem(thread, across), base = addressOf(buffer);
   Value tensorRow = e.add(firstRow, row);
-  Value source = e.add(e.add(buffer.address, e.mul(e.toI64(tensorRow), buffer.rowStride)),
+  Value source = e.add(e.add(base, e.mul(e.toI64(tensorRow), buffer.rowStride)),
                        e.toI64(e.mul(piece, kPieceBytes)));
   Value target = e.add(destination, e.add(e.mul(row, buffer.rowBytes), e.mul(piece, kPieceBytes)));
   SmallVector<Value> sizes; // of this thread's pieces of a row
@@ -353,11 +385,12 @@ void AmpereLowering::copyElements(const Buffer &buffer, Value firstRow, Value de
   int64_t pieces = llvm::alignTo(buffer.columns * elementBytes, kStepBytes) / kPieceBytes;
   int64_t perPiece = kPieceBytes / elementBytes;
   Value numColumns = buffer.numColumns ? buffer.numColumns : e.cst(buffer.columns);
+  Value base = addressOf(buffer);
   e.loop(copyingThread(), e.cst(buffer.rows * pieces), e.cst(numThreads()), {},
          [&](Value index, ValueRange) -> Emitter::Values {
            Value row = e.div(index, pieces), piece = e.rem(index, pieces);
            Value tensorRow = e.add(firstRow, row), column = e.mul(piece, perPiece);
-           Value source = e.add(e.add(buffer.address, e.mul(e.toI64(tensorRow), buffer.rowStride)),
+           Value source = e.add(e.add(base, e.mul(e.toI64(tensorRow), buffer.rowStride)),
                                 e.toI64(e.mul(piece, kPieceBytes)));
            Value left =
                e.select(e.lt(tensorRow, buffer.numRows), e.sub(numColumns, column), e.cst(0));
@@ -517,7 +550,10 @@ Registers AmpereLowering::queryOperand(int64_t i, int64_t step) {
 //===----------------------------------------------------------------------===//
 
 void AmpereLowering::lowerScores(tile::DotOp op, Value stage) {
-  Value keys = keyLane;
+  // The address that ldmatrix takes from a lane, rows and columns the other way about.
+  Value thread = isTight() ? e.freshLaneId() : lane;
+  Value row = e.add(e.band(thread, 7), e.shl(e.shr(thread, 4), 3));
+  Value keys = sharedAddress(key, row, e.band(e.shr(thread, 3), 1));
   if (schedule.getStages() > 1)
     keys = e.add(keys, e.mul(stage, key.stageBytes()));
   int64_t numTiles = blockKv() / 8;

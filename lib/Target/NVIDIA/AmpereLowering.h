@@ -65,7 +65,8 @@ private:
     int64_t knownColumns = 0; // that exist in every slice
     int64_t stageBytes() const { return rows * rowBytes; }
 
-    Value address;    // i64, of row 0 and the first column
+    Value address; // i64, of row 0 and the first column: see addressOf
+    int64_t packed = -1;
     Value rowStride;  // i64, bytes
     Value numRows;    // i32
     Value numColumns; // i32, or null: all that are copied exist
@@ -105,6 +106,18 @@ private:
 
   //===-- Tile ops --------------------------------------------------------===//
 
+  /// Decodes the place of a thread in fragments.
+  void placeThread(Value thread);
+  /// Emits the scalars of all instances of a tile.
+  void enterTile(const BlockWalk::Tile &tile);
+  /// Puts what is the same in all lanes and rarely needed into one register, which is kept over the
+  /// loop instead: where the tile lies and, if registers are tight, keys and values.
+  void packPlaces(const BlockWalk::Tile &tile);
+  Value unpack(int64_t i);
+  Value addressOf(const Buffer &buffer);
+  /// Of 16 bytes in the first stage, i32.
+  Value sharedAddress(const Buffer &buffer, Value row, Value piece);
+  bool isTight();
   mlir::LogicalResult lowerOp(mlir::Operation &op);
   mlir::LogicalResult lowerForKV(tile::ForKVOp op);
   /// The first part of a tile's work: queries to where products take them from.
@@ -151,11 +164,12 @@ private:
   tile::StoreOp outputStore;
   int64_t sharedBytes = 0;
 
-  Value sharedBase;                    // i32
-  Value warp, lane;                    // i32
-  Value warpGroup;                     // i32, or null: there is one
-  Value slice;                         // i32, or null: there is one
-  Value queryLane, keyLane, valueLane; // i32: this lane's addresses in the first stages
+  Value sharedBase;           // i32
+  Value warp, lane;           // i32
+  Value warpGroup;            // i32, or null: there is one
+  Value slice;                // i32, or null: there is one
+  Value packed;               // i32: see packPlaces
+  Value queryLane, valueLane; // i32: this lane's addresses in the first stages
   // With queries in global memory: of each instance two rows, their addresses and whether they
   // exist.
   SmallVector<Value> queryAddresses, queryExists;

@@ -215,8 +215,8 @@ BlockWalk::Walk BlockWalk::begin(const Tile &tile) {
   if (!hasLists)
     return beginBounds(tile, emitBounds(tile));
   Walk walk{tile, Value(), Value(), Value()};
-  walk.list = listAddress(e.add(e.mul(listSetOf(tile), tilesPerHead()), tile.number));
-  walk.end = e.load(e.i32(), walk.list, 4);
+  walk.list = e.add(e.mul(listSetOf(tile), tilesPerHead()), tile.number);
+  walk.end = e.load(e.i32(), listAddress(walk.list), 4);
   walk.start = e.cst(0);
   return walk;
 }
@@ -467,7 +467,7 @@ BlockWalk::Position BlockWalk::evaluateBlocks(const Walk &walk, const Bounds &bo
 
 BlockWalk::Position BlockWalk::readList(const Walk &walk, Value place) {
   Value own = e.add(place, e.laneId()), exists = e.lt(own, walk.end);
-  Value address = e.at(walk.list, e.add(e.shl(own, 2), 4));
+  Value address = e.at(listAddress(e.fresh(walk.list)), e.add(e.shl(own, 2), 4));
   Value word = e.loadIf("b32", address, exists);
   return {word, e.ballot(exists), e.add(place, kNumLanes)};
 }

@@ -66,7 +66,7 @@ public:
     Tile tile;
     Value start; // the first block, or place in the list
     Value end;   // the last block; the length of the list
-    Value list;  // !llvm.ptr<1>
+    Value list;  // its number
   };
   /// Where a walk is, i32: some blocks, each with a lane, and those of them that are still to come.
   /// Without a mask only `next` counts.

@@ -128,6 +128,14 @@ Value Emitter::shuffleIndex(Value x, Value lane) {
   return callIntrinsic(*this, "llvm.nvvm.shfl.sync.idx.i32", i32(), {cst(-1), x, lane, cst(31)});
 }
 
+Value Emitter::packLanes(ArrayRef<Value> numbers) {
+  Value packed = numbers[0], lane = laneId();
+  for (auto [i, number] : llvm::enumerate(numbers))
+    if (i > 0)
+      packed = select(eq(lane, int64_t(i)), number, packed);
+  return packed;
+}
+
 Value Emitter::voteAny(Value p) {
   return callIntrinsic(*this, "llvm.nvvm.vote.any.sync", i1(), {cst(-1), p});
 }

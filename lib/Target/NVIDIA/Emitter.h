@@ -110,8 +110,9 @@ public:
   Value fmul(Value x, Value y) { return mlir::arith::MulFOp::create(b, loc, x, y); }
   Value fneg(Value x) { return mlir::arith::NegFOp::create(b, loc, x); }
   Value fma(Value x, Value y, Value z);
-  /// The larger one; the other where one is NaN.
+  /// The larger or smaller one; the other where one is NaN.
   Value fmax(Value x, Value y) { return mlir::arith::MaxNumFOp::create(b, loc, x, y); }
+  Value fmin(Value x, Value y) { return mlir::arith::MinNumFOp::create(b, loc, x, y); }
   Value fcmp(mlir::arith::CmpFPredicate p, Value x, Value y) {
     return mlir::arith::CmpFOp::create(b, loc, p, x, y);
   }
@@ -151,8 +152,13 @@ public:
   /// The same, read again: what is computed from them is not kept in registers in between.
   Value freshThreadId();
   Value freshLaneId();
+  /// The same for any number (i32).
+  Value fresh(Value x) { return ptx("mov.b32 $0, $1;", "=r,r", x, i32())[0]; }
   Value shuffleXor(Value x, int64_t mask);
   Value shuffleIndex(Value x, Value lane);
+  /// Numbers (i32) that are the same in all lanes, in one register: the i-th in lane i, from where
+  /// shuffleIndex brings it back.
+  Value packLanes(ArrayRef<Value> numbers);
   Value voteAny(Value p);
   Value ballot(Value p);
   Value popcount(Value x);

@@ -23,6 +23,12 @@ using namespace heed::nvidia;
 /// The reference of a row that has met no key yet: finite, so that no exponent is -inf - -inf, and
 /// below all scores.
 static constexpr float kLowestReference = -std::numeric_limits<float>::max();
+/// From here on (base-2 logarithms) a reference may be off by more than 1, which weights must not
+/// be: a row whose maximum is beyond it is large.
+static constexpr float kLarge = 16777216.0f; // 2^24
+/// The reference of rows from whose scores the largest is taken. As a number it is 0; its bits, of
+/// a subnormal number, are those of no other reference, since products flush to 0.
+static constexpr int64_t kLargeReference = 0x80000001;
 /// Of a thread block of the kernel that computes what is known of blocks of keys.
 static constexpr int64_t kSummariseThreads = 128;
 static constexpr float kLn2 = 0.69314718055994530942f;
@@ -323,83 +329,149 @@ static Value emitRowSum(Emitter &e, ArrayRef<Value> elements, int64_t row) {
   return result;
 }
 
+Value FragmentLowering::isLarge(Value product) {
+  return e.band(e.fcmp(arith::CmpFPredicate::OGE, e.unary("abs.f32", product), e.cstF32(kLarge)),
+                e.fcmp(arith::CmpFPredicate::OGT, product, e.cstF32(kLowestReference)));
+}
+
+Value FragmentLowering::wasLarge(Value reference) {
+  return e.eq(e.bitcast(e.i32(), reference), kLargeReference);
+}
+
+Value FragmentLowering::reduceRowMax(Value x) {
+  return reduceQuad(x, [&](Value x, Value y) { return e.fmax(x, y); });
+}
+
+/// What a block changes of the two rows of a thread, and of its scores.
+struct FragmentLowering::Rescaling {
+  Registers references, largest, rescale;
+  Registers bases; // addends less references, where there are addends
+  Registers scores;
+
+  Emitter::Values flatten() const {
+    Emitter::Values values(references);
+    llvm::append_range(values, largest);
+    llvm::append_range(values, rescale);
+    llvm::append_range(values, bases);
+    llvm::append_range(values, scores);
+    return values;
+  }
+  static Rescaling of(ArrayRef<Value> values, size_t numScores) {
+    auto pair = [&](size_t first) { return Registers(values.slice(first, 2)); };
+    ArrayRef<Value> rest = values.drop_front(6);
+    return {pair(0), pair(2), pair(4), Registers(rest.drop_back(numScores)),
+            Registers(rest.take_back(numScores))};
+  }
+};
+
+/// The same where a row of the warp is large or was. All lanes of a quad have the largest scores of
+/// its rows then.
+FragmentLowering::Rescaling FragmentLowering::takeMaxima(Rescaling result, ArrayRef<Value> old,
+                                                         ArrayRef<Value> addends, Value factor) {
+  Value lowest = e.cstF32(kLowestReference), mark = e.bitcast(e.f32(), e.cst(kLargeReference));
+  SmallVector<Value, 2> offsets;
+  for (int64_t row : {0, 1}) {
+    Value &most = result.largest[row];
+    most = reduceRowMax(most);
+    Value offset = e.fmax(most, lowest);
+    offsets.push_back(offset);
+    result.references[row] = mark;
+    if (!old.empty()) {
+      Value byScores = e.fmul(e.fsub(e.fmax(old[2 + row], lowest), offset), factor);
+      Value byReference = e.fma(e.fneg(offset), factor, old[row]);
+      // At most what a reference was rounded by, but for rows that have no key yet.
+      Value exponent = e.select(wasLarge(old[row]), byScores, byReference);
+      result.rescale[row] = e.exp2(e.fmin(exponent, e.cstF32(1.0f)));
+    }
+    if (!addends.empty())
+      result.bases[row] = e.cstF32(0.0f);
+  }
+  for (auto [i, score] : llvm::enumerate(result.scores)) {
+    if (!addends.empty())
+      score = e.fadd(score, addends[rowOf(i)]);
+    score = e.fsub(score, offsets[rowOf(i)]);
+  }
+  return result;
+}
+
 /// References are held times `factor`, in base-2 logarithms, beside the largest score of the lane's
 /// own columns. Rescaling is lazy and speculative (gpu_evidence): weights are computed with the
 /// old reference; only where a score of the warp is beyond it by more than the schedule's bound, a
 /// rarely taken branch agrees on a new one.
+///
+/// A warp with a large row takes that branch each time. The references of its rows are 0, and their
+/// largest scores are subtracted before the factor.
 LogicalResult FragmentLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
   ready(op.getScores());
-  ArrayRef<Value> scores = registers(op.getScores());
+  Registers scores = registers(op.getScores());
   Value factor = scalar(op.getFactor());
-  Value rowMax[2] = {emitRowMax(e, scores, 0), emitRowMax(e, scores, 1)};
+  Registers rowMax = {emitRowMax(e, scores, 0), emitRowMax(e, scores, 1)};
   scoresAreKnown(rowMax);
   // Addends differ between the lanes of a quad: they enter before these agree.
-  Value addends[2];
+  SmallVector<Value, 2> addends;
   if (auto it = rowAddends.find(op.getScores()); it != rowAddends.end()) {
-    addends[0] = it->second.first;
-    addends[1] = it->second.second;
+    addends = {it->second.first, it->second.second};
     for (int64_t row : {0, 1})
       rowMax[row] = e.fadd(rowMax[row], addends[row]);
   }
-  auto fmax = [&](Value x, Value y) { return e.fmax(x, y); };
-  auto agree = [&](int64_t row) { return e.fmul(reduceQuad(rowMax[row], fmax), factor); };
-  Value lowest = e.cstF32(kLowestReference);
-  Registers reference, rescale, largest;
-  if (isFirstBlock) {
+  Registers old = isFirstBlock ? Registers() : registers(op.getReference());
+  Value one = e.cstF32(1.0f), lowest = e.cstF32(kLowestReference), isNeeded;
+  auto rescaling = [&](Registers references, Registers rescale) {
+    Rescaling result{references, rowMax, rescale, {}, scores};
+    if (!isFirstBlock)
+      for (int64_t row : {0, 1})
+        result.largest[row] = e.fmax(old[2 + row], rowMax[row]);
+    for (auto [addend, reference] : llvm::zip(addends, references))
+      result.bases.push_back(e.fma(addend, factor, e.fneg(reference)));
+    return result;
+  };
+  SmallVector<Type> types(6 + addends.size() + scores.size(), e.f32());
+  auto renew = [&]() -> Emitter::Values {
+    Registers references, rescale;
+    Value isSpecial = isFirstBlock ? e.cstBool(false) : wasLarge(old[0]);
     for (int64_t row : {0, 1}) {
-      reference.push_back(e.fmax(agree(row), lowest));
-      largest.push_back(rowMax[row]);
+      Value product = e.fmul(reduceRowMax(rowMax[row]), factor);
+      references.push_back(e.fmax(isFirstBlock ? lowest : old[row], product));
+      rescale.push_back(isFirstBlock ? one : e.exp2(e.fsub(old[row], references[row])));
+      isSpecial = e.bor(isSpecial, isLarge(product));
     }
-    rescale = {e.cstF32(1.0f), e.cstF32(1.0f), e.cstBool(false)};
+    auto usual = [&] { return rescaling(references, rescale); };
+    return e.ifElse(
+        e.voteAny(isSpecial), types,
+        [&] { return takeMaxima(usual(), old, addends, factor).flatten(); },
+        [&] { return usual().flatten(); });
+  };
+  Emitter::Values renewed;
+  if (!isFirstBlock && schedule.getLazyRescale() > 0) {
+    Value bound = e.cstF32(schedule.getLazyRescale()), exceeds = wasLarge(old[0]);
+    for (int64_t row : {0, 1}) {
+      Value beyond = e.fma(rowMax[row], factor, e.fneg(old[row]));
+      exceeds = e.bor(exceeds, e.fcmp(arith::CmpFPredicate::OGT, beyond, bound));
+    }
+    isNeeded = e.voteAny(exceeds);
+    renewed = e.ifElse(isNeeded, types, renew,
+                       [&] { return rescaling({old[0], old[1]}, {one, one}).flatten(); });
   } else {
-    ArrayRef<Value> old = registers(op.getReference());
-    for (int64_t row : {0, 1})
-      largest.push_back(e.fmax(old[2 + row], rowMax[row]));
-    auto update = [&]() -> Emitter::Values {
-      Emitter::Values result;
-      for (int64_t row : {0, 1})
-        result.push_back(e.fmax(old[row], agree(row)));
-      for (int64_t row : {0, 1})
-        result.push_back(e.exp2(e.fsub(old[row], result[row])));
-      return result;
-    };
-    Value isNeeded;
-    if (schedule.getLazyRescale() > 0) {
-      Value bound = e.cstF32(schedule.getLazyRescale());
-      Value exceeds[2];
-      for (int64_t row : {0, 1})
-        exceeds[row] =
-            e.fcmp(arith::CmpFPredicate::OGT, e.fma(rowMax[row], factor, e.fneg(old[row])), bound);
-      isNeeded = e.voteAny(e.bor(exceeds[0], exceeds[1]));
-      Value one = e.cstF32(1.0f);
-      Registers merged = e.ifElse(isNeeded, SmallVector<Type>(4, e.f32()), update,
-                                  [&] { return Emitter::Values{old[0], old[1], one, one}; });
-      reference = {merged[0], merged[1]};
-      rescale = {merged[2], merged[3], isNeeded};
-    } else {
-      Registers updated = update();
-      reference = {updated[0], updated[1]};
-      rescale = {updated[2], updated[3], Value()};
-    }
+    renewed = renew();
   }
+  Rescaling now = Rescaling::of(renewed, scores.size());
+  if (addends.empty())
+    now.bases = {e.fneg(now.references[0]), e.fneg(now.references[1])};
 
-  Value base[2] = {e.fneg(reference[0]), e.fneg(reference[1])};
-  for (int64_t row : {0, 1})
-    if (addends[row])
-      base[row] = e.fma(addends[row], factor, base[row]);
-  Registers weights;
-  for (auto [i, score] : llvm::enumerate(scores))
-    weights.push_back(e.exp2(e.fma(score, factor, base[rowOf(i)])));
-  Registers sum;
+  Registers weights, sum, statistic = now.references;
+  for (auto [i, score] : llvm::enumerate(now.scores))
+    weights.push_back(e.exp2(e.fma(score, factor, now.bases[rowOf(i)])));
   for (int64_t row : {0, 1}) {
     Value total = emitRowSum(e, weights, row);
-    sum.push_back(isFirstBlock ? total : e.fma(registers(op.getSum())[row], rescale[row], total));
+    sum.push_back(isFirstBlock ? total
+                               : e.fma(registers(op.getSum())[row], now.rescale[row], total));
   }
-  llvm::append_range(reference, largest);
+  llvm::append_range(statistic, now.largest);
+  now.rescale.push_back(isNeeded);
   fragments[op.getWeights()] = weights;
-  fragments[op.getNewReference()] = reference;
+  fragments[op.getNewReference()] = statistic;
   fragments[op.getNewSum()] = sum;
-  fragments[op.getRescale()] = rescale;
+  fragments[op.getRescale()] = now.rescale;
   return success();
 }
 
@@ -436,11 +508,11 @@ LogicalResult FragmentLowering::lowerNormalize(tile::NormalizeOp op) {
     // NaN stays NaN: only a sum of 0 means that there was no key.
     Value isEmpty = e.fcmp(arith::CmpFPredicate::OEQ, total, e.cstF32(0.0f));
     inverse.push_back(e.select(isEmpty, e.cstF32(0.0f), e.reciprocal(total)));
-    Value logarithm = e.fmul(e.fadd(reference[row], e.log2(total)), e.cstF32(kLn2));
+    Value product = e.fmul(reduceRowMax(reference[2 + row]), factor);
+    Value offset = e.select(wasLarge(reference[row]), product, reference[row]);
+    Value logarithm = e.fmul(e.fadd(offset, e.log2(total)), e.cstF32(kLn2));
     lse.push_back(e.select(isEmpty, e.negativeInfinity(), logarithm));
-    Value most = reduceQuad(reference[2 + row], [&](Value x, Value y) { return e.fmax(x, y); });
-    largest.push_back(
-        e.select(isEmpty, e.negativeInfinity(), e.fmul(e.fmul(most, factor), e.cstF32(kLn2))));
+    largest.push_back(e.select(isEmpty, e.negativeInfinity(), e.fmul(product, e.cstF32(kLn2))));
   }
   for (auto [i, x] : llvm::enumerate(output))
     x = e.fmul(x, inverse[rowOf(i)]);

@@ -92,6 +92,15 @@ protected:
   int64_t countRegisters(tile::TileType type);
   /// How many registers hold each tile that the loop carries.
   SmallVector<int64_t> countCarried(tile::ForKVOp loop);
+
+  //===-- Softmax of large scores -----------------------------------------===//
+
+  /// Whether a row with this maximum (f32, base-2 logarithms) is large: a reference would be
+  /// rounded by more than its weights may be off.
+  Value isLarge(Value product);
+  Value wasLarge(Value reference);
+  struct Rescaling;
+  Rescaling takeMaxima(Rescaling usual, ArrayRef<Value> old, ArrayRef<Value> addends, Value factor);
   /// Emits what stages compute from queries alone, before a loop over keys.
   void hoistStages(tile::ForKVOp loop);
   Value scalar(Value v) { return scalars.lookupOrDefault(v); }
@@ -101,6 +110,7 @@ protected:
   static int64_t rowOf(int64_t index) { return Element::ofRegister(index).row; }
   /// The sum or maximum over the four lanes of a quad.
   Value reduceQuad(Value x, llvm::function_ref<Value(Value, Value)> combine);
+  Value reduceRowMax(Value x);
   attn::TensorType tensorType(unsigned index) {
     return mlir::cast<attn::TensorType>(kernel.getBodyBlock()->getArgument(index).getType());
   }

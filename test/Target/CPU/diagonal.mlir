@@ -34,10 +34,19 @@ attn.variant @causal() {
 // CHECK:            scf.for %{{.+}} = %[[ALL]] to %{{.+}} step %c6_i64
 // CHECK:              %{{.+}}:12 = scf.for
 // The softmax: only a maximum beyond the reference moves it, to 2^8 times as much.
-// CHECK:            %[[NONE:.+]] = arith.constant dense<0.000000e+00> : vector<16xf32>
-// CHECK-NEXT:       %[[IS_BEYOND:.+]] = arith.cmpf ogt, %{{.+}}, %[[NONE]] : vector<16xf32>
+// CHECK-COUNT-2:    math.absf
+// CHECK:            %[[IS_LARGE:.+]] = arith.andi
+// CHECK-NEXT:       %[[BEYOND:.+]] = math.fma
+// CHECK-NEXT:       %[[NONE:.+]] = arith.constant dense<0.000000e+00> : vector<16xf32>
+// CHECK-NEXT:       %[[IS_BEYOND:.+]] = arith.cmpf ogt, %[[BEYOND]], %[[NONE]] : vector<16xf32>
 // CHECK:            arith.constant dense<8.000000e+00> : vector<16xf32>
 // CHECK:            arith.select %[[IS_BEYOND]],
+// Large maxima, before and now, take no part in references.
+// CHECK:            arith.select %[[IS_LARGE]],
+// CHECK:            arith.select %[[IS_LARGE]], %[[ZERO:[^,]+]], %{{.+}} : vector<16xi1>
+// CHECK-NEXT:       arith.select %[[IS_LARGE]], %{{.+}}, %[[ZERO]] : vector<16xi1>
+// CHECK-NEXT:       arith.select %[[WAS_LARGE:[^,]+]], %[[ZERO]], %{{.+}} : vector<16xi1>
+// CHECK-NEXT:       arith.select %[[WAS_LARGE]], %{{.+}}, %[[ZERO]] : vector<16xi1>
 // Values: all vectors, then where there is something left, the other half.
 // CHECK:            %{{.+}}:24 = scf.for
 // CHECK:            %[[IS_LEFT:.+]] = arith.cmpi slt, %{{.+}}, %{{.+}} : i64

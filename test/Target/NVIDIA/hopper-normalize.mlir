@@ -19,11 +19,16 @@ attn.variant @dense() {}
 // CHECK:         %[[IS_EMPTY:.+]] = arith.cmpf oeq, %[[SUM]],
 // CHECK:         %[[RECIPROCAL:[0-9]+]] = {{.*}}"rcp.approx.ftz.f32 $0, $1;", "=f,f" %[[SUM]]
 // CHECK:         %[[INVERSE:.+]] = arith.select %[[IS_EMPTY]], %{{.+}}, %[[RECIPROCAL]]
+// The reference is the offset of the logarithm; of a large row, its largest score.
+// CHECK:         arith.maxnumf %[[R]]#2,
+// CHECK:         %[[PRODUCT:.+]] = arith.mulf %{{.+}}, %{{.+}} : f32
+// CHECK:         %[[BITS:.+]] = arith.bitcast %[[R]]#0 : f32 to i32
+// CHECK:         %[[WAS_LARGE:.+]] = arith.cmpi eq, %[[BITS]],
+// CHECK-NEXT:    %[[OFFSET:.+]] = arith.select %[[WAS_LARGE]], %[[PRODUCT]], %[[R]]#0
 // CHECK:         %[[LOG2:[0-9]+]] = {{.*}}"lg2.approx.ftz.f32 $0, $1;", "=f,f" %[[SUM]]
-// CHECK:         %[[X:.+]] = arith.addf %[[R]]#0, %[[LOG2]]
+// CHECK:         %[[X:.+]] = arith.addf %[[OFFSET]], %[[LOG2]]
 // CHECK:         %[[LOG:.+]] = arith.mulf %[[X]], %{{.+}}
 // CHECK:         %[[LSE:.+]] = arith.select %[[IS_EMPTY]], %{{.+}}, %[[LOG]]
-// CHECK:         arith.maxnumf %[[R]]#2,
 // CHECK:         arith.mulf %[[R]]#6, %[[INVERSE]]
 // CHECK:         arith.mulf %[[R]]#7, %[[INVERSE]]
 
