@@ -205,6 +205,9 @@ void IntervalEvaluator::evaluateInteger(Operation &op, Value result) {
   if (isa<arith::ShLIOp, arith::ShRSIOp, arith::AndIOp>(op) && x && asConstant(op.getOperand(1)))
     if (std::optional<Integer> r = bitOperation(op, *x, *asConstant(op.getOperand(1))))
       return setInteger(result, *r);
+  if (isa<arith::AndIOp, arith::OrIOp, arith::XOrIOp>(op) && x && y)
+    if (std::optional<Integer> r = combineBits(op, *x, *y))
+      return setInteger(result, *r);
   if (auto selectOp = dyn_cast<arith::SelectOp>(op)) {
     std::optional<Integer> t = getInteger(selectOp.getTrueValue()),
                            f = getInteger(selectOp.getFalseValue());
@@ -351,7 +354,36 @@ std::optional<Integer> IntervalEvaluator::bitOperation(Operation &op, const Inte
   if (isa<arith::AndIOp>(op) && c >= 0 && c < kMaxI32) {
     if ((c & (c + 1)) == 0)
       return modulo(x, point(c + 1));
-    return Integer{0, 0, constant(0), constant(c), {0, c}, false};
+    if (x.range.lo < 0)
+      return Integer{0, 0, constant(0), constant(c), {0, c}, false};
   }
+  if (isa<arith::AndIOp>(op) && c < 0 && c >= kMinI32 && (-c & (-c - 1)) == 0)
+    return multiply(divide(x, point(-c)), point(-c)); // rounded down to a multiple
   return std::nullopt;
+}
+
+/// The numbers of [lo, hi], not negative, have the bits above the highest one in which lo and hi
+/// differ in common; of two such intervals combined, those above both are known.
+std::optional<Integer> IntervalEvaluator::combineBits(Operation &op, Integer x, Integer y) {
+  if (x.range.lo < 0 || y.range.lo < 0 || !x.range.fitsI32() || !y.range.fitsI32())
+    return std::nullopt;
+  x = plain(x);
+  y = plain(y);
+  bool usesKv = x.usesKv || y.usesKv;
+  OpBuilder &b = at(usesKv);
+  Value differing = binary<arith::OrIOp>(b, binary<arith::XOrIOp>(b, x.lo, x.hi),
+                                         binary<arith::XOrIOp>(b, y.lo, y.hi));
+  int64_t most = x.range.hi | y.range.hi;
+  for (int64_t shift : {1, 2, 4, 8, 16}) {
+    Value lower = binary<arith::ShRUIOp>(b, differing, constant(shift));
+    differing = binary<arith::OrIOp>(b, differing, lower);
+    most |= most >> shift;
+  }
+  Value known = isa<arith::AndIOp>(op)  ? binary<arith::AndIOp>(b, x.lo, y.lo)
+                : isa<arith::OrIOp>(op) ? binary<arith::OrIOp>(b, x.lo, y.lo)
+                                        : binary<arith::XOrIOp>(b, x.lo, y.lo);
+  Value hi = binary<arith::OrIOp>(b, known, differing);
+  if (isa<arith::AndIOp>(op))
+    most = std::min(x.range.hi, y.range.hi);
+  return Integer{0, 0, sub(b, hi, differing), hi, {0, most}, usesKv};
 }

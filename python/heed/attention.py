@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +38,7 @@ _KERNEL_OPTIONS = {
 # Those that GPU kernels follow, as the compiler spells them.
 SCHEDULE_OPTIONS = {"BLOCK_N": "block_kv", "num_warpgroups": "groups", "num_stages": "stages"}
 _PRECISIONS = ("ieee", "tf32")
+_LARGEST_SCALE = float(np.finfo(np.float32).max)
 _BACKENDS = ("AUTO", "TRITON", "TRITON_DECODE", "FLASH")
 _QUERY_CODES = {DTYPES.index(name): name for name in variant.QUERY_DTYPES}
 
@@ -94,11 +95,11 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
     wants_lse, wants_max = return_lse, False
     if return_lse or return_aux is not None:
         wants_lse, wants_max = _check_aux(return_lse, return_aux)
-    if scale is not None and not math.isfinite(scale):
-        raise ValueError(f"Expect a finite scale, but got {scale}.")
+    if scale is not None:
+        _check_scale(scale)
     try:
         trace, values = tracing.lookup(score_mod, mask_mod)
-    except tracing.TraceError:
+    except (tracing.TraceError, TypeError):
         if hasattr(score_mod, "kv_num_blocks"):
             raise TypeError("score_mod: expected a function, found a BlockMask; pass it as block_mask=") from None
         raise
@@ -264,6 +265,18 @@ def _with_unit_stride(array: Array) -> Array:
 # -- What is asked for ------------------------------------------------------------------------------
 
 
+def _check_scale(scale: Any) -> None:
+    """Anything with a float's value that is finite in f32."""
+    try:
+        number = math.nan if isinstance(scale, (str, bytes)) else float(scale)
+    except (TypeError, ValueError):
+        number = math.nan
+    if number != number and not isinstance(scale, (float, np.floating)):
+        raise TypeError(f"scale: expected a number, found {type(scale).__name__}")
+    if not abs(number) <= _LARGEST_SCALE:
+        raise ValueError(f"Expect a finite scale, but got {scale}.")
+
+
 def _check_aux(return_lse: bool, return_aux: Any) -> tuple[bool, bool]:
     """Whether LSE and largest scores are asked for."""
     if return_lse and return_aux is not None:
@@ -271,6 +284,8 @@ def _check_aux(return_lse: bool, return_aux: Any) -> tuple[bool, bool]:
     if return_lse:
         warnings.warn("return_lse is deprecated; use return_aux=AuxRequest(lse=True)", FutureWarning, stacklevel=3)
         return True, False
+    if not hasattr(return_aux, "lse"):
+        raise TypeError(f"return_aux: expected an AuxRequest, as in AuxRequest(lse=True), found {type(return_aux).__name__}")
     return bool(return_aux.lse), bool(getattr(return_aux, "max_scores", False))
 
 
@@ -278,6 +293,8 @@ def options_of(options: dict[str, Any] | str) -> str:
     """Checks kernel_options. What they ask of a GPU's schedule, in the compiler's words: "block_kv=64,tf32"."""
     if isinstance(options, str):  # torch.compile's operator has what this returned
         return options
+    if not isinstance(options, Mapping):
+        raise TypeError(f"kernel_options: expected a dict, found {type(options).__name__}")
     chosen: dict[str, Any] = {}
     for key, value in options.items():
         name = key.removeprefix("fwd_").removeprefix("bwd_")

@@ -358,7 +358,12 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "backends": (lambda: heed.flex_attention(Q, Q, Q, kernel_options={"BACKEND": "AUTO", "FORCE_USE_FLEX_ATTENTION": True}),
                  RuntimeError, "BACKEND cannot be combined with legacy FORCE_USE_FLEX_ATTENTION"),
     "scale": (lambda: heed.flex_attention(Q, Q, Q, scale=math.nan), ValueError, "Expect a finite scale"),
-    "scale type": (lambda: heed.flex_attention(Q, Q, Q, scale="1"), TypeError, ""),
+    "scale type": (lambda: heed.flex_attention(Q, Q, Q, scale="1"), TypeError, "scale: expected a number, found str"),
+    "scale beyond f32": (lambda: heed.flex_attention(Q, Q, Q, scale=1e300), ValueError, "Expect a finite scale"),
+    "options type": (lambda: heed.flex_attention(Q, Q, Q, kernel_options=[1]), TypeError, "kernel_options: expected a dict, found list"),
+    "aux type": (lambda: heed.flex_attention(Q, Q, Q, return_aux=True), TypeError, "return_aux: expected an AuxRequest"),
+    "score_mod type": (lambda: heed.flex_attention(Q, Q, Q, 5), TypeError, "score_mod: expected a function of"),
+    "mask_mod type": (lambda: heed.flex_attention(Q, Q, Q, mask_mod=5), TypeError, "mask_mod: expected a function of"),
     "no BlockMask": (lambda: heed.flex_attention(Q, Q, Q, block_mask=causal), TypeError, "block_mask: expected a BlockMask"),
     "two masks": (lambda: heed.flex_attention(Q, Q, Q, block_mask=UNUSED, mask_mod=causal), ValueError,
                   "Cannot specify both block_mask and mask_mod"),
@@ -376,7 +381,6 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
                      RuntimeError, "Cannot use mask_mod from a sliced BlockMask"),
     "score_mod's type": (lambda: heed.flex_attention(Q, Q, Q, lambda s, b, h, i, j: None), heed.TraceError, ""),
     "a mask_mod for a score_mod": (lambda: heed.flex_attention(Q, Q, Q, causal), heed.TraceError, ""),
-    "no function": (lambda: heed.flex_attention(Q, Q, Q, 3), heed.TraceError, ""),
 }
 
 

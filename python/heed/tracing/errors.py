@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dis
 import linecache
 import os
 import sys
@@ -47,6 +48,16 @@ def fail(message: str) -> NoReturn:
             raise TraceError(message)
         frame = frame.f_back
     raise _error(message, frame.f_code, frame.f_lineno)
+
+
+def at_assignment(message: str, code: CodeType | None, name: str) -> TraceError:
+    """A TraceError where `code` assigns a variable that is not its own, or else where it begins."""
+    if code is None:
+        return TraceError(message)
+    stores = (i for i in dis.get_instructions(code) if i.opname in ("STORE_GLOBAL", "STORE_DEREF") and i.argval == name)
+    place = next(stores, None)
+    lines = [line for start, line in dis.findlinestarts(code) if place is not None and start <= place.offset and line]
+    return _error(message, code, lines[-1] if lines else code.co_firstlineno)
 
 
 def located(message: str, traceback: TracebackType | None, fallback: CodeType | None) -> TraceError:

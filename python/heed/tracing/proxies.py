@@ -487,6 +487,11 @@ class Namespace(dict):
         self._wrapped = wrapped
         # What the interpreter itself looks up, as __builtins__ and the package of an import.
         super().__init__({key: value for key, value in real.items() if key.startswith("__")})
+        self._own = set(self.keys())
+
+    def assigned(self) -> list[str]:
+        """The globals that the function has assigned: Python stores them here."""
+        return [name for name in self.keys() if name not in self._own]
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._wrapped:

@@ -23,7 +23,7 @@ import numpy as np
 from heed.arrays import Table
 from heed.tracing import arithmetic, indexing, tensors
 from heed.tracing.captures import Guard, Path
-from heed.tracing.errors import TraceError, fail, is_user_code, located
+from heed.tracing.errors import TraceError, at_assignment, fail, is_user_code, located
 from heed.tracing.expressions import FITS_I64, Graph, Leaf, Node, fits, in_range
 from heed.tracing.functions import FUNCTIONS
 from heed.tracing.printer import describe
@@ -54,6 +54,7 @@ class Tracer:
         self._literals: dict[Any, Path] = {}
         self._cells: list[tuple[types.CellType, Any, str]] = []
         self._globals: dict[int, tuple[Path, dict[str, Any]]] = {}
+        self._namespaces: list[tuple[Namespace, types.CodeType]] = []
         self._keep: list[Any] = []  # what is known by its id
 
     # ---- Guards ----
@@ -69,8 +70,10 @@ class Tracer:
         """The number that Python needs; from then on a condition of the trace."""
         if value._host is None:
             return value.__index__()  # says what to do instead
-        self.guard("{0} == {c0}", value._host.path, constants=(value._host.value,))
-        return value._host.value
+        number = value._host.value
+        test = "{0} == {c0}" if number == number else "{0} != {0}"  # a NaN
+        self.guard(test, value._host.path, constants=(number,))
+        return number
 
     def concrete_of(self, path: Path, function: Any, value: Any, *args: Any) -> Any:
         """function(value at path, *args), as a condition of the trace."""
@@ -365,7 +368,9 @@ class Tracer:
         first, wrapped = self._globals.setdefault(id(function.__globals__), (path, {}))
         if first is not path:
             self.guard("{0} is {1}", path, first)
-        return Namespace(self, function.__globals__, first, wrapped)
+        namespace = Namespace(self, function.__globals__, first, wrapped)
+        self._namespaces.append((namespace, function.__code__))
+        return namespace
 
     def _method(self, method: types.MethodType, path: Path, hint: str) -> Any:
         owner = method.__self__
@@ -462,7 +467,8 @@ class Tracer:
         if module == "math":
             return functools.partial(self._math, value)
         if module == "builtins":
-            return self.builtin(name)
+            owner = getattr(value, "__self__", builtins)
+            return self.builtin(name) if owner is builtins else functools.partial(_refuse_method, type(owner).__name__, name)
         if name in FUNCTIONS or name in _FACTORIES:
             return functools.partial(self._call_library, value)
         return value
@@ -595,6 +601,8 @@ class Tracer:
 
     def run(self, function: Any, kind: str, coordinates: tuple[str, ...]) -> Node:
         """The graph of what a mod returns."""
+        if not callable(function):
+            raise TypeError(f"{kind}: expected a function of ({', '.join(coordinates)}), found {type(function).__name__}")
         code = code_of(function)
         try:
             mod = self.wrap(function, Path(kind), kind)
@@ -602,7 +610,10 @@ class Tracer:
                 result = mod(*(Traced(self, self.graph.coordinate(name)) for name in coordinates))
             for cell, contents, name in self._cells:
                 if cell.cell_contents is not contents:
-                    raise located(f"a {kind} cannot change what it captures: '{name}' is assigned", None, code)
+                    raise at_assignment(f"a {kind} cannot change what it captures: '{name}' is assigned", code, name)
+            for namespace, place in self._namespaces:
+                for name in namespace.assigned():
+                    raise at_assignment(f"a {kind} cannot change what it captures: the global '{name}' is assigned", place, name)
         except TraceError:
             raise
         except Exception as error:
@@ -649,6 +660,11 @@ def _find_operator(function: Any) -> Any:
         return None
     definitions = sys.modules.get("torch._library.custom_ops")
     return definitions.OPDEFS.get(str(name).partition(".")[0]) if definitions else None
+
+
+def _refuse_method(kind: str, name: str, *args: Any, **kwargs: Any) -> Any:
+    fail(f"{kind}.{name} of what a mod captures cannot be called in it: it may change that, and is called once, not for each "
+         "position; call it outside of the mod, or read elements with [ ]")
 
 
 def _refuse_random(name: str, *args: Any, **kwargs: Any) -> Any:

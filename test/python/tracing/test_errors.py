@@ -20,6 +20,8 @@ table = torch.zeros(4, 4)
 array = np.zeros(4)
 words = {"a": 1}
 counter = {"calls": 0}
+positions = [1, 2, 3]
+calls = 0
 
 
 def branch(b, h, q, kv):
@@ -128,6 +130,16 @@ def change_capture(s, b, h, q, kv):
     return s
 
 
+def assign_global(s, b, h, q, kv):
+    global calls
+    calls += 1  # HERE
+    return s
+
+
+def index_of(s, b, h, q, kv):
+    return s + positions.index(q)  # HERE
+
+
 def nested(s, b, h, q, kv):
     return helper(s)
 
@@ -161,7 +173,9 @@ def helper(s):
     (integer_condition, "must be bool, found i32"),
     (plain_mistake, "NameError: name 'undefined_name' is not defined"),
     (key_mistake, "KeyError: 'b'"),
-    (change_capture, "update"),
+    (change_capture, "dict.update of what a mod captures"),
+    (assign_global, "the global 'calls' is assigned"),
+    (index_of, "list.index of what a mod captures"),
     (nested, "use torch.where"),
 ], ids=lambda value: value.__name__ if callable(value) else "")
 def test_message(function: Any, message: str) -> None:

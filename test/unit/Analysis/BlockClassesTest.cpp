@@ -681,7 +681,7 @@ TEST(BlockClasses, RandomMasksAreSound) {
 //===----------------------------------------------------------------------===//
 
 /// Draws parameters w (any), n (positive), lengths (one a batch) and checks all tiles.
-void expectExact(StringRef name, StringRef body, int draws, Random &random, Score &score) {
+void expect(Expect what, StringRef body, int draws, Random &random, Score &score) {
   std::string source =
       "import std.masks\nvariant v(w: index, n: index, lengths: i32[B]) {\n  mask_mod" +
       body.str() + "\n}\n";
@@ -701,7 +701,7 @@ void expectExact(StringRef name, StringRef body, int draws, Random &random, Scor
     captures.addTensor(DType::I32, {extents.B},
                        [&](int64_t) { return random.in(0, extents.Skv + 1); });
     std::pair<int64_t, int64_t> sizes[] = {{1, 1}, {16, 32}, {64, 128}, {128, 64}};
-    if (!check(mask, captures, extents, random, Expect::Exact, sizes, score)) {
+    if (!check(mask, captures, extents, random, what, sizes, score)) {
       ADD_FAILURE() << "w = " << std::get<int64_t>(captures.values[0])
                     << ", n = " << std::get<int64_t>(captures.values[1]);
       return;
@@ -736,9 +736,28 @@ TEST(BlockClasses, UsualMasksAreExact) {
            "(b, h, q, kv) { return i64(q) - i64(kv) >= i64(w) }",
            "(b, h, q, kv) { return causal(b, h, q + lengths[b], kv) }",
        })
-    expectExact(body, body, 24, random, score);
+    expect(Expect::Exact, body, 24, random, score);
   score.print("usual masks");
   EXPECT_EQ(score.decided, score.uniform);
+}
+
+TEST(BlockClasses, BitsAreDecided) {
+  Random random(3);
+  struct Case {
+    const char *body;
+    double share; ///< of the boxes that are full or skipped: those in aligned blocks at least
+  };
+  for (auto [body, share] : {
+           Case{"(b, h, q, kv) { return (q & -32) == (kv & -32) }", 1.0},
+           Case{"(b, h, q, kv) { return (q ^ kv) < 32 }", 0.9},
+           Case{"(b, h, q, kv) { return (q | 31) >= kv }", 0.9},
+           Case{"(b, h, q, kv) { return (q & 192) == (kv & 192) }", 0.85},
+       }) {
+    Score score;
+    expect(Expect::Sound, body, 24, random, score);
+    score.print(body);
+    EXPECT_GE(score.decided, share * score.uniform) << body;
+  }
 }
 
 TEST(BlockClasses, BoundsDecideSkipsOfRanges) {
