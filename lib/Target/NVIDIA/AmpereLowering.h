@@ -65,8 +65,8 @@ private:
     int64_t knownColumns = 0; // that exist in every slice
     int64_t stageBytes() const { return rows * rowBytes; }
 
-    Value address; // i64, of row 0 and the first column: see addressOf
-    int64_t packed = -1;
+    Value address;       // i64, of row 0 and the first column: see addressOf
+    int64_t packed = -1; // its two words' place in `packed`, if they are there
     Value rowStride;  // i64, bytes
     Value numRows;    // i32
     Value numColumns; // i32, or null: all that are copied exist
