@@ -67,10 +67,10 @@ private:
 
     Value address;       // i64, of row 0 and the first column: see addressOf
     int64_t packed = -1; // its two words' place in `packed`, if they are there
-    Value rowStride;  // i64, bytes
-    Value numRows;    // i32
-    Value numColumns; // i32, or null: all that are copied exist
-    Value isAligned;  // i1
+    Value rowStride;     // i64, bytes
+    Value numRows;       // i32
+    Value numColumns;    // i32, or null: all that are copied exist
+    Value isAligned;     // i1
   };
   /// What belongs to an instance: its part of the base class's state.
   struct Instance {
