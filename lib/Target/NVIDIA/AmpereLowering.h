@@ -45,6 +45,11 @@
 
 namespace heed::nvidia {
 
+/// Bytes of an asynchronous copy, and of a row of the matrices that ldmatrix reads.
+constexpr int64_t kPieceBytes = 16;
+/// Bytes of a row that a product of two 16-byte matrices reads.
+constexpr int64_t kStepBytes = 32;
+
 class AmpereLowering : public FragmentLowering {
 public:
   AmpereLowering(tile::KernelOp kernel, tile::GPUScheduleAttr schedule);
