@@ -75,6 +75,7 @@ static PyObject *runAddress, *launchAddress, *blockMaskType, *auxRequestType, *a
 static PyObject *arrayType, *dtypeCodes; // NumPy's; dict: dtype to heed_dtype, or None
 static PyObject *tensorType, *parameterType, *exchangeCapsule;
 static PyObject *emptyLike, *emptyStrided, *numThreads, *isGradEnabled; // torch's functions
+static PyObject *isAnyAutocastEnabled, *autocast;                       // torch's, arrays.autocast
 static const DLExchange *exchange;
 
 /// A plan is a tuple of these.
@@ -154,6 +155,15 @@ static bool needsNoGradient(PyObject *array) {
 /// Whether the elements of an array that `describe` accepted are what its memory says.
 static bool isPlain(PyObject *array) {
   return isOf(arrayType, array) || isBool(PyObject_CallMethodObjArgs(array, isNeg, NULL), Py_False);
+}
+
+/// Whether operands are taken as they are: torch.autocast may want them in another type.
+static bool isWithoutAutocast(PyObject *const *operands) {
+  if (isOf(arrayType, operands[0]) || !isAnyAutocastEnabled ||
+      isBool(PyObject_CallNoArgs(isAnyAutocastEnabled), Py_False))
+    return true;
+  return isBool(PyObject_CallFunctionObjArgs(autocast, operands[0], operands[1], operands[2], NULL),
+                Py_None);
 }
 
 /// The tuple of numbers * factor.
@@ -427,7 +437,8 @@ static PyObject *attempt(PyObject *const *args, bool *isMissing) {
   memset(&packed, 0, offsetof(Packed, params));
 
   if (args[8] != Py_False || !(aux == Py_None || isOf(auxRequestType, aux)) ||
-      !PyUnicode_CheckExact(options) || !describeOperands(args, args[7] == Py_True, &packed))
+      !PyUnicode_CheckExact(options) || !isWithoutAutocast(args) ||
+      !describeOperands(args, args[7] == Py_True, &packed))
     return NULL;
   if (blockMask != Py_None) {
     if (mask != Py_None || !(mask = ownMask = maskModOf(blockMask, &packed.call)))
@@ -541,6 +552,8 @@ static PyObject *use(PyObject *module, PyObject *given) {
              {"empty_strided", &emptyStrided},
              {"get_num_threads", &numThreads},
              {"is_grad_enabled", &isGradEnabled},
+             {"is_any_autocast_enabled", &isAnyAutocastEnabled},
+             {"autocast", &autocast},
              {"exchange", &exchangeCapsule},
              {"Parameter", &parameterType},
              {"Tensor", &tensorType}};

@@ -267,3 +267,17 @@ def to_bf16(x: np.ndarray) -> np.ndarray:
 def from_bf16(x: np.ndarray) -> np.ndarray:
     """The f32 values of bfloat16 bits."""
     return (x.astype(np.uint32) << 16).view(np.float32)
+
+
+def autocast(query: Any, key: Any, value: Any) -> tuple[Any, Any, Any] | None:
+    """Tensors of torch in the type that torch.autocast wants for their device; None if it is off or they have that type."""
+    torch: Any = sys.modules["torch"]
+    device = query.device.type
+    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
+        return None
+    dtype = torch.get_autocast_dtype(device)
+    if query.dtype is dtype and key.dtype is dtype and value.dtype is dtype:
+        return None
+    operands = tuple(x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() and x.dtype != torch.float64 else x
+                     for x in (query, key, value))
+    return None if all(x is y for x, y in zip(operands, (query, key, value))) else operands

@@ -82,6 +82,12 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
     result = _hot_call(query, key, value, score_mod, block_mask, mask_mod, scale, enable_gqa, return_lse, return_aux, options)
     if result is not None and result is not NotImplemented:
         return result
+    if (torch := sys.modules.get("torch")) is not None and isinstance(query, torch.Tensor):
+        operands = arrays.autocast(query, key, value)
+        if operands is not None:
+            with torch.autocast(query.device.type, enabled=False):
+                return flex_attention(*operands, score_mod, block_mask, scale, enable_gqa, return_lse, kernel_options,
+                                      return_aux=return_aux, mask_mod=mask_mod)
 
     if block_mask is not None:
         quick = None

@@ -93,6 +93,7 @@ def use_torch() -> None:
     if is_there and exchange is not None:
         functions = (torch.empty_like, torch.empty_strided, torch.get_num_threads, torch.is_grad_enabled)
         _module.use({"Tensor": torch.Tensor, "Parameter": torch.nn.Parameter, "exchange": exchange,
+                     "is_any_autocast_enabled": torch._C._is_any_autocast_enabled, "autocast": arrays.autocast,
                      **{function.__name__: function for function in functions}})
 
 

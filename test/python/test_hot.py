@@ -452,6 +452,25 @@ def test_gradients_that_nobody_wants(ways: Ways) -> None:
         heed.flex_attention(q, k, v)
 
 
+def test_autocast(ways: Ways) -> None:
+    """Operands that have the type that torch.autocast wants are hot; others are Python's to cast."""
+    given = operands("torch")
+    narrow = tuple(x.bfloat16() for x in given)
+    expected = heed.flex_attention(*narrow)
+    plain = heed.flex_attention(*given)
+    ways.taken.clear()
+    with torch.autocast("cpu"):
+        assert ways.of(lambda: heed.flex_attention(*narrow)) == "hot"
+        for mixed in (given, (given[0], *narrow[1:])):
+            assert_same(heed.flex_attention(*mixed), expected)
+        with torch.autocast("cpu", enabled=False):
+            assert_same(heed.flex_attention(*given), plain)
+    with torch.autocast("cpu", torch.float16):
+        assert heed.flex_attention(*given).dtype == torch.float16
+        assert heed.flex_attention(*(x.numpy() for x in given)).dtype == np.float32
+    assert_same(heed.flex_attention(*given), plain)
+
+
 def test_modes_of_torch(ways: Ways) -> None:
     """Modes see the output being made; where they make something else of it, the call is Python's."""
     from torch._subclasses import FakeTensorMode

@@ -72,6 +72,14 @@ def flex_attention_op(query: torch.Tensor, key: torch.Tensor, value: torch.Tenso
     return output, lse, max_scores
 
 
+@torch.library.impl("heed::flex_attention", ("AutocastCPU", "AutocastCUDA"))
+def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
+    operands = arrays.autocast(query, key, value) or (query, key, value)
+    with torch.autocast(query.device.type, enabled=False):
+        results: tuple[torch.Tensor, ...] = torch.ops.heed.flex_attention(*operands, *args, **kwargs)
+        return results
+
+
 @torch.library.register_fake("heed::flex_attention")  # type: ignore[untyped-decorator]
 def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, program: str, tensors: Sequence[torch.Tensor],
       integers: Sequence[int], floats: Sequence[float], scale: float | None, enable_gqa: bool, with_lse: bool,

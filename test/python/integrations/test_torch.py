@@ -155,6 +155,15 @@ def test_dtypes(dtype: Any) -> None:
     check(lambda q, k, v: heed.flex_attention(q, k, v, mask_mod=causal), *inputs(dtype=dtype))
 
 
+def test_autocast() -> None:
+    q, k, v = torch.randn(3, 1, 2, 30, 16).unbind()
+    with torch.autocast("cpu"):
+        compiled = torch.compile(lambda q, k, v: heed.flex_attention(q * 1, k, v, lambda s, b, h, i, j: s * 0.5), fullgraph=True, backend="aot_eager")
+        found = compiled(q, k, v)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, heed.flex_attention(*(x.bfloat16() for x in (q, k, v)), lambda s, b, h, i, j: s * 0.5))
+
+
 def test_no_mods() -> None:
     check(lambda q, k, v: heed.flex_attention(q, k, v, None, None, 0.3), *inputs())
     check(lambda q, k, v: heed.flex_attention(q, k, v, enable_gqa=True), *inputs(kv_heads=2))
