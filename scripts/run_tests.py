@@ -6,7 +6,8 @@
 #   python   pytest over test/python
 #   fuzz     the libFuzzer programs of build-fuzz, for --fuzz-seconds in all
 #
-# --quick leaves out the slow pytest cases and the fuzzing, and runs what is left side by side. The last line reads
+# --quick leaves out the slow pytest cases, the fuzzing, and most cases of tests that have many, and runs what is left side by
+# side. The last line reads
 # 'N passed, N failed, N skipped'. The exit status is 1 when a test failed, when a runner did, or when a stage ran no test.
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import IO
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LLVM_BIN = pathlib.Path("/usr/lib/llvm-22/bin")
+QUICK_CASES = 3  # of each pytest function
 
 
 @dataclasses.dataclass
@@ -91,7 +93,7 @@ def lit(options: argparse.Namespace) -> Result:
 def python(options: argparse.Namespace) -> Result:
     report = options.reports / "python.xml"
     status = run([sys.executable, "-m", "pytest", "test/python", f"--junitxml={report}",
-                  *(["-m", "not slow", "-n", "auto", "--dist", "loadfile"] if options.quick else [])],
+                  *(["-m", "not slow", "--cases", QUICK_CASES, "-n", "auto", "--dist", "loadfile"] if options.quick else [])],
                  HEED_BUILD=str(options.build))
     result = Result()
     for case in cases(report):
