@@ -556,6 +556,8 @@ def test_negative_bit() -> None:
 
 HALF, FACTOR, MODULUS = 0.7, 2.3, 50
 LARGE, LARGER = 100_000_000.0, 100_000_001.0
+BEYOND_TENTH, BEYOND_F32, BELOW_HALF, LEAST = 0.1 + 1e-12, 16777217, 1.49999999999, -2**31
+NARROWED = torch.tensor([-1, 300, 5, 128, -129] * 22)
 
 
 @pytest.mark.parametrize("name, mask_mod", [
@@ -567,6 +569,12 @@ LARGE, LARGER = 100_000_000.0, 100_000_001.0
     ("quotient", lambda b, h, q, kv: ((q % MODULUS) - (kv % MODULUS)).abs() < FACTOR * MODULUS // 5),
     ("floor", lambda b, h, q, kv: (q >= kv) & (q - kv <= 90 * HALF // 1)),
     ("difference", lambda b, h, q, kv: (q >= kv) & (q - kv <= 30 * (LARGER - LARGE))),
+    ("greater", lambda b, h, q, kv: (q >= kv) & (BEYOND_TENTH > 0.1)), ("equal", lambda b, h, q, kv: (q >= kv) & (BEYOND_TENTH == 0.1)),
+    ("beyond f32", lambda b, h, q, kv: (q >= kv) & (BEYOND_F32 > 16777216.5)), ("round", lambda b, h, q, kv: q - kv < round(BELOW_HALF)),
+    ("digits", lambda b, h, q, kv: q - kv < round(BELOW_HALF * 10, 1)), ("minus", lambda b, h, q, kv: (q >= kv) & (kv < -LEAST)),
+    ("absolute", lambda b, h, q, kv: (q >= kv) & (kv < abs(LEAST))), ("over", lambda b, h, q, kv: (q >= kv) & (kv < LEAST // -1)),
+    ("byte", lambda b, h, q, kv: (NARROWED.byte()[kv] == 255) | (q == kv)),
+    ("int8", lambda b, h, q, kv: (NARROWED.to(torch.int8)[kv] == 44) | (q == kv)),
 ])
 def test_numbers_are_pythons(name: str, mask_mod: Any) -> None:
     q, k, v = torch.randn(3, 1, 1, 110, 16, dtype=torch.float32).unbind()

@@ -363,8 +363,12 @@ def power(g: Graph, x: Node, y: Node) -> Node:
     return g.operate("pow", "f32", real(g, x), real(g, y))
 
 
-def narrow(bits: int, signed: bool) -> Operation:
-    """A cast to an integer type that the language has no values of: wraps around."""
+NARROW = ("int8", "int16", "uint8", "uint16")  # integer types that the language has no values of
+
+
+def narrow(name: str) -> Operation:
+    """A cast to one of NARROW: wraps around."""
+    bits, signed = int(name.lstrip("uint")), not name.startswith("u")
 
     def function(g: Graph, x: Node) -> Node:
         x = g.cast("i32", x)

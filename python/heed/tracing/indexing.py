@@ -177,7 +177,12 @@ def _load(tracer: Tracer, tensor: TensorProxy, bound: dict[int, Node], lanes: in
         indices[:extra + 1] = [_merged(tracer, tensor, indices[:extra + 1])]
     node = g.load(tensor._leaf, tuple(indices), lanes)
     for type in tensor._casts:
-        node = g.cast(type, node)
+        if type not in arithmetic.NARROW:
+            node = g.cast(type, node)
+        elif lanes is None:
+            node = arithmetic.narrow(type)(g, node)
+        else:
+            fail(f"a row of a captured tensor cannot be cast to {type} in a mod; cast its elements, or cast it outside of the mod")
     return node
 
 

@@ -24,9 +24,9 @@ _DTYPES = {"bool": "bool", "i32": "int32", "i64": "int64", "f32": "float32"}
 
 
 def _dtype(type: str) -> Any:
-    """torch's dtype of a value type if the user has torch, else NumPy's."""
-    module = tensors.torch()
-    return getattr(module, _DTYPES[type]) if module else np.dtype(_DTYPES[type])
+    """torch's dtype of a value type, or of one of arithmetic.NARROW, if the user has torch, else NumPy's."""
+    module, name = tensors.torch(), _DTYPES.get(type, type)
+    return getattr(module, name) if module else np.dtype(name)
 
 
 # Operators: what they do to nodes, to Python numbers, and how a fetch function writes them.
@@ -200,6 +200,8 @@ class Traced:
         return self._tracer.dispatch("dot", "@", (other, self), {})
 
     def __round__(self, digits: int | None = None) -> Any:
+        if self._host is not None:
+            return self._tracer.round(self, digits)
         return self._tracer.dispatch("round", "round", (self,), {} if digits is None else {"decimals": digits})
 
 

@@ -169,10 +169,10 @@ class Tracer:
         name = tensors.dtype_name(dtype)
         if isinstance(value, TensorProxy) and value._axes:
             part = value._replace(value._axes, value._bound)
-            part._casts = (*value._casts, self._value_type(dtype))
+            part._casts = (*value._casts, name if name in arithmetic.NARROW else self._value_type(dtype))
             return part
-        if name in ("int8", "int16", "uint8", "uint16"):
-            return self.apply(arithmetic.narrow(int(name.lstrip("uint")), not name.startswith("u")), value)
+        if name in arithmetic.NARROW:
+            return self.apply(arithmetic.narrow(name), value)
         to = self._value_type(dtype)
         return self.apply(lambda g, x: g.cast(to, x), value)
 
@@ -196,17 +196,23 @@ class Tracer:
             return Traced(self, self.graph.constant(value), Host(value, path))
         if type(value) is complex:
             fail("a captured number becomes complex")
+        if type(value) is bool:  # of numbers that f32 and i32 might round
+            self.guard("{0} == {c0}", path, constants=(value,))
+            return Traced(self, self.graph.constant(value), Host(value, path))
         operands = [left, right]
-        if type(value) is int and text in ("+", "-", "*"):
-            # Python's integers do not wrap around, so the traced ones must not.
-            if all(operand._scalar.type != "i64" for operand in operands):
-                if not fits(value):
-                    operands = [self.apply(lambda g, x: g.cast("i64", x), operand) for operand in operands]
-                self.guard(in_range("i32" if fits(value) else "i64"), path)
-            else:
-                self.guard(FITS_I64, path)
+        if type(value) is int and text in ("+", "-", "*", "//"):
+            operands = self._unwrapped(value, path, operands)
         result = self.apply(operation, *operands)
         return Traced(self, result._node, Host(value, path))
+
+    def _unwrapped(self, value: int, path: Path, operands: list[Traced]) -> list[Traced]:
+        """The operands of an operation on captured integers whose result is `value`, in a type that holds it: Python's
+        integers do not wrap around, so the traced ones must not."""
+        if any(operand._scalar.type == "i64" for operand in operands):
+            self.guard(FITS_I64, path)
+            return operands
+        self.guard(in_range("i32" if fits(value) else "i64"), path)
+        return operands if fits(value) else [self.apply(lambda g, x: g.cast("i64", x), operand) for operand in operands]
 
     def _shift(self, text: str, left: Traced, right: Traced, amount: Host) -> Traced:
         """A shift by a captured number: in range when traced, and kept there by a guard."""
@@ -229,11 +235,18 @@ class Tracer:
         return known
 
     def unary(self, operation: Any, python: Any, text: str, operand: Traced) -> Any:
-        result = self.apply(operation, operand)
         if operand._host is None or type(operand._host.value) is bool:
-            return result
-        path = operand._host.path.derive(f"{text}({{0}})")
-        return Traced(self, result._node, Host(python(operand._host.value), path))
+            return self.apply(operation, operand)
+        value, path = python(operand._host.value), operand._host.path.derive(f"{text}({{0}})")
+        if type(value) is int:
+            operand = self._unwrapped(value, path, [operand])[0]
+        return Traced(self, self.apply(operation, operand)._node, Host(value, path))
+
+    def round(self, number: Traced, digits: int | None) -> Traced:
+        """Python's round of a captured number, in Python's precision."""
+        assert number._host is not None
+        value, arguments = number._host.value, () if digits is None else (digits,)
+        return self._scalar(round(value, *arguments), number._host.path.apply(round, *arguments), "rounded")
 
     # ---- Captures ----
 

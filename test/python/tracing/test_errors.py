@@ -140,6 +140,10 @@ def index_of(s, b, h, q, kv):
     return s + positions.index(q)  # HERE
 
 
+def narrow_row(s, b, h, q, kv):
+    return s + table.int()[h].to(torch.int8).sum()  # HERE
+
+
 def nested(s, b, h, q, kv):
     return helper(s)
 
@@ -175,6 +179,7 @@ def helper(s):
     (key_mistake, "KeyError: 'b'"),
     (change_capture, "dict.update of what a mod captures"),
     (assign_global, "the global 'calls' is assigned"),
+    (narrow_row, "cannot be cast to int8"),
     (index_of, "list.index of what a mod captures"),
     (nested, "use torch.where"),
 ], ids=lambda value: value.__name__ if callable(value) else "")
