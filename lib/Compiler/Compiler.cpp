@@ -189,6 +189,7 @@ static llvm::Error lowerToTile(ModuleOp module, const CompileOptions &options,
     tileOptions.blockKv = schedule.getBlockKv();
     tileOptions.narrowWeights = schedule.getDot() != tile::DotKind::FMA;
     tileOptions.blockLists = true;
+    tileOptions.divideAddends = false;
     pm.addPass(createAttnToTilePass(tileOptions));
     pm.addPass(createCanonicalizerPass());
     pm.addPass(createCSEPass());

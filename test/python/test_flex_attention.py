@@ -591,6 +591,27 @@ def test_alpha_of_rsub() -> None:
     assert torch.allclose(found, heed.flex_attention(q, k, v, lambda s, b, h, q, kv: kv - 2 * s), atol=1e-6)
 
 
+@pytest.mark.parametrize("dim", (8, 64, 96))
+@pytest.mark.parametrize("bias", (-1e38, torch.finfo(torch.float32).min, torch.finfo(torch.bfloat16).min, 1e38, -2e38))
+def test_large_addends(bias: float, dim: int) -> None:
+    """What an additive mask leaves of a row without keys is a mean, like any row of equal scores."""
+    q, k = torch.zeros(2, 1, 1, 7, dim).unbind()
+    v = torch.arange(7.0).view(1, 1, 7, 1)
+    captured = torch.full((7,), bias)
+    assert (heed.flex_attention(q, k, v, lambda s, b, h, q, kv: s + captured[kv]) - 3).abs().max() < 1e-6
+    captured[5:] = 0
+    if bias < 0:
+        assert (heed.flex_attention(q, k, v, lambda s, b, h, q, kv: s + captured[kv]) - 5.5).abs().max() < 1e-6
+
+
+def test_large_addends_are_not_rounded() -> None:
+    q, k = torch.zeros(2, 1, 1, 3, 8).unbind()
+    captured = torch.tensor([11629080.0, 11629081, 11629079])
+    expected = captured.double().softmax(0) @ torch.tensor([1.0, 10, 100]).double()
+    found = heed.flex_attention(q, k, torch.tensor([1.0, 10, 100]).view(1, 1, 3, 1), lambda s, b, h, q, kv: s + captured[kv])
+    assert (found - expected).abs().max() < 1e-4
+
+
 _SPREAD = torch.randn(300, 300, generator=torch.Generator().manual_seed(0)) * 1e12
 
 

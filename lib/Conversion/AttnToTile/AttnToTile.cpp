@@ -79,7 +79,7 @@ public:
     Value q = tile::LoadOp::create(b, loc, queryTile, query, batch, head, firstQ);
     Value factor = f32(kLog2E);
     auto score = variant.getStage<attn::ScoreOp>();
-    if (score)
+    if (score && options.divideAddends)
       addends = collectAddends(score, DependenceAnalysis(score));
     if (!score || !addends.empty()) {
       Value sign = math::CopySignOp::create(b, loc, f32(1.0f), scale);
@@ -328,7 +328,7 @@ struct AttnToTile : heed::impl::AttnToTilePassBase<AttnToTile> {
   using AttnToTilePassBase::AttnToTilePassBase;
 
   void runOnOperation() override {
-    AttnToTilePassOptions options{blockQ, blockKv, narrowWeights, blockLists};
+    AttnToTilePassOptions options{blockQ, blockKv, narrowWeights, divideAddends, blockLists};
     OpBuilder builder(&getContext());
     for (auto function : llvm::make_early_inc_range(getOperation().getOps<func::FuncOp>())) {
       attn::ForwardOp forward = matchForward(function);
