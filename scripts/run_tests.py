@@ -7,8 +7,8 @@
 #   fuzz     the libFuzzer programs of build-fuzz, for --fuzz-seconds in all
 #
 # --quick leaves out the slow pytest cases, the fuzzing, and most cases of tests that have many, and runs what is left side by
-# side. The last line reads
-# 'N passed, N failed, N skipped'. The exit status is 1 when a test failed, when a runner did, or when a stage ran no test.
+# side. The last line reads 'N passed, N failed, N skipped'. The exit status is 1 when a test failed, when a runner did, or when
+# a stage ran no test.
 
 from __future__ import annotations
 

@@ -316,6 +316,7 @@ private:
 
   /// Shifts by a constant, and masks of low bits, are products, quotients and remainders.
   std::optional<Integer> bitOperation(Operation &op, const Integer &x, int64_t c);
+  /// &, | and ^ of numbers that are not negative.
   std::optional<Integer> combineBits(Operation &op, Integer x, Integer y);
 
   //===-- Summaries of tensors --------------------------------------------===//

@@ -354,7 +354,7 @@ std::optional<Integer> IntervalEvaluator::bitOperation(Operation &op, const Inte
   if (isa<arith::AndIOp>(op) && c >= 0 && c < kMaxI32) {
     if ((c & (c + 1)) == 0)
       return modulo(x, point(c + 1));
-    if (x.range.lo < 0)
+    if (x.range.lo < 0 || !x.range.fitsI32()) // else combineBits knows more
       return Integer{0, 0, constant(0), constant(c), {0, c}, false};
   }
   if (isa<arith::AndIOp>(op) && c < 0 && c >= kMinI32 && (-c & (-c - 1)) == 0)

@@ -106,8 +106,8 @@ LogicalResult KernelLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
     Value after = e->select(isBeyond, fresh, before);
     Value ofLarge = e->fmax(e->fneg(product), e->splatF32(-kMaxFloat));
     after = e->fmin(e->select(nowLarge, ofLarge, after), e->splatF32(kMaxFloat));
-    // Weights are 2^(factor (s - offset) + shift), before and from now on: at most what they were,
-    // but for rows that had no key.
+    // Weights are 2^(factor (s - offset) + shift), before and from now on: at most 2^kLead times
+    // what they were, but for rows that had no key.
     Value shift = e->select(nowLarge, zero, after), offset = e->select(nowLarge, raw, zero);
     Value shiftBefore = e->select(wasLarge, zero, before);
     Value offsetBefore = e->select(wasLarge, previous, zero);

@@ -83,6 +83,16 @@ protected:
     llvm_unreachable("refused where nothing lies beside");
   }
 
+  //===-- Softmax of large scores -----------------------------------------===//
+
+  /// Whether a row with this maximum (f32, base-2 logarithms) is large: a reference would be
+  /// rounded by more than its weights may be off.
+  Value isLarge(Value product);
+  /// Whether a row's largest score was taken from its scores, by its reference.
+  Value wasLarge(Value reference);
+  struct Rescaling;
+  Rescaling takeMaxima(Rescaling usual, ArrayRef<Value> old, ArrayRef<Value> addends, Value factor);
+
   //===-- Around them -----------------------------------------------------===//
 
   /// Emits the scalars that tile ops use, those of the walk excepted. `scalars` has the
@@ -92,15 +102,6 @@ protected:
   int64_t countRegisters(tile::TileType type);
   /// How many registers hold each tile that the loop carries.
   SmallVector<int64_t> countCarried(tile::ForKVOp loop);
-
-  //===-- Softmax of large scores -----------------------------------------===//
-
-  /// Whether a row with this maximum (f32, base-2 logarithms) is large: a reference would be
-  /// rounded by more than its weights may be off.
-  Value isLarge(Value product);
-  Value wasLarge(Value reference);
-  struct Rescaling;
-  Rescaling takeMaxima(Rescaling usual, ArrayRef<Value> old, ArrayRef<Value> addends, Value factor);
   /// Emits what stages compute from queries alone, before a loop over keys.
   void hoistStages(tile::ForKVOp loop);
   Value scalar(Value v) { return scalars.lookupOrDefault(v); }
