@@ -246,6 +246,43 @@ def test_large_scores(name: str, score_mod: Any, dtype: str, dims: tuple[int, in
     torch.testing.assert_close(lse.double(), dense.logsumexp(-1), rtol=1e-6, atol=1e-3)
 
 
+@pytest.mark.parametrize("dims", DIMS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("captured", ["full", "keys", "queries", "heads"])
+def test_largest_addends(captured: str, dtype: str, dims: tuple[int, int]) -> None:
+    """Biases up to the largest number, as masks of the transformers library are, for a few keys and for whole rows."""
+    if QUICK and (dtype == "f16" or dims == (80, 80)):
+        pytest.skip("--quick")
+    q, k, v = inputs(Shape(1, 3, 3, 200, 500), dims, dtype)
+    shape = {"full": (200, 500), "keys": (500,), "queries": (200,), "heads": (3,)}[captured]
+    numbers = torch.tensor([0, 1, -2, -1e38, torch.finfo(torch.float32).min], device=DEVICE)
+    bias = numbers[torch.randint(5, shape, generator=torch.Generator(DEVICE).manual_seed(6), device=DEVICE)]
+    bias[::3] = -1e38
+
+    def score_mod(s, b, h, i, j):
+        return s + {"full": lambda: bias[i, j], "keys": lambda: bias[j], "queries": lambda: bias[i], "heads": lambda: bias[h]}[captured]()
+
+    i, j, h = torch.arange(200, device=DEVICE)[:, None], torch.arange(500, device=DEVICE), torch.arange(3, device=DEVICE)
+    dense = score_mod((q.double() @ k.double().mT / math.sqrt(dims[0])).float(), 0, h[:, None, None], i, j).double()
+    output, _ = run_flex(q, k, v, score_mod, None)
+    tolerance = {"bf16": 2e-2, "f16": 3e-3, "f32": 2e-5}[dtype]
+    assert (output.double() - dense.softmax(-1) @ v.double()).abs().max() < tolerance
+
+
+BITS = {
+    "blocks of 128": lambda b, h, i, j: (i & -128) == (j & -128), "distance": lambda b, h, i, j: (i ^ j) < 128,
+    "odd": lambda b, h, i, j: ((i ^ j) & 1) == 1, "either": lambda b, h, i, j: (i | j) < 300, "sparse": lambda b, h, i, j: (i & j) == 0,
+    "heads": lambda b, h, i, j: ((j >> (5 + h)) & 1) == ((i >> (5 + h)) & 1), "causal": lambda b, h, i, j: ((i & ~63) >= j) | (i == j),
+}
+
+
+@pytest.mark.parametrize("dims", DIMS)
+@pytest.mark.parametrize("name", BITS)
+def test_bits_of_positions(name: str, dims: tuple[int, int]) -> None:
+    for n in fitting((129, 700, 2048)):
+        check_flex(*inputs(Shape(1, 2, 2, n, n), dims, seed=n), None, BITS[name], what=f"{name} {dims} {n}")
+
+
 @pytest.mark.parametrize("shape", [Shape(0, 2, 2, 5, 5), Shape(2, 2, 2, 0, 5), Shape(2, 2, 2, 5, 0), Shape(2, 0, 0, 5, 5)])
 def test_no_elements(shape: Shape) -> None:
     q, k, v = inputs(shape)

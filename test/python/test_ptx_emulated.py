@@ -42,6 +42,13 @@ variant large(element: index, row: index, column: index, first: index, last: ind
   mask_mod(b, h, q, kv) { return q + 90 >= kv && q != 3 }
 }
 """
+# A full bias with numbers up to the largest one: divided by the scale they would not be finite.
+BIASED = "biased"
+BIASED_SOURCE = """
+variant biased(table: f32[Sq, Skv]) {
+  score_mod(score, b, h, q, kv) { return score + table[q, kv] }
+}
+"""
 # Blocks come from lists, which read what is known of each block of keys, where enough tiles share that.
 DOCUMENTS_SOURCE = """
 variant documents(ids: i32[B, ?], wide: i64[?]) {
@@ -102,7 +109,8 @@ def run(directory: pathlib.Path, case: Case, seed: int = 0) -> None:
     if case.variant == DIVISION:
         source = directory / "division.heed"
         source.write_text(DIVISION_SOURCE)
-    for name, text in ((DOCUMENTS, DOCUMENTS_SOURCE), (RAMP, RAMP_SOURCE), (LARGE, LARGE_SOURCE)):
+    for name, text in ((DOCUMENTS, DOCUMENTS_SOURCE), (RAMP, RAMP_SOURCE), (LARGE, LARGE_SOURCE),
+                       (BIASED, BIASED_SOURCE)):
         if case.variant == name:
             source = directory / f"{name}.heed"
             source.write_text(text)
@@ -163,6 +171,14 @@ def run(directory: pathlib.Path, case: Case, seed: int = 0) -> None:
         moved = moved.astype(np.float32) + np.float32(row) * at.astype(np.float32)
         moved = moved.astype(np.float32) + np.float32(column) * kv.astype(np.float32)
         scores = np.where((at + 90 >= kv) & (at != 3), moved.astype(np.float32).astype(np.float64), -np.inf)
+    if case.variant == BIASED:
+        table = rng.choice(np.float32([0, 0, 1, -2, -1e38, np.finfo(np.float32).min]), (sq, skv))
+        table[::3] = -1e38
+        table[1::9] = 1e38
+        args[34] = memory.place(table)
+        memory.allowed[args[34] - memory.base:][:table.nbytes] = True
+        args[35:39] = sq, skv, skv, 1
+        scores = (scores.astype(np.float32) + table).astype(np.float64)
     if case.variant == CAUSAL:
         scores = np.where(np.arange(sq)[:, None] >= np.arange(skv), scores, -np.inf)
     if case.variant == DOCUMENTS:
@@ -223,7 +239,7 @@ def run(directory: pathlib.Path, case: Case, seed: int = 0) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
     for where, wanted in ((lse, expected_lse), (most, top)):
         got = memory.bytes[where[2]].view(np.float32)[..., 0]
-        np.testing.assert_allclose(got, wanted, rtol=3e-7 if case.variant == LARGE else 0, atol=1e-4 if size == 2 else 2e-6)
+        np.testing.assert_allclose(got, wanted, rtol=3e-7 if case.variant in (LARGE, BIASED) else 0, atol=1e-4 if size == 2 else 2e-6)
 
 
 # Everywhere; in some blocks, before and behind others, below and above them; growing by rows and by columns; next to 2^24.
@@ -237,6 +253,8 @@ FAST = [
     Case("f16", (16, 16), (130, 90), RAMP, tune="block_kv=32,groups=2"),
     *(Case("f32", (16, 16), (70, 130), LARGE, tune="block_kv=16", scalars=s) for s in LARGE_SCALARS),
     Case("bf16", (16, 16), (130, 130), LARGE, tune="block_kv=16,groups=2", scalars=LARGE_SCALARS[0]),
+    Case("f32", (16, 16), (70, 130), BIASED, tune="block_kv=16"),
+    Case("bf16", (16, 16), (130, 130), BIASED, tune="block_kv=16,groups=2"),
     *(Case("f16", (16, 16), (200, 190), DOCUMENTS, tune="block_kv=16", batch=2, summaries=s) for s in (True, False)),
 ]
 SLOW = [

@@ -12,10 +12,13 @@
 // Scores enter the softmax as s * factor in base 2. Without a score stage the scale
 // is part of the factor, which must be positive (the maximum is taken before it),
 // so its sign goes into the query. The same holds where the stage only adds to the
-// score: what it adds is divided by the scale then, which leaves one operation an
-// element. Otherwise the scale is applied first and the factor is log2(e).
+// score, and nothing that could overflow when it is divided by the scale: that
+// leaves one operation an element. Otherwise the scale is applied first and the
+// factor is log2(e).
 //
 //===----------------------------------------------------------------------===//
+
+#include "AddendBounds.h"
 
 #include "heed/Analysis/BlockClasses.h"
 #include "heed/Analysis/Dependence.h"
@@ -84,8 +87,7 @@ public:
     if (!score || !addends.empty()) {
       Value sign = math::CopySignOp::create(b, loc, f32(1.0f), scale);
       q = tile::ScaleOp::create(b, loc, queryTile, q, sign);
-      // Not 0, which would make NaN of masked scores and of addends.
-      float least = score ? 1e-20f : std::numeric_limits<float>::min();
+      float least = score ? kLeastScale : std::numeric_limits<float>::min();
       Value magnitude =
           arith::MaximumFOp::create(b, loc, math::AbsFOp::create(b, loc, scale), f32(least));
       factor = arith::MulFOp::create(b, loc, magnitude, f32(kLog2E));
@@ -249,9 +251,11 @@ private:
     return op.getResult();
   }
 
-  /// Where a score stage is the score plus and minus other things, the ops that add them, in order.
+  /// Where a score stage is the score plus and minus other things that stay finite when they are
+  /// divided by the scale, the ops that add them, in order.
   static SmallVector<Operation *> collectAddends(attn::ScoreOp score,
                                                  const DependenceAnalysis &dependences) {
+    AddendBounds bounds(dependences);
     SmallVector<Operation *> chain;
     Value sum = score.getResultValue();
     while (sum != score.getScore()) {
@@ -260,7 +264,8 @@ private:
         return {};
       unsigned side = dependsOnScore(dependences, op->getOperand(0)) ? 0 : 1;
       if (dependsOnScore(dependences, op->getOperand(1 - side)) ||
-          (side == 1 && isa<arith::SubFOp>(op)))
+          (side == 1 && isa<arith::SubFOp>(op)) ||
+          !(bounds.of(op->getOperand(1 - side)) <= kLargestAddend))
         return {};
       chain.insert(chain.begin(), op);
       sum = op->getOperand(side);

@@ -70,7 +70,7 @@ attn.variant @alibi(%slope: !attn.tensor<[Hq], f32> {attn.name = "slope"}) {
   }
 }
 
-// A score stage that only adds: the scale is in the query's sign and the factor as if there were none, and addends are
+// A score stage that only adds what cannot overflow: the scale is in the query's sign and the factor as if there were none, and addends are
 // divided by its size, which is not 0.
 // CHECK-LABEL: tile.kernel @additive
 // CHECK-SAME:    "scale" %[[SCALE:.+]]: f32, "slope" %[[SLOPE:.+]]: !attn.tensor<[Hq], f32>) parallel (%{{.+}}, %[[H:.+]], %{{.+}})
@@ -102,7 +102,9 @@ func.func @additive(%q: !q, %k: !k, %v: !v, %scale: f32, %slope: !attn.tensor<[H
 attn.variant @biases(%x: f32 {attn.name = "x"}, %y: f32 {attn.name = "y"}) {
   attn.score(%s, %b, %h, %q, %kv) {
     %unused = arith.mulf %s, %x : f32
-    %t = arith.addf %x, %s : f32
+    %g = arith.sitofp %q : i32 to f32
+    %w = arith.mulf %x, %g : f32
+    %t = arith.addf %w, %s : f32
     %f = arith.sitofp %kv : i32 to f32
     %u = arith.mulf %f, %y : f32
     %r = arith.subf %t, %u : f32
@@ -115,7 +117,9 @@ attn.variant @biases(%x: f32 {attn.name = "x"}, %y: f32 {attn.name = "y"}) {
 // CHECK:       %[[INVERSE:.+]] = arith.divf
 // CHECK:       tile.for_kv
 // CHECK:         tile.map {{.*}} (%[[S:.+]], %{{.+}}, %{{.+}}) {
-// CHECK-NEXT:      %[[A:.+]] = arith.mulf %{{.+}}, %[[INVERSE]]
+// CHECK-NEXT:      arith.sitofp
+// CHECK-NEXT:      %[[W:.+]] = arith.mulf
+// CHECK-NEXT:      %[[A:.+]] = arith.mulf %[[W]], %[[INVERSE]]
 // CHECK-NEXT:      %[[T:.+]] = arith.addf %[[S]], %[[A]]
 // CHECK-NEXT:      arith.sitofp
 // CHECK-NEXT:      %[[U:.+]] = arith.mulf
@@ -124,6 +128,62 @@ attn.variant @biases(%x: f32 {attn.name = "x"}, %y: f32 {attn.name = "y"}) {
 // CHECK-NEXT:      tile.yield %[[R]]
 func.func @sums(%q: !q, %k: !k, %v: !v, %scale: f32, %x: f32, %y: f32) -> (!o, !lse, !lse) {
   %o, %l, %max = attn.forward @biases(%q, %k, %v) scale(%scale) captures(%x, %y) : (!q, !k, !v, f32, f32) -> (!o, !lse)
+  return %o, %l, %max : !o, !lse, !lse
+}
+
+attn.variant @tables(%half: !attn.tensor<[Skv], f16> {attn.name = "half"}, %rate: f32 {attn.name = "rate"}) {
+  attn.score(%s, %b, %h, %q, %kv) {
+    %distance = arith.subi %kv, %q : i32
+    %zero = arith.constant 0 : i32
+    %one = arith.constant 1.0 : f32
+    %after = arith.cmpi sgt, %distance, %zero : i32
+    %none = arith.constant 0.0 : f32
+    %ten = arith.constant -1.0e10 : f32
+    %penalty = arith.select %after, %ten, %none : f32
+    %f = arith.sitofp %distance : i32 to f32
+    %long = arith.divf %f, %rate : f32
+    %log = math.log1p %long : f32
+    %bias = attn.load %half[%kv] : !attn.tensor<[Skv], f16>
+    %x = arith.addf %s, %penalty : f32
+    %y = arith.subf %x, %log : f32
+    %z = arith.addf %y, %bias : f32
+    attn.yield %z : f32
+  }
+}
+
+// Constants, functions of positions and f16 have bounds.
+// CHECK-LABEL: tile.kernel @bounded
+// CHECK:       %[[INVERSE:.+]] = arith.divf
+// CHECK:       tile.map {{.*}} (%[[S:.+]], %{{.+}}, %{{.+}}) {
+// CHECK-COUNT-3:     arith.mulf %{{.+}}, %[[INVERSE]]
+func.func @bounded(%q: !q, %k: !k, %v: !v, %scale: f32, %half: !attn.tensor<[Skv], f16>, %rate: f32) -> (!o, !lse, !lse) {
+  %o, %l, %max = attn.forward @tables(%q, %k, %v) scale(%scale) captures(%half, %rate)
+    : (!q, !k, !v, !attn.tensor<[Skv], f16>, f32) -> (!o, !lse)
+  return %o, %l, %max : !o, !lse, !lse
+}
+
+attn.variant @kv_bias(%bias: !attn.tensor<[Skv], bf16> {attn.name = "bias"}) {
+  attn.score(%s, %b, %h, %q, %kv) {
+    %x = attn.load %bias[%kv] : !attn.tensor<[Skv], bf16>
+    %r = arith.addf %s, %x : f32
+    attn.yield %r : f32
+  }
+}
+
+// Captured bf16 numbers may be as large as the type's largest: divided by the scale they would overflow.
+// CHECK-LABEL: tile.kernel @unbounded
+// CHECK-SAME:    "scale" %[[SCALE:.+]]: f32, "bias"
+// CHECK-NOT:   arith.divf
+// CHECK:       %[[LOG2E:.+]] = arith.constant 1.44269502 : f32
+// CHECK-NOT:   arith.divf
+// CHECK:         tile.map {{.*}} (%[[X:.+]], %{{.+}}, %{{.+}}) {
+// CHECK-NEXT:      %[[XS:.+]] = arith.mulf %[[X]], %[[SCALE]]
+// CHECK-NEXT:      %[[BIAS:.+]] = attn.load
+// CHECK-NEXT:      arith.addf %[[XS]], %[[BIAS]]
+// CHECK:         tile.online_softmax {{.*}} factor %[[LOG2E]]
+func.func @unbounded(%q: !q, %k: !k, %v: !v, %scale: f32, %bias: !attn.tensor<[Skv], bf16>) -> (!o, !lse, !lse) {
+  %o, %l, %max = attn.forward @kv_bias(%q, %k, %v) scale(%scale) captures(%bias)
+    : (!q, !k, !v, !attn.tensor<[Skv], bf16>) -> (!o, !lse)
   return %o, %l, %max : !o, !lse, !lse
 }
 

@@ -118,6 +118,7 @@ attn.variant @chosen(%ids: !ids {attn.name = "ids"}, %table: !table {attn.name =
 // CHECK:         tile.along_keys
 // CHECK-NOT:     tile.load_elements
 // CHECK:         tile.map {{.*}} (%[[S:.+]], %[[Q:.+]], %[[K:.+]], %[[ID:.+]]) {
+// CHECK-NEXT:      arith.mulf %[[S]],
 // CHECK-NEXT:      attn.load %{{.+}}[%[[ID]], %[[Q]], %[[K]]]
 func.func @chosen_bias(%q: !t, %k: !k, %v: !k, %scale: f32, %ids: !ids, %table: !table) -> (!t, !lse, !lse) {
   %o, %lse, %max = attn.forward @chosen(%q, %k, %v) scale(%scale) captures(%ids, %table) : (!t, !k, !k, !ids, !table) -> (!t, !lse)
