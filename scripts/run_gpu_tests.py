@@ -60,8 +60,8 @@ def portable(name: str, file: str, only: str = "") -> Group:
 
 # The longest first, since several run at a time.
 GROUPS = (
-    Group("shapes", ("test_shapes.py",)), Group("examples", ("test_examples.py",)), Group("gym", ("test_gym.py",)),
-    Group("numbers", ("test_numbers.py",)), Group("beside", ("test_beside.py",)), Group("strides", ("test_strides.py",)), Group("streams", ("test_streams.py",)),
+    Group("numbers", ("test_numbers.py",)), Group("shapes", ("test_shapes.py",)), Group("examples", ("test_examples.py",)), Group("gym", ("test_gym.py",)),
+    Group("beside", ("test_beside.py",)), Group("strides", ("test_strides.py",)), Group("streams", ("test_streams.py",)),
     Group("errors", ("test_errors.py",)), Group("lists", ("test_block_lists.py",)), Group("libraries", ("test_libraries.py",)), Group("program", ("test_program.py",)), Group("tuning", ("test_tuning.py",)),
     portable("examples", "test_examples.py"), portable("shapes", "test_shapes.py", "test_head_dims|test_grouped_heads"),
     portable("numbers", "test_numbers.py", "test_bits_repeat|test_moving_maxima|test_masked_rows"),

@@ -246,13 +246,11 @@ def test_large_scores(name: str, score_mod: Any, dtype: str, dims: tuple[int, in
     torch.testing.assert_close(lse.double(), dense.logsumexp(-1), rtol=1e-6, atol=1e-3)
 
 
-@pytest.mark.parametrize("dims", DIMS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dims", DIMS[:3])
+@pytest.mark.parametrize("dtype", ["bf16", "f32"])
 @pytest.mark.parametrize("captured", ["full", "keys", "queries", "heads"])
 def test_largest_addends(captured: str, dtype: str, dims: tuple[int, int]) -> None:
     """Biases up to the largest number, as masks of the transformers library are, for a few keys and for whole rows."""
-    if QUICK and (dtype == "f16" or dims == (80, 80)):
-        pytest.skip("--quick")
     q, k, v = inputs(Shape(1, 3, 3, 200, 500), dims, dtype)
     shape = {"full": (200, 500), "keys": (500,), "queries": (200,), "heads": (3,)}[captured]
     numbers = torch.tensor([0, 1, -2, -1e38, torch.finfo(torch.float32).min], device=DEVICE)
@@ -265,7 +263,7 @@ def test_largest_addends(captured: str, dtype: str, dims: tuple[int, int]) -> No
     i, j, h = torch.arange(200, device=DEVICE)[:, None], torch.arange(500, device=DEVICE), torch.arange(3, device=DEVICE)
     dense = score_mod((q.double() @ k.double().mT / math.sqrt(dims[0])).float(), 0, h[:, None, None], i, j).double()
     output, _ = run_flex(q, k, v, score_mod, None)
-    tolerance = {"bf16": 2e-2, "f16": 3e-3, "f32": 2e-5}[dtype]
+    tolerance = {"bf16": 2e-2, "f32": 2e-5}[dtype]
     assert (output.double() - dense.softmax(-1) @ v.double()).abs().max() < tolerance
 
 
@@ -276,7 +274,7 @@ BITS = {
 }
 
 
-@pytest.mark.parametrize("dims", DIMS)
+@pytest.mark.parametrize("dims", DIMS[:3])
 @pytest.mark.parametrize("name", BITS)
 def test_bits_of_positions(name: str, dims: tuple[int, int]) -> None:
     for n in fitting((129, 700, 2048)):

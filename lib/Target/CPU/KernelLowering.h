@@ -146,6 +146,7 @@ private:
 
   mlir::LogicalResult lowerLoad(tile::LoadOp op);
   void packQueries(tile::LoadOp op, Value factor);
+  void prefetchRows(Value base, Value stride, Value row, Value element, Type type);
   void lowerFill(tile::FillOp op);
   mlir::LogicalResult lowerStore(tile::StoreOp op);
   void storeRows(tile::StoreOp op);

@@ -122,6 +122,13 @@ LogicalResult KernelLowering::lowerLoad(tile::LoadOp op) {
   return success();
 }
 
+/// Asks for a vector of each of the rows that are to be transposed next: so many rows of one vector
+/// each are a pattern that no hardware prefetcher knows.
+void KernelLowering::prefetchRows(Value base, Value stride, Value row, Value element, Type type) {
+  for (int64_t i = 0; i < lanes; ++i)
+    e->prefetch(e->at(base, e->add(e->mul(e->add(row, i), stride), element), type));
+}
+
 /// Transposes the tile's queries into a panel; rows beyond Sq are zero.
 void KernelLowering::packQueries(tile::LoadOp op, Value factor) {
   tile::TileType type = op.getResult().getType();
@@ -158,6 +165,9 @@ void KernelLowering::packQueries(tile::LoadOp op, Value factor) {
 
   Type stepType = isPairs ? e->i32() : e->f32();
   int64_t main = steps / lanes * lanes;
+  e->loop(e->cst(0), e->cst(main), lanes, [&](Value step) {
+    prefetchRows(base, stride, e->cst(0), e->mul(step, elementsPerStep), element);
+  });
   e->loop(e->cst(0), queryEnd, lanes, [&](Value lane) {
     SmallVector<Value> rows;
     for (int64_t i = 0; i < lanes; ++i) {
@@ -169,6 +179,7 @@ void KernelLowering::packQueries(tile::LoadOp op, Value factor) {
       return e->at(row, e->mul(step, elementsPerStep), element);
     };
     e->loop(e->cst(0), e->cst(main), lanes, [&](Value step) {
+      prefetchRows(base, stride, e->add(lane, lanes), e->mul(step, elementsPerStep), element);
       SmallVector<Value> vectors;
       for (Value row : rows)
         vectors.push_back(scaled(isPairs ? e->load(e->vecI32(), address(row, step), 2)
@@ -308,6 +319,8 @@ void KernelLowering::storeRows(tile::StoreOp op) {
                      e->mul(first, stride), element);
   Value nowhere = allocate(columns * 4); // rows beyond Sq go here
   int64_t main = columns / lanes * lanes;
+  e->loop(e->cst(0), e->cst(main), lanes,
+          [&](Value d) { prefetchRows(base, stride, e->cst(0), d, element); });
   e->loop(e->cst(0), queryEnd, lanes, [&](Value lane) {
     SmallVector<Value> rows;
     for (int64_t i = 0; i < lanes; ++i) {
@@ -317,6 +330,7 @@ void KernelLowering::storeRows(tile::StoreOp op) {
     }
     auto source = [&](Value d) { return e->at(panel.base, laneOffset(panel, d, lane), e->f32()); };
     e->loop(e->cst(0), e->cst(main), lanes, [&](Value d) {
+      prefetchRows(base, stride, e->add(lane, lanes), d, element);
       SmallVector<Value> vectors;
       for (int64_t k = 0; k < lanes; ++k)
         vectors.push_back(e->load(e->vecF32(), source(e->add(d, k))));
