@@ -252,7 +252,8 @@ _MASK_FUNCTIONS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("padding", [None, _PADDED, _PADDED[:, :7]], ids=["dense", "padded", "shorter"])
+@pytest.mark.parametrize("padding", [None, _PADDED, _PADDED[:, :7], torch.ones(2, 7, dtype=torch.bool)],
+                         ids=["dense", "padded", "shorter", "shorter and full"])
 @pytest.mark.parametrize("lengths", [(11, 11, 0, 0), (4, 11, 7, 0), (1, 11, 10, 0), (3, 6, 8, 5)])
 @pytest.mark.parametrize("function", _MASK_FUNCTIONS)
 def test_mask_functions(function: str, lengths: tuple[int, int, int, int], padding: Any) -> None:
@@ -274,12 +275,33 @@ def test_mask_is_a_function() -> None:
     padding = torch.ones(1, length, dtype=torch.bool)
     padding[0, 0] = False
     mask = integration.attention_mask(1, length, length, attention_mask=padding)
-    assert repr(mask) == f"<Mask (1, 1, {length}, {length}) of mask_mod>"
+    assert repr(mask) == f"<Mask (1, 1, {length}, {length}) of causal>"
 
 
-def test_no_mask() -> None:
-    assert integration.attention_mask(1, 8, 8, mask_function=masking_utils.bidirectional_mask_function,
-                                      allow_is_bidirectional_skip=True) is None
+def test_all_pairs() -> None:
+    """Nothing to compute, but a mask: layers that get none take themselves for causal."""
+    both_ways = masking_utils.bidirectional_mask_function
+    mask = integration.attention_mask(1, 8, 8, mask_function=both_ways, allow_is_bidirectional_skip=True)
+    assert mask.shape == (1, 1, 8, 8) and mask.mask_mod is None
+    window = masking_utils.sliding_window_bidirectional_mask_function(3)
+    assert integration.attention_mask(1, 8, 8, mask_function=window, allow_is_bidirectional_skip=True, local_size=3).mask_mod
+    q, k = torch.randn(1, 4, 8, 16), torch.randn(1, 2, 8, 16)
+    found, _ = integration.attention(torch.nn.Module(), q, k, k, mask)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, k, enable_gqa=True)
+    torch.testing.assert_close(found, expected.transpose(1, 2))
+
+
+def test_parts_of_a_mask() -> None:
+    window = masking_utils.sliding_window_causal_mask_function(4)
+    mask = integration.attention_mask(2, 9, 11, 2, 0, window, _PADDED)
+    whole = tracing.evaluate(mask.mask_mod, *np.ogrid[:2, :1, :9, :11])
+    for key in ((slice(None), slice(None), slice(-3, None), slice(None)), (slice(None), slice(None), slice(None), slice(0, 7)),
+                (slice(None), slice(None), slice(2, 5), slice(3, 9)), (slice(0, 2), slice(0, 1)), slice(None)):
+        part = mask[key]
+        np.testing.assert_array_equal(tracing.evaluate(part.mask_mod, *np.ogrid[:2, :1, :part.shape[2], :part.shape[3]]), whole[key])
+    moved = mask.to("cpu", non_blocking=True)
+    assert moved.shape == mask.shape and mask.to(torch.float32) is mask
+    np.testing.assert_array_equal(tracing.evaluate(moved.mask_mod, *np.ogrid[:2, :1, :9, :11]), whole)
 
 
 def test_keys_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,7 +367,72 @@ def test_sinks() -> None:
     assert error(compiled(**inputs).logits, eager(**inputs).logits, inputs["attention_mask"]) < 1e-4
 
 
+@pytest.mark.parametrize(("name", "config"), [
+    ("ModernBertModel", {**_SIZES, "local_attention": 8}), ("SplinterModel", _SIZES),
+    ("Gemma4TextModel", {**_GQA, "num_hidden_layers": 4, "head_dim": 16, "global_head_dim": 16, "sliding_window": 8,
+                         "layer_types": ["sliding_attention", "full_attention"] * 2, "hidden_size_per_layer_input": 8,
+                         "vocab_size_per_layer_input": VOCABULARY, "num_kv_shared_layers": 2})])
+@pytest.mark.parametrize("side", [None, "right"])
+def test_architectures(name: str, config: dict[str, Any], side: str | None) -> None:
+    """Windows both ways without padding; attention modules that do not say whether they are causal; layers that read another
+    one's keys, with a part of its mask."""
+    model = getattr(transformers, name)
+    torch.manual_seed(0)
+    made = model(model.config_class(**config, cls_token_id=None, sep_token_id=None) if "Modern" in name else model.config_class(**config))
+    for parameter in made.parameters():
+        if parameter.ndim == 2:
+            parameter.mul_(3)
+    eager, compiled = both(made.eval())
+    inputs = padded(37, side)
+    assert error(compiled(**inputs)[0], eager(**inputs)[0], inputs["attention_mask"]) < 1e-4
+
+
+def test_bidirectional_static_cache() -> None:
+    """Of a cache that is longer than what was seen, nothing else is attended to, padded or not."""
+    eager, compiled = make("llama", is_causal=False)
+    inputs = {"input_ids": tokens(37), "attention_mask": torch.ones(2, 37, dtype=torch.long)}
+    found, expected = (model(**inputs, past_key_values=transformers.StaticCache(config=model.config, max_cache_len=64)).logits
+                       for model in (compiled, eager))
+    assert error(found, expected) < 1e-4
+
+
+def test_sinks_of_queries() -> None:
+    q, k, sinks = torch.randn(2, 4, 5, 16), torch.randn(2, 4, 12, 16), torch.randn(2, 4, 5, 1)
+    found, _ = integration.attention(torch.nn.Module(), q, k, k, None, is_causal=False, sinks=sinks)
+    weights = torch.cat([q @ k.mT / 4, sinks], -1).softmax(-1)[..., :-1]
+    torch.testing.assert_close(found, (weights @ k).transpose(1, 2))
+
+
 # What is refused.
+
+
+@pytest.mark.parametrize("use", [
+    lambda mask: mask + torch.ones(1), lambda mask: torch.ones(1) + mask, lambda mask: ~mask, lambda mask: mask == 0, lambda mask: mask < 0,
+    lambda mask: torch.logical_not(mask), lambda mask: torch.where(mask, 1.0, 0.0), lambda mask: mask[:, 0], lambda mask: mask[:1],
+    lambda mask: mask[..., ::2], lambda mask: bool(mask), lambda mask: mask.repeat(2, 1, 1, 1), lambda mask: mask.dtype,
+    lambda mask: mask.kv_num_blocks, lambda mask: mask.sparsity(), lambda mask: 1 - mask, lambda mask: mask[:, :, 1:2, None]])
+def test_mask_has_no_elements(use: Any) -> None:
+    """A model that computes with its mask hears of it."""
+    mask = integration.attention_mask(2, 8, 8)
+    with pytest.raises((TypeError, AttributeError), match='is a function, and this model .*: use "sdpa" or "eager"'):
+        use(mask)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 8, 16), (1, 4, 7, 16), (1, 4, 8, 17)])
+def test_mask_of_other_lengths(shape: tuple[int, int, int, int]) -> None:
+    batch, heads, length, keys = shape
+    mask = integration.attention_mask(1, 8, 16)
+    q, k = torch.randn(batch, heads, length, 16), torch.randn(batch, heads, keys, 16)
+    with pytest.raises(ValueError, match=r"made for \(batch, 1, queries, keys\) = \(1, 1, 8, 16\), found .* in Module"):
+        integration.attention(torch.nn.Module(), q, k, k, mask)
+
+
+def test_masks_that_are_left_out() -> None:
+    config = transformers.DogeConfig(**_GQA)
+    model = transformers.DogeForCausalLM(config).eval()
+    model.set_attn_implementation("heed")
+    with pytest.raises(ValueError, match=r"\(doge\) makes a mask of its own.*: use \"sdpa\" or \"eager\""):
+        model(input_ids=tokens(7))
 
 
 def test_dropout() -> None:
@@ -361,10 +448,11 @@ def test_output_attentions() -> None:
         compiled(input_ids=tokens(7), output_attentions=True)
 
 
-@pytest.mark.parametrize("argument", ["head_mask", "cache"])
-def test_refused_arguments(argument: str) -> None:
+@pytest.mark.parametrize(("argument", "message"), [("head_mask", "head_mask"), ("cache", "paged cache"), ("indices", "no keys by indices"),
+                                                   ("block_indices", "no keys by block_indices")])
+def test_refused_arguments(argument: str, message: str) -> None:
     q = torch.randn(1, 2, 3, 16)
-    with pytest.raises(ValueError, match="head_mask" if argument == "head_mask" else "paged cache"):
+    with pytest.raises(ValueError, match=message):
         integration.attention(torch.nn.Module(), q, q, q, None, **{argument: object()})
 
 
