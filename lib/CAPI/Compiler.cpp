@@ -18,6 +18,8 @@
 #include "llvm/Support/JSON.h"
 #include "llvm/Support/SourceMgr.h"
 
+#include <locale.h>
+
 using namespace heed;
 using llvm::StringRef;
 
@@ -33,6 +35,21 @@ const char *heed_target_of_cpu(uint64_t features) {
 }
 
 namespace {
+/// While one lives, numbers are printed and read with a decimal point by this thread: LLVM does it
+/// by printf, which follows the locale that the program around Heed has chosen.
+class DecimalPoint {
+public:
+  DecimalPoint() : before(uselocale(ofC())) {}
+  ~DecimalPoint() { uselocale(before); }
+
+private:
+  static locale_t ofC() {
+    static const locale_t c = newlocale(LC_ALL_MASK, "C", nullptr);
+    return c;
+  }
+  locale_t before;
+};
+
 /// A request's program with the messages about it.
 class Program {
 public:
@@ -222,6 +239,7 @@ static llvm::Error emitTo(Program &program, const heed_compile_request &request,
 }
 
 heed_status heed_compile(const heed_compile_request *request, heed_emit emit, heed_blob **result) {
+  DecimalPoint decimalPoint;
   Program program(*request);
   auto blob = std::make_unique<heed_blob>();
   llvm::raw_svector_ostream os(blob->bytes);
@@ -233,6 +251,7 @@ heed_status heed_compile(const heed_compile_request *request, heed_emit emit, he
 
 heed_status heed_interpret(const heed_compile_request *request, const char *json,
                            heed_blob **messages) {
+  DecimalPoint decimalPoint;
   Program program(*request);
   if (llvm::Error error = program.check())
     return program.fail(messages, std::move(error));

@@ -7,10 +7,10 @@
 //===----------------------------------------------------------------------===//
 
 #include "heed/Compiler/Compiler.h"
+#include "heed/Language/Numbers.h"
 
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/StringSet.h"
-#include "llvm/Support/Format.h"
 #include "llvm/Support/raw_ostream.h"
 
 #include <cmath>
@@ -69,27 +69,50 @@ bool heed::isReservedInC(StringRef name) {
       "NULL", "NAN", "INFINITY", "HUGE_VAL", "HUGE_VALF", "HUGE_VALL", "MATH_ERRNO",
       "MATH_ERREXCEPT", "math_errhandling", "SIZE_MAX", "WCHAR_MIN", "WCHAR_MAX", "WINT_MIN",
       "WINT_MAX", "SIG_ATOMIC_MIN", "SIG_ATOMIC_MAX", "PTRDIFF_MIN", "PTRDIFF_MAX", "OVERFLOW",
-      "UNDERFLOW", "DOMAIN", "SING", "PLOSS", "TLOSS", "HUGE", "MAXFLOAT"};
+      "UNDERFLOW", "DOMAIN", "SING", "PLOSS", "TLOSS", "HUGE", "MAXFLOAT",
+      // and of others that a program may include before
+      "errno", "EOF", "I", "complex", "imaginary", "BUFSIZ", "CHAR_BIT",
+      // types and functions that the header uses, and what lies beside them
+      "int8_t", "int16_t", "int32_t", "int64_t", "uint8_t", "uint16_t", "uint32_t", "uint64_t",
+      "size_t", "memset",
+      // names of heed-c/Runtime.h
+      "heed_block_lists", "heed_block_run", "heed_block_runs", "heed_block_runs_free",
+      "heed_box_class_fn", "heed_box_count_fn", "heed_call", "heed_class_matrix", "heed_classify",
+      "heed_code", "heed_cost_fn", "heed_cpu_features", "heed_dense_tensor", "heed_dtype",
+      "heed_get_num_threads", "heed_gpu_capability", "heed_gpu_code", "heed_gpu_count",
+      "heed_gpu_map", "heed_gpu_mask_code", "heed_gpu_module", "heed_gpu_unload", "heed_kernel",
+      "heed_last_error", "heed_launch", "heed_launch_classify", "heed_launch_fill",
+      "heed_launch_list", "heed_launch_packed", "heed_mask_code", "heed_mask_question",
+      "heed_parallel_for", "heed_parallel_for_fn", "heed_param", "heed_prepare_fn", "heed_run",
+      "heed_run_packed", "heed_select_code", "heed_select_gpu_code", "heed_set_num_threads",
+      "heed_set_parallel_for", "heed_status", "heed_status_name", "heed_task_fn", "heed_tensor",
+      "heed_tile_fn", "heed_value"};
   // Names with two underscores, or one before a capital, are the implementation's.
   return words.contains(name) || name.contains("__") ||
          (name.size() > 1 && name[0] == '_' && llvm::isUpper(name[1])) || name.starts_with("FP_") ||
-         name.starts_with("M_") || name.starts_with("HEED_") ||
-         (name.contains("INT") &&
-          (name.ends_with("_MIN") || name.ends_with("_MAX") || name.ends_with("_C")));
+         name.starts_with("M_") || name.starts_with("HEED_") || name.starts_with("FLT_") ||
+         name.starts_with("DBL_") || name.starts_with("LDBL_") || name.ends_with("_MAX") ||
+         name.ends_with("_MIN") || (name.contains("INT") && name.ends_with("_C"));
 }
 
-/// A parameter's name as a member of a struct: what C reserves gets an underscore.
-static std::string memberName(const lang::Parameter &parameter,
-                              llvm::ArrayRef<const lang::Parameter *> all) {
-  std::string name = parameter.name.str();
-  if (!isReservedInC(name))
-    return name;
-  if (name[0] == '_' || StringRef(name).contains("__"))
-    name = "param";
-  do
-    name += "_";
-  while (llvm::any_of(all, [&](const lang::Parameter *p) { return p->name == name; }));
-  return name;
+/// The parameters' names as members of a struct: what C reserves is another name there.
+static std::vector<std::string> memberNames(llvm::ArrayRef<const lang::Parameter *> params) {
+  llvm::StringSet<> taken;
+  for (const lang::Parameter *parameter : params)
+    taken.insert(parameter->name);
+  std::vector<std::string> names;
+  for (const lang::Parameter *parameter : params) {
+    std::string name = parameter->name.str();
+    if (isReservedInC(name)) {
+      bool isOfCompiler = name[0] == '_' || StringRef(name).contains("__");
+      std::string stem = (isOfCompiler ? "param" : name) + "_";
+      name = stem;
+      for (int number = 2; !taken.insert(name).second; ++number)
+        name = stem + std::to_string(number);
+    }
+    names.push_back(name);
+  }
+  return names;
 }
 
 static std::string literal(const lang::ScalarConstant &value) {
@@ -98,8 +121,7 @@ static std::string literal(const lang::ScalarConstant &value) {
                                                                 : std::to_string(value.integer);
   if (std::isinf(value.real))
     return value.real < 0 ? "-INFINITY" : "INFINITY";
-  std::string text;
-  llvm::raw_string_ostream(text) << llvm::format("%.9g", value.real);
+  std::string text = lang::formatF32(value.real);
   return StringRef(text).contains_insensitive('e') || StringRef(text).contains('.') ? text
                                                                                     : text + ".0";
 }
@@ -114,7 +136,8 @@ struct Entry {
 } // namespace
 
 static void writeEntry(const Entry &entry, StringRef name,
-                       llvm::ArrayRef<const lang::Parameter *> params, llvm::raw_ostream &os) {
+                       llvm::ArrayRef<const lang::Parameter *> params,
+                       llvm::ArrayRef<std::string> members, llvm::raw_ostream &os) {
   os << entry.comment << "static inline heed_status " << name << entry.suffix
      << "(const heed_tensor *query, const heed_tensor *key,\n"
      << "    const heed_tensor *value, heed_tensor *output, heed_tensor *lse, double scale,\n"
@@ -137,7 +160,7 @@ static void writeEntry(const Entry &entry, StringRef name,
          << (parameter->isTensor() ? "tensor"
              : isFloat(*parameter) ? "f"
                                    : "i")
-         << " = params->" << memberName(*parameter, params) << ";\n";
+         << " = params->" << members[i] << ";\n";
     os << "    call.params = values;\n  }\n";
   }
   if (entry.suffix.empty())
@@ -156,6 +179,7 @@ static void writeKernel(const lang::Variant &variant, const CompileOptions &opti
   for (const lang::Parameter &parameter : variant.params)
     if (!parameter.isConst)
       params.push_back(&parameter);
+  std::vector<std::string> members = memberNames(params);
   llvm::SmallVector<StringRef> targets;
   for (const CPUTarget &target : options.targets)
     targets.push_back(target.name);
@@ -168,9 +192,8 @@ static void writeKernel(const lang::Variant &variant, const CompileOptions &opti
   if (!params.empty()) {
     os << "/* The parameters of variant '" << variant.name << "'. */\ntypedef struct " << name
        << "_params {\n";
-    for (const lang::Parameter *parameter : params) {
-      os << "  " << cType(*parameter) << memberName(*parameter, params) << "; /* "
-         << describe(*parameter);
+    for (auto [parameter, member] : llvm::zip(params, members)) {
+      os << "  " << cType(*parameter) << member << "; /* " << describe(*parameter);
       if (parameter->value)
         os << ", default " << literal(*parameter->value);
       os << " */\n";
@@ -179,8 +202,8 @@ static void writeKernel(const lang::Variant &variant, const CompileOptions &opti
        << "/* The defaults; what has none is NULL or 0 and has to be set. */\n"
        << "static inline " << name << "_params " << name << "_default_params(void) {\n  " << name
        << "_params params;\n";
-    for (const lang::Parameter *parameter : params)
-      os << "  params." << memberName(*parameter, params) << " = "
+    for (auto [parameter, member] : llvm::zip(params, members))
+      os << "  params." << member << " = "
          << (parameter->value        ? literal(*parameter->value)
              : parameter->isTensor() ? "NULL"
                                      : "0")
@@ -208,7 +231,7 @@ static void writeKernel(const lang::Variant &variant, const CompileOptions &opti
                 first + ".\n" + operands +
                     " *   threads number of threads; 0: heed_get_num_threads()\n" + layout +
                     ". */\n"},
-               name, params, os);
+               name, params, members, os);
   if (!options.gpuTargets.empty())
     writeEntry({"_launch", "void *stream",
                 first + " on an NVIDIA GPU: returns when it is queued.\n" + operands +
@@ -216,7 +239,7 @@ static void writeKernel(const lang::Variant &variant, const CompileOptions &opti
                     "captured ones too; NULL:\n"
                     " *           the legacy default stream. May be captured into a CUDA graph\n" +
                     layout + ". */\n"},
-               name, params, os);
+               name, params, members, os);
 }
 
 void heed::writeHeader(llvm::ArrayRef<const lang::Variant *> variants,

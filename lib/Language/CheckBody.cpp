@@ -96,9 +96,13 @@ Value Checker::evalBranch(const Block *block, const IfExpr *expr, const Rest *re
 
 Value Checker::evalTailIf(const IfExpr *expr, const Rest *rest) {
   Value condition = evalCondition(expr->condition);
-  if (expanding && condition.known())
-    return evalBranch(condition.known()->constant.integer ? expr->thenBlock : expr->elseBlock, expr,
-                      rest);
+  if (expanding && condition.known()) {
+    const Block *taken = expr->thenBlock, *other = expr->elseBlock;
+    if (!condition.known()->constant.integer)
+      std::swap(taken, other);
+    Value leftOut = shapeOf([&] { return evalBranch(other, expr, rest); });
+    return beside(evalBranch(taken, expr, rest), leftOut);
+  }
   Value ifTrue = evalBranch(expr->thenBlock, expr, rest);
   Value ifFalse = evalBranch(expr->elseBlock, expr, rest);
   return select(condition, ifTrue, ifFalse, expr->loc, "the branches of this 'if'");
@@ -352,8 +356,13 @@ Value Checker::evalIf(const IfExpr *expr) {
     evalBlock(expr->thenBlock, expr);
     return fail(expr->loc, "an 'if' that gives a value needs an 'else'");
   }
-  if (expanding && condition.known())
-    return evalBlock(condition.known()->constant.integer ? expr->thenBlock : expr->elseBlock, expr);
+  if (expanding && condition.known()) {
+    const Block *taken = expr->thenBlock, *other = expr->elseBlock;
+    if (!condition.known()->constant.integer)
+      std::swap(taken, other);
+    Value leftOut = shapeOf([&] { return evalBlock(other, expr); });
+    return beside(evalBlock(taken, expr), leftOut);
+  }
   Value ifTrue, ifFalse;
   runArms(
       condition, expr->loc, [&] { ifTrue = evalBlock(expr->thenBlock, expr); },

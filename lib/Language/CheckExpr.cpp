@@ -128,6 +128,25 @@ Value Checker::select(const Value &condition, const Value &ifTrue, const Value &
   });
 }
 
+Value Checker::shapeOf(function_ref<Value()> eval) {
+  SaveAndRestore<bool> check(expanding, false);
+  SaveAndRestore<Builder *> aside(builder, &scratchBuilder);
+  size_t mark = trail.size();
+  Value shape = eval();
+  undo(mark);
+  return shape;
+}
+
+Value Checker::beside(const Value &chosen, const Value &leftOut) {
+  ValueType type;
+  if (chosen.isError() || leftOut.isError() || !commonType(chosen.type, leftOut.type, type))
+    return chosen;
+  Value result = convert(chosen, type);
+  if (result.isScalar() && leftOut.isVector())
+    return vector(type, SmallVector<const Node *>(leftOut.lanes.size(), result.node()));
+  return result;
+}
+
 Value Checker::operand(Value value, SMLoc loc) {
   if (value.isTensor())
     return fail(loc, "the tensor '" + value.tensor->name + "' must be indexed to give a value");
@@ -305,11 +324,13 @@ Value Checker::evalBinary(const BinaryExpr *expr) {
     if (halted() || !charge())
       return {};
     if (expanding && value.isBool() && value.known()) {
-      // What a constant decides is not looked at, as with `if`.
+      // Of what a constant decides only the shape is looked at, as with `if`.
       bool known = value.known()->constant.integer;
       if ((next->op == BinarySyntax::LogicalAnd && !known) ||
-          (next->op == BinarySyntax::LogicalOr && known))
+          (next->op == BinarySyntax::LogicalOr && known)) {
+        value = beside(value, shapeOf([&] { return evalOperand(next->rhs); }));
         continue;
+      }
     }
     value = applyBinary(next, value, evalOperand(next->rhs));
   }

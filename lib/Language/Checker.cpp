@@ -7,6 +7,7 @@
 
 #include "Checker.h"
 
+#include "heed/Language/Numbers.h"
 #include "heed/Language/Parser.h"
 
 #include "llvm/ADT/StringExtras.h"
@@ -141,14 +142,15 @@ static std::optional<ScalarConstant> parseScalar(StringRef text, ValueType type)
       return std::nullopt;
     constant.integer = text == "true";
   } else if (type == ValueType::F32) {
-    std::string copy = text.str();
-    char *end = nullptr;
-    constant.real = std::strtof(copy.c_str(), &end);
-    if (copy.empty() || isSpace(copy[0]) || *end || std::isnan(constant.real))
+    std::optional<float> number = parseF32(text);
+    if (!number || (std::isinf(*number) && !text.ends_with("inf")))
       return std::nullopt;
-  } else if (text.getAsInteger(0, constant.integer) ||
-             (type == ValueType::I32 && !isInt<32>(constant.integer))) {
-    return std::nullopt;
+    constant.real = *number;
+  } else {
+    std::optional<int64_t> number = parseInteger(text);
+    if (!number || (type == ValueType::I32 && !isInt<32>(*number)))
+      return std::nullopt;
+    constant.integer = *number;
   }
   return constant;
 }
@@ -158,13 +160,16 @@ std::optional<ScalarConstant> Checker::defineFor(const VariantDecl &variant, con
                                                  bool &found) {
   std::string qualified = (variant.name.name + "." + param.name.name).str();
   const std::string *text = nullptr;
+  bool isExact = false;
   for (auto [i, define] : enumerate(options.defines)) {
     bool exact = define.first == qualified;
     if (!exact && define.first != param.name.name)
       continue;
     usedDefines[i] = true;
-    if (exact || !text)
+    if (exact || !isExact) { // the last one, as with C compilers
       text = &define.second;
+      isExact = exact;
+    }
   }
   found = text;
   if (!text)

@@ -7,6 +7,8 @@
 
 #include "ParserImpl.h"
 
+#include "heed/Language/Numbers.h"
+
 #include "llvm/ADT/StringSwitch.h"
 
 #include <cmath>
@@ -200,9 +202,7 @@ Expr *Parser::parsePrimary() {
     return make<IntegerExpr>(first.loc(), value);
   }
   case TokenKind::Float: {
-    // strtof rounds the decimal once, straight to f32; the copy ends it with a
-    // NUL.
-    float value = std::strtof(first.text.str().c_str(), nullptr);
+    float value = parseF32(first.text).value_or(0.0f);
     advance();
     if (std::isinf(value)) {
       diags.error(first.loc(),

@@ -7,9 +7,10 @@
 
 #include "heed/Language/Program.h"
 
+#include "heed/Language/Numbers.h"
+
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/ErrorHandling.h"
-#include "llvm/Support/Format.h"
 #include "llvm/Support/raw_ostream.h"
 
 #include <cmath>
@@ -82,12 +83,8 @@ static void print(const ScalarConstant &constant, raw_ostream &os) {
     os << (constant.integer ? "true" : "false");
   else if (constant.type != ValueType::F32)
     os << constant.integer;
-  else if (std::isinf(constant.real))
-    os << (constant.real < 0 ? "-inf" : "inf");
-  else if (std::isnan(constant.real))
-    os << "nan";
   else
-    os << llvm::format("%.9g", constant.real);
+    os << formatF32(constant.real);
 }
 
 static void print(const Node &node, const Variant &variant, raw_ostream &os) {

@@ -51,6 +51,8 @@ static heed_status checkDType(const char *label, heed_dtype found, heed_dtype ex
 /// Checks type, rank and that extents are numbers of elements.
 static heed_status checkForm(const char *label, const heed_tensor &tensor, heed_dtype dtype,
                              int32_t rank, int64_t limit) {
+  if (!tensor.data && tensor.rank == 0 && rank > 0) // what generated headers leave of NULL
+    return fail(HEED_INVALID_ARGUMENT, "argument %s: expected a tensor, found NULL", label);
   if (heed_status status = checkDType(label, tensor.dtype, dtype))
     return status;
   if (tensor.rank != rank)

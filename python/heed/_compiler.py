@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from heed import _runtime
 from heed._runtime import HeedError
 
@@ -77,6 +79,9 @@ class Request:
             return None if x is None else os.fsencode(x)
 
         source = self.source.encode("utf-8", "surrogateescape")
+        for name, value in self.defines.items():
+            if not name.replace(".", "").isidentifier() or "\0" in _literal(value):
+                raise HeedError(f"defines: expected names of parameters and their values, found {name!r}: {value!r}")
         defines = [f"{name}={_literal(value)}".encode() for name, value in self.defines.items()]
         target = ",".join(native_target() if name == "native" else name for name in self.target.split(","))
         return _Request(source, len(source), text(self.file_name), text(self.variant), text(self.symbol), text(target),
@@ -85,7 +90,7 @@ class Request:
 
 
 def _literal(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, (bool, np.bool_)) else str(value)
 
 
 @contextmanager

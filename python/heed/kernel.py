@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import math
 import operator
 import os
@@ -176,6 +178,13 @@ class Kernel:
 
         Returns output (B, Hq, Sq, Dv), or (output, lse) with lse (B, Hq, Sq) in f32, the natural logarithm of the sum
         of exponentials. `out` and `lse` take them where given. HeedError names the argument that is wrong."""
+        for name, array in (("query", query), ("key", key), ("value", value)):
+            if not arrays.is_array(arrays.adopt(array)):
+                raise HeedError(f"argument '{name}': expected an array, found {type(array).__name__}")
+        if scale is not None and (isinstance(scale, str) or not hasattr(type(scale), "__float__")):
+            raise HeedError(f"argument 'scale': expected a number, found {scale!r}")
+        if not hasattr(type(threads), "__index__") or not 0 <= operator.index(threads) < 2**31:
+            raise HeedError(f"argument 'threads': expected a number of threads, 0 for all, found {threads!r}")
         query = arrays.adopt(query)
         if out is None:
             out = arrays.empty((*query.shape[:3], self.value_head_dim), query)
@@ -228,27 +237,50 @@ class Kernel:
         """Writes the code for use without Python: an object file (.o), or a shared library (any other name) that
         heed.load reads; and the C header, if asked for. Files appear whole or not at all.
 
-        HeedError for a kernel that was itself loaded from a file; OSError where nothing can be written."""
-        if self._object is None:
+        Links are followed, and what is no regular file (a device, a pipe) is written into. HeedError for a kernel that was
+        itself loaded from a file, and for one path given twice; OSError where a file can't be written."""
+        if self._object is None or self._header is None:
             raise HeedError(f"kernel '{self.name}' was loaded from a file: copy that file")
-        target = pathlib.Path(path)
-        with tempfile.TemporaryDirectory(prefix=".heed-", dir=target.parent) as directory:
-            written = pathlib.Path(directory, "kernel.o")
-            written.write_bytes(self._object)
-            if target.suffix != ".o":
-                linked = pathlib.Path(directory, "kernel.so")
-                _compiler.link_shared(str(written), str(linked))
-                written = linked
-            os.replace(written, target)
-        if header is not None and self._header is not None:
-            with tempfile.TemporaryDirectory(prefix=".heed-", dir=pathlib.Path(header).parent) as directory:
-                written = pathlib.Path(directory, "kernel.h")
-                written.write_text(self._header())
-                os.replace(written, header)
+        target = pathlib.Path(os.path.realpath(path))
+        outputs = [(target, self._object)]
+        if pathlib.Path(path).suffix != ".o":
+            with tempfile.TemporaryDirectory(prefix="heed-") as directory:
+                unlinked, linked = pathlib.Path(directory, "kernel.o"), pathlib.Path(directory, "kernel.so")
+                unlinked.write_bytes(self._object)
+                _compiler.link_shared(str(unlinked), str(linked))
+                outputs = [(target, linked.read_bytes())]
+        if header is not None:
+            outputs.append((pathlib.Path(os.path.realpath(header)), self._header().encode()))
+            if outputs[0][0] == outputs[1][0] and not _is_special(target):
+                raise HeedError(f"expected two files, found '{os.fspath(path)}' for both the code and its header")
+        _write_together(outputs)
 
     def __repr__(self) -> str:
         dims = f"{self.head_dim}" if self.head_dim == self.value_head_dim else f"{self.head_dim}x{self.value_head_dim}"
         return f"<Kernel {self.name} {self.dtype} head dim {dims} ({', '.join(self.param_names)})>"
+
+
+def _is_special(path: pathlib.Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _write_together(outputs: list[tuple[pathlib.Path, bytes]]) -> None:
+    """All files or none: each is whole beside its place before the first one moves there."""
+    for path, _ in outputs:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    with contextlib.ExitStack() as stack:
+        moves = []
+        for path, content in outputs:
+            if not _is_special(path):
+                directory = stack.enter_context(tempfile.TemporaryDirectory(prefix=".heed-", dir=path.parent))
+                moves.append((pathlib.Path(directory, path.name), path))
+                moves[-1][0].write_bytes(content)
+        for path, content in outputs:
+            if _is_special(path):
+                path.write_bytes(content)
+        for written, path in moves:
+            os.replace(written, path)
 
 
 _NO_ROWS = bytes(_runtime.TENSOR[3].size)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import os
 import pathlib
 import re
@@ -75,7 +76,7 @@ class Variant:
         """What the compiler makes of it, as text: "attn", "tile", "llvm", "asm" or "header"."""
         if kind not in _compiler.EMIT or kind == "obj":
             raise HeedError(f"kind: expected attn, tile, llvm, asm or header, found {kind!r}")
-        request = self._request(dtype_name(dtype), head_dim, value_head_dim or head_dim, target, None)
+        request = self._request(dtype_name(dtype), *_head_dims(head_dim, value_head_dim), _text("target", target), None)
         return _compiler.compile(request, kind).decode()
 
     def compile(self, dtype: Any = "f32", head_dim: int = 64, value_head_dim: int | None = None,
@@ -84,7 +85,8 @@ class Variant:
 
         `target` is a CPU level, a GPU architecture, or several ("x86-64-v3,x86-64-v4", "sm_90a,sm_80,native"), which share
         one object. HeedError if the program or an argument is wrong."""
-        request = self._request(dtype_name(dtype), head_dim, value_head_dim or head_dim, target, symbol)
+        request = self._request(dtype_name(dtype), *_head_dims(head_dim, value_head_dim), _text("target", target),
+                                None if symbol is None else _text("symbol", symbol))
         content = _compiler.compile(request, "obj")
         name = symbol or _default_symbol(content)
         return _load(content, name, lambda: _compiler.compile(request, "header").decode())
@@ -201,6 +203,8 @@ def as_variant(what: Any, name: str | None = None, defines: Mapping[str, Any] | 
         return of_trace(what)
     if callable(what):
         return of_trace(tracing.trace_function(what))
+    if what == "":
+        raise HeedError("expected a .heed file or the text of a program, found an empty string")
     if isinstance(what, os.PathLike) or (isinstance(what, str) and "{" not in what):
         path = pathlib.Path(what)
         return Variant(path.read_text(encoding="utf-8", errors="surrogateescape"), str(path), name, defines)
@@ -220,6 +224,23 @@ def compile(variant_or_file: Any, *, dtype: Any = "f32", head_dim: int = 64, val
     variant_or_file: a .heed file, the text of a program, a Variant, a trace, or a score_mod or mask_mod. `variant` names
     one of several in a file; `defines` compiles scalar parameters in. HeedError holds the compiler's messages."""
     return as_variant(variant_or_file, variant, defines).compile(dtype, head_dim, value_head_dim, target, symbol)
+
+
+def _head_dims(head_dim: Any, value_head_dim: Any) -> tuple[int, int]:
+    """Both, checked here: the compiler would see them as 32 bits."""
+    def checked(name: str, dim: Any) -> int:
+        if not hasattr(type(dim), "__index__") or not 1 <= operator.index(dim) <= 576:
+            raise HeedError(f"{name}: expected an integer from 1 to 576, found {dim!r}")
+        return operator.index(dim)
+
+    first = checked("head_dim", head_dim)
+    return first, first if value_head_dim is None else checked("value_head_dim", value_head_dim)
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise HeedError(f"{name}: expected a string, found {value!r}")
+    return value
 
 
 def _with(options: str, word: str) -> str:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import subprocess
@@ -82,8 +83,12 @@ def test_parameters_named_like_kernels() -> None:
 
 
 @pytest.mark.parametrize("arguments, words", [
-    ({"dtype": "f64"}, "dtype: expected f32, bf16 or f16, found 'f64'"), ({"head_dim": 0}, "head dims go from 1 to 576, found 0"),
-    ({"head_dim": 577}, "head dims go from 1 to 576"), ({"target": "z80"}, "unknown target 'z80'"),
+    ({"dtype": "f64"}, "dtype: expected f32, bf16 or f16, found 'f64'"), ({"head_dim": 0}, "head_dim: expected an integer from 1 to 576, found 0"),
+    ({"head_dim": 577}, "head_dim: expected .* found 577"), ({"head_dim": 2**32 + 64}, "head_dim: expected .* found 4294967360"),
+    ({"head_dim": 64.0}, "head_dim: expected an integer"), ({"value_head_dim": 0}, "value_head_dim: expected .* found 0"),
+    ({"target": None}, "target: expected a string, found None"), ({"symbol": "a\0b"}, "symbol: expected a string"),
+    ({"defines": {"x=1": 1}}, "defines: expected names of parameters and their values, found 'x=1': 1"),
+    ({"target": "z80"}, "unknown target 'z80'"),
     ({"symbol": "a b"}, "symbol expects a C identifier"), ({"variant": "other"}, "other"),
     ({"defines": {"x": 1}}, "no variant has a scalar parameter 'x'")])
 def test_wrong_requests(arguments: dict[str, Any], words: str) -> None:
@@ -260,6 +265,67 @@ def test_nothing_half_written(kernel: heed.Kernel, tmp_path: pathlib.Path, monke
     assert files(tmp_path) == ["k.so"]
 
 
+@pytest.mark.parametrize(("arguments", "words"), [
+    ({"scale": "x"}, "argument 'scale': expected a number, found 'x'"), ({"threads": 2.5}, "argument 'threads': expected .* found 2.5"),
+    ({"threads": 2**40}, "argument 'threads': expected"), ({"threads": -1}, "argument 'threads': expected"),
+    ({"query": [1.0]}, "argument 'query': expected an array, found list"), ({"value": None}, "argument 'value': expected an array, found NoneType")])
+def test_wrong_operands(kernel: heed.Kernel, arguments: dict[str, Any], words: str) -> None:
+    q, k, v = inputs()
+    with pytest.raises(heed.HeedError, match=words):
+        kernel(**{"query": q, "key": k, "value": v, **arguments})
+
+
+def test_no_program() -> None:
+    with pytest.raises(heed.HeedError, match="expected a .heed file or the text of a program, found an empty string"):
+        heed.compile("")
+
+
+def test_save_writes_through_links_and_into_pipes(kernel: heed.Kernel, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "to.o").write_bytes(b"old")
+    (tmp_path / "link.o").symlink_to("to.o")
+    kernel.save(tmp_path / "link.o")
+    assert (tmp_path / "link.o").is_symlink() and (tmp_path / "to.o").read_bytes()[:4] == b"\x7fELF"
+    os.mkfifo(tmp_path / "pipe.o")
+    reader = subprocess.Popen(["head", "-c", "4", tmp_path / "pipe.o"], stdout=subprocess.PIPE)
+    with contextlib.suppress(BrokenPipeError):
+        kernel.save(tmp_path / "pipe.o")
+    assert reader.communicate(timeout=60)[0] == b"\x7fELF" and (tmp_path / "pipe.o").is_fifo()
+    assert files(tmp_path) == ["link.o", "pipe.o", "to.o"]
+
+
+@pytest.mark.parametrize("header", ("directory", "/dev/full", "nowhere/k.h", "k.o"))
+def test_save_writes_both_or_none(kernel: heed.Kernel, tmp_path: pathlib.Path, header: str) -> None:
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "k.o").write_bytes(b"old")
+    with pytest.raises(heed.HeedError if header == "k.o" else OSError, match="expected two files, found" if header == "k.o" else None):
+        kernel.save(tmp_path / "k.o", header=tmp_path / header)
+    assert (tmp_path / "k.o").read_bytes() == b"old" and files(tmp_path) == ["directory", "k.o"]
+
+
+def test_numbers_in_other_locales(tmp_path: pathlib.Path) -> None:
+    """A program around Heed may have decimal commas; kernels, headers and messages keep points."""
+    made = subprocess.run(["localedef", "-i", "de_DE", "-f", "UTF-8", str(tmp_path / "de_DE.UTF-8")], capture_output=True, check=False)
+    if not (tmp_path / "de_DE.UTF-8").exists():
+        pytest.skip(f"no locale with decimal commas can be made: {made.stderr.decode()}")
+    program = """
+import locale, numpy as np, heed
+source = "variant v(c: f32 = 2.75) { score_mod(s, b, h, q, kv) { return s * 0 + 1.5 + c } }"
+x = np.ones((1, 1, 1, 4), np.float32)
+locale.setlocale(locale.LC_ALL, "de_DE.UTF-8")
+assert locale.str(1.5) == "1,5"
+print(heed.compile(source, head_dim=4)(x, x, x, return_lse=True)[1].item(), heed.Variant(source).params[0]["default"],
+      heed.compile(source, head_dim=4, defines={"c": 0.25})(x, x, x, return_lse=True)[1].item(),
+      heed.flex_attention(x, x, x, lambda s, b, h, i, j: s * 0 + 3.25, return_aux=heed.AuxRequest(lse=True))[1].lse.item(),
+      "params.c = 2.75;" in heed.Variant(source).emit("header", head_dim=4))
+"""
+    result = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT / "python"), "LOCPATH": str(tmp_path),
+                                                                              "HEED_CACHE_DIR": str(tmp_path / "cache")},
+                            capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    *numbers, has_point = result.stdout.split()
+    assert [round(float(x), 4) for x in numbers] == [4.25, 2.75, 1.75, 3.25] and has_point == "True"
+
+
 def test_a_loaded_kernel_is_not_saved(kernel: heed.Kernel, tmp_path: pathlib.Path) -> None:
     kernel.save(tmp_path / "k.so")
     with pytest.raises(heed.HeedError, match="was loaded from a file: copy that file"):
@@ -304,7 +370,7 @@ BIAS = np.ones(70, np.float32)
     ({"a_kernel": 1, "bias_kernel": [1.0]}, "argument 'bias_kernel': expected an array of f32, found list"),
     ({"a_kernel": 1, "bias_kernel": BIAS[None]}, "expected rank 1, found 2"),
     ({"a_kernel": 1, "bias_kernel": BIAS.astype(">f4")}, "argument 'bias_kernel': expected an array of f32, found >f4"),
-    ({"a_kernel": 1, "bias_kernel": BIAS, "threads": -1}, "argument 'num_threads'"),
+    ({"a_kernel": 1, "bias_kernel": BIAS, "threads": -1}, "argument 'threads': expected"),
     ({"a_kernel": 1, "bias_kernel": BIAS, "out": np.zeros(3, np.float32)}, "argument 'output'"),
     ({"a_kernel": 1, "bias_kernel": BIAS, "out": np.broadcast_to(np.float32(0), (2, 4, 50, 16))}, "read-only")])
 def test_wrong_arguments(arguments: dict[str, Any], words: str) -> None:

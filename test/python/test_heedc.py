@@ -107,6 +107,10 @@ def test_not_utf8(tmp_path: pathlib.Path, data: bytes) -> None:
     (["--head-dim=64", "-Dnothing=1"], r"nothing"),
     (["--head-dim=64", "-Dx"], r"NAME=VALUE"),
     (["--head-dim=64", "--symbol=1 + 1"], r"--symbol"),
+    (["--head-dim=64", "--symbol=heed_run"], r"--symbol"),
+    (["--head-dim=64", "--tune=tf32=0"], r"--tune: schedule option 'tf32' takes no value, found 'tf32=0'"),
+    (["--head-dim=64", "--tune=aligned_only="], r"'aligned_only' takes no value"),
+    (["--head-dim=64", "--header=-"], r"--header expects a file"),
 ])
 def test_bad_option(tmp_path: pathlib.Path, arguments: list[str], message: str, emit: str) -> None:
     _refused(_compile(tmp_path, CAUSAL, *arguments, emit=emit), message)
@@ -207,6 +211,15 @@ def test_header_in_missing_directory(tmp_path: pathlib.Path) -> None:
     _nothing_in(tmp_path)
 
 
+@pytest.mark.parametrize("header", ("directory", "/dev/full"))
+def test_header_that_cannot_be_written(tmp_path: pathlib.Path, header: str) -> None:
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "out.o").write_text("old")
+    _refused(_compile(tmp_path, CAUSAL, "--head-dim=64", f"--header={header}"), rf"cannot write '.*{header}'")
+    assert (tmp_path / "out.o").read_text() == "old"
+    _nothing_in(tmp_path, "directory", "out.o")
+
+
 # -- What works ------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("emit", ("attn", "tile", "llvm", "asm"))
@@ -273,12 +286,46 @@ def test_header_of_any_names(tmp_path: pathlib.Path) -> None:
                                      "{ f32(class + class_) + f32(linux) } } }\n")
     assert _compile(tmp_path, "x.heed", "--head-dim=16", "--header=x.h").returncode == 0
     (tmp_path / "use.c").write_text('#include "x.h"\nint use(void) { x_f32_d16_params p = x_f32_d16_default_params();\n'
-                                    "  return p.int_ == 1.0 && p.class__ + p.class_ == 0 && p.NULL_ == 1 && p.linux_ < 0; }\n")
+                                    "  return p.int_ == 1.0 && p.class_2 + p.class_ == 0 && p.NULL_ == 1 && p.linux_ < 0; }\n")
     for language, standard in (("c", "c99"), ("c", "gnu17"), ("c++", "c++17")):
         compiled = subprocess.run(["cc", "-x", language, f"-std={standard}", "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsyntax-only",
                                    "-I", ROOT / "include", "use.c"], cwd=tmp_path, capture_output=True, text=True)
         assert compiled.returncode == 0, compiled.stderr
     _refused(_compile(tmp_path, "x.heed", "--head-dim=16", "--symbol=int", output="y.o"), r"--symbol expects")
+
+
+def test_header_of_names_of_libraries(tmp_path: pathlib.Path) -> None:
+    """Names that the implementation, the runtime or other headers have; all different in the struct."""
+    names = ["_A", "a__b", "_Bool", "int64_t", "heed_tensor", "errno", "EOF", "I", "complex", "RAND_MAX", "CHAR_BIT", "DBL_MAX", "stdin",
+             "assert", "param_", "memset", "heed_run"]
+    parameters = ", ".join(f"{name}: i32 = {i}" for i, name in enumerate(names))
+    (tmp_path / "x.heed").write_text(f"variant x({parameters}, t: f32[?]) {{ score_mod(s, b, h, q, kv) {{ return s + t[q] }} }}\n")
+    assert _compile(tmp_path, "x.heed", "--head-dim=16", "--header=x.h").returncode == 0
+    includes = "".join(f"#include <{name}.h>\n" for name in ("errno", "stdio", "stdlib", "limits", "float", "assert", "stdint"))
+    for language, standard, more in (("c", "c11", "#include <complex.h>\n"), ("c++", "c++17", "")):
+        (tmp_path / "use.c").write_text(includes + more + '#include "x.h"\n')
+        compiled = subprocess.run(["cc", "-x", language, f"-std={standard}", "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsyntax-only",
+                                   "-I", ROOT / "include", "use.c"], cwd=tmp_path, capture_output=True, text=True)
+        assert compiled.returncode == 0, compiled.stderr
+    # None of the runtime's own names can be a kernel's.
+    for name in set(re.findall(r"\bheed_[a-z_]+", (ROOT / "include/heed-c/Runtime.h").read_text())) - {"heed_runtime"}:
+        _refused(_compile(tmp_path, CAUSAL, "--head-dim=64", f"--symbol={name}", emit="asm"), r"--symbol expects")
+
+
+def test_defines_are_read_as_in_the_language(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "x.heed").write_text("variant x(w: i32) { score_mod(s, b, h, q, kv) { return s + w } }\n")
+    program = [run_heedc(tmp_path / "x.heed", "--head-dim=16", "--emit=attn", *(f"-Dw={w}" for w in given)).stdout
+               for given in (["010"], ["10"], ["8", "10"], ["0xa"], ["8"])]
+    assert program[0] and program[0] == program[1] == program[2] == program[3] != program[4]
+
+
+def test_standard_input(tmp_path: pathlib.Path) -> None:
+    text = CAUSAL.read_text()
+    run = [subprocess.run([HEEDC, "-", *arguments], input=text, capture_output=True, text=True, cwd=tmp_path)
+           for arguments in (["--check"], ["--head-dim=64", "--emit=attn"])]
+    assert [x.returncode for x in run] == [0, 0] and "@causal" in run[1].stdout
+    bad = subprocess.run([HEEDC, "-", "--check"], input="variant", capture_output=True, text=True)
+    assert bad.returncode == 1 and "<stdin>:1:" in bad.stderr
 
 
 def test_what_is_no_cubin(tmp_path: pathlib.Path) -> None:

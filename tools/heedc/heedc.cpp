@@ -67,8 +67,9 @@ cl::opt<std::string> headerPath("header", cl::cat(category), cl::value_desc("fil
 cl::list<std::string> variantNames("variant", cl::CommaSeparated, cl::cat(category),
                                    cl::value_desc("name,..."),
                                    cl::desc("Variants to compile (default: all of the file)"));
-cl::opt<std::string> symbol("symbol", cl::cat(category), cl::value_desc("name"),
-                            cl::desc("C name of the kernel (default: VARIANT_DTYPE_dN)"));
+cl::opt<std::string> symbol(
+    "symbol", cl::cat(category), cl::value_desc("name"),
+    cl::desc("C name of the kernel (default: VARIANT_DTYPE_dN, _dNxM with a value head dim)"));
 cl::list<std::string> defines("D", cl::Prefix, cl::cat(category), cl::value_desc("name=value"),
                               cl::desc("Compile a scalar parameter in with this value"));
 cl::opt<bool> format("format", cl::cat(category),
@@ -103,7 +104,8 @@ public:
     llvm::sys::fs::file_status status;
     if (llvm::sys::fs::status(path, status) || !llvm::sys::fs::exists(status))
       return;
-    isSpecial = !llvm::sys::fs::is_regular_file(status) && !llvm::sys::fs::is_directory(status);
+    isDirectory = llvm::sys::fs::is_directory(status);
+    isSpecial = !llvm::sys::fs::is_regular_file(status) && !isDirectory;
     llvm::SmallString<128> target;
     if (!llvm::sys::fs::real_path(path, target))
       this->path = target.str().str();
@@ -116,6 +118,8 @@ public:
 
   using Writer = llvm::function_ref<llvm::Error(llvm::raw_pwrite_stream &)>;
   llvm::Error write(Writer write) {
+    if (isDirectory)
+      return cannot(std::make_error_code(std::errc::is_a_directory));
     int fd;
     if (std::error_code code =
             isSpecial ? llvm::sys::fs::createTemporaryFile("heedc", "tmp", fd, temporary)
@@ -133,6 +137,9 @@ public:
 
   /// For programs that write the file themselves, after write() has made it.
   StringRef temporaryPath() const { return temporary; }
+
+  /// Whether commit() may fail for want of space.
+  bool mayLackSpace() const { return isSpecial; }
 
   llvm::Error commit() {
     if (isSpecial)
@@ -163,7 +170,7 @@ private:
     return llvm::createStringError("cannot write '" + path + "': " + code.message());
   }
   std::string path;
-  bool isSpecial = false;
+  bool isSpecial = false, isDirectory = false;
   llvm::SmallString<128> temporary;
 };
 
@@ -224,7 +231,15 @@ int compileFile() {
       return fail("-D expects NAME=VALUE, found '" + define + "'");
     checkOptions.defines.emplace_back(name.str(), value.str());
   }
-  std::unique_ptr<lang::CheckedProgram> program = lang::checkFile(inputPath, sources, checkOptions);
+  std::unique_ptr<lang::CheckedProgram> program;
+  if (inputPath == "-") {
+    auto buffer = llvm::MemoryBuffer::getSTDIN();
+    if (!buffer)
+      return fail("cannot read standard input: " + buffer.getError().message());
+    program = lang::checkSource((*buffer)->getBuffer(), "<stdin>", sources, checkOptions);
+  } else {
+    program = lang::checkFile(inputPath, sources, checkOptions);
+  }
   if (!program)
     return 1;
   if (checkOnly)
@@ -285,6 +300,8 @@ int compileFile() {
   for (const cl::opt<std::string> *path : {&outputPath, &headerPath})
     if (!path->empty() && areSameFile(inputPath, *path))
       return fail("expected another file than '" + inputPath + "' to write to, which is the input");
+  if (headerPath == "-")
+    return fail("--header expects a file, found '-'");
   if (!headerPath.empty() && areSameFile(outputPath, headerPath))
     return fail("expected two files, found '" + outputPath + "' for both -o and --header");
 
@@ -327,10 +344,14 @@ int compileFile() {
       writeHeader(variants, options, llvm::sys::path::filename(headerPath), os);
       return llvm::Error::success();
     });
-  if (!error && !isToStdout)
-    error = output.commit();
-  if (!error && !headerPath.empty())
-    error = header.commit();
+  llvm::SmallVector<OutputFile *> files;
+  if (!isToStdout)
+    files.push_back(&output);
+  if (!headerPath.empty())
+    files.insert(header.mayLackSpace() ? files.begin() : files.end(), &header);
+  for (OutputFile *file : files)
+    if (!error)
+      error = file->commit();
   if (error)
     return fail(llvm::toString(std::move(error)));
   llvm::outs() << text;

@@ -57,14 +57,16 @@ llvm::Expected<GPUScheduleOverrides> GPUScheduleOverrides::parse(StringRef text)
                                      ", found '" + word.str() + "'");
     };
     llvm::Error problem = llvm::Error::success();
-    if (name == "tf32")
-      overrides.tf32 = true;
-    else if (name == "strict_math")
-      overrides.strictMath = true;
-    else if (name == "no_wgmma")
-      overrides.noWGMMA = true;
-    else if (name == "aligned_only")
-      overrides.alignedOnly = true;
+    bool *flag = name == "tf32"           ? &overrides.tf32
+                 : name == "strict_math"  ? &overrides.strictMath
+                 : name == "no_wgmma"     ? &overrides.noWGMMA
+                 : name == "aligned_only" ? &overrides.alignedOnly
+                                          : nullptr;
+    if (flag && word.contains('='))
+      problem = llvm::createStringError("schedule option '" + name.str() +
+                                        "' takes no value, found '" + word.str() + "'");
+    else if (flag)
+      *flag = true;
     else if (name == "block_kv" && !(problem = needsNumber(1)))
       overrides.blockKv = number;
     else if (name == "groups" && !(problem = needsNumber(1)))

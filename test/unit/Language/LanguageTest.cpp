@@ -13,6 +13,7 @@
 
 #include "heed/Language/Format.h"
 #include "heed/Language/Lexer.h"
+#include "heed/Language/Numbers.h"
 #include "heed/Language/Parser.h"
 #include "heed/Language/Program.h"
 #include "heed/Language/Stdlib.h"
@@ -454,6 +455,11 @@ TEST(Program, DefinesAreChecked) {
   EXPECT_EQ(withDefine("w", "1.5"),
             (Strings{"1:11: '1.5', given for 'w', is not a number of type i32"}));
   EXPECT_EQ(withDefine("w", "3000000000").size(), 1u);
+  EXPECT_EQ(withDefine("w", "0b1").size(), 1u);
+  EXPECT_EQ(withDefine("w", "1 ").size(), 1u);
+  EXPECT_EQ(withDefine("x", "1e39").size(), 1u);
+  EXPECT_EQ(withDefine("x", "0x1p3").size(), 1u);
+  EXPECT_EQ(withDefine("x", "1,5").size(), 1u);
   EXPECT_EQ(withDefine("x", "abc").size(), 1u);
   EXPECT_EQ(withDefine("x", "nan").size(), 1u);
   EXPECT_EQ(withDefine("x", "").size(), 1u);
@@ -484,6 +490,41 @@ TEST(Program, ASourceManagerCanBeUsedAgain) {
   EXPECT_FALSE(checkSource("variant v { mask_mod = x }", "a.heed", collected.manager));
   EXPECT_TRUE(checkSource("variant v {}", "a.heed", collected.manager));
   EXPECT_EQ(collected.messages.size(), 1u);
+}
+
+//===----------------------------------------------------------------------===//
+// Numbers
+//===----------------------------------------------------------------------===//
+
+TEST(Numbers, IntegersAreAsInTheLanguage) {
+  EXPECT_EQ(parseInteger("010"), 10);
+  EXPECT_EQ(parseInteger("-0xfF"), -255);
+  EXPECT_EQ(parseInteger("-9223372036854775808"), std::numeric_limits<int64_t>::min());
+  for (StringRef text : {"9223372036854775808", "-9223372036854775809", "0b1", "0o7", "", "-",
+                         "--1", "1.0", "+1", " 1", "1 "})
+    EXPECT_EQ(parseInteger(text), std::nullopt) << text.str();
+}
+
+TEST(Numbers, RealsAreRoundedOnce) {
+  EXPECT_EQ(parseF32("0.1"), 0.1f);
+  EXPECT_EQ(parseF32("-2.75"), -2.75f);
+  // Halfway between two floats if it were rounded to f64 first.
+  EXPECT_EQ(parseF32("1.00000005960464477540"), 0x1.000002p0f);
+  EXPECT_EQ(parseF32("1e-46"), 0.0f);
+  EXPECT_EQ(parseF32("1e400"), HUGE_VALF);
+  EXPECT_EQ(parseF32("-inf"), -HUGE_VALF);
+  for (StringRef text : {"", "-", "nan", "1,5", "0x1p3", "1e", ".", "1 ", "infinity", "--1"})
+    EXPECT_EQ(parseF32(text), std::nullopt) << text.str();
+}
+
+TEST(Numbers, TextIsReadBack) {
+  EXPECT_EQ(formatF32(0.1f), "0.100000001");
+  EXPECT_EQ(formatF32(-1e10f), "-1e+10");
+  EXPECT_EQ(formatF32(3), "3");
+  EXPECT_EQ(formatF32(-HUGE_VALF), "-inf");
+  EXPECT_EQ(formatF32(NAN), "nan");
+  for (float x : {1.0f / 3, 1e-45f, 3.4028235e38f, 16777217.0f})
+    EXPECT_EQ(parseF32(formatF32(x)), x);
 }
 
 //===----------------------------------------------------------------------===//
@@ -550,6 +591,38 @@ TEST(Meaning, ControlFlow) {
   }
   EXPECT_EQ(scoreOf("let mut x = 0\nfor i in 0..5 { for j in i..5 { x = x + 1 } }\nreturn x"), 15);
   EXPECT_EQ(scoreOf("let mut x = 0\nfor i in 3..3 { x = 1 }\nreturn x"), 0);
+}
+
+/// What a constant leaves out has a part in the type.
+TEST(Meaning, ConstantConditions) {
+  Inputs in;
+  in.q = 2;
+  for (StringRef condition : {"true", "q == 2"}) {
+    std::string c = condition.str();
+    EXPECT_EQ(scoreOf("let x = if " + c + " { q } else { 0.5 }\nreturn x * 2000000000", in), 4e9);
+    EXPECT_EQ(scoreOf("let x = if !(" + c + ") { 0.5 } else { q }\nreturn x * 2000000000", in),
+              4e9);
+    EXPECT_EQ(scoreOf("let x = if " + c + " { q } else { 4294967296 }\nreturn x * 2000000000", in),
+              4e9);
+    EXPECT_EQ(scoreOf("let mut x = if " + c + " { q } else { 0.5 }\nx = x + 0.25\nreturn x", in),
+              2.25);
+  }
+  EXPECT_EQ(scoreOf("let mut x = 1\nlet y = if true { x = 2; 3 } else { x = 7; x = 8; 4.5 }\n"
+                    "return x * 10 + y"),
+            23);
+  EXPECT_EQ(scoreOf("let n = if false { 2.5 } else { 3 }\nlet mut x = 0\n"
+                    "for i in 0..(if true { 3 } else { 4 }) { x = x + 1 }\nreturn x + n"),
+            6);
+  auto program = check("fn f(const n: index, x: index) { if n == 0 { return x }\n return 0.5 }\n"
+                       "fn g(const n: index, x: index) {\n"
+                       "if n == 0 { let y = x; return y } else { return 0.5 } }\n"
+                       "variant v(t: i32[?, 2]) { score_mod(s, b, h, q, kv) {\n"
+                       "let v = if true { 1 } else { t[q] }\n"
+                       "let w = true || (t[q] > 0)\n"
+                       "return f(0, q) * 2000000000 + g(0, q) * 2000000000 + v[1] + f32(w[0])\n"
+                       "+ where(any((1 == 2) && (t[q] > 0)), 1000, 0) } }");
+  ASSERT_TRUE(program);
+  EXPECT_EQ(evaluate(program->variants[0], *program->variants[0].score, in), 8e9 + 2);
 }
 
 TEST(Meaning, Vectors) {

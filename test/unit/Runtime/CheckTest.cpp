@@ -142,6 +142,10 @@ TEST(Check, Pointers) {
   expectError("argument 'key': data is NULL", [](Call &c) { c.call.key.data = nullptr; });
   expectError("argument 'value': data is NULL", [](Call &c) { c.call.value.data = nullptr; });
   expectError("argument 'output': data is NULL", [](Call &c) { c.call.output.data = nullptr; });
+  expectError("argument 'query': expected a tensor, found NULL",
+              [](Call &c) { c.call.query = heed_tensor(); });
+  expectError("argument 'output': expected a tensor, found NULL",
+              [](Call &c) { c.call.output = heed_tensor(); });
   expectError("argument 'output': data is not aligned to 4 bytes",
               [](Call &c) { c.call.output.data = reinterpret_cast<char *>(c.output.data()) + 2; });
   expectError("argument 'lse': data is not aligned to 4 bytes",
