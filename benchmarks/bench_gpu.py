@@ -524,9 +524,13 @@ def merged(contents: list[dict[str, Any]]) -> dict[str, Any]:
             if row["outcome"] != "missing" or row["id"] not in rows:
                 rows[row["id"]], sources[row["id"]] = row, i
     used = [content for i, content in enumerate(contents) if i in sources.values()]
-    commands = [" ".join(content["argv"]) for content in used]
-    return {**contents[-1], "argv": [" and ".join(commands)], "minutes": sum(content["minutes"] for content in used),
+    return {**contents[-1], "parts": [what_was_asked(content["argv"]) for content in used], "minutes": sum(content["minutes"] for content in used),
             "cases": sorted(rows.values(), key=lambda row: SECTIONS.index(row["section"]))}
+
+
+def what_was_asked(argv: list[str]) -> str:
+    """Of a command line, what chose its cases."""
+    return " ".join(f"{option} '{value}'" for option, value in zip(argv, argv[1:]) if option in ("--sections", "--only"))
 
 
 def summary(content: dict[str, Any]) -> str:
@@ -552,8 +556,9 @@ def show(content: dict[str, Any]) -> Iterator[str]:
 
 def markdown(content: dict[str, Any]) -> str:
     device = content["device"]
-    lines = [f"`benchmarks/bench_gpu.py {' '.join(content['argv'])}`".replace(" `", "`") + f" on {content['date']}: {device['name']}, "
-             f"driver {device.get('driver', '-')}, PyTorch {content['torch']}, cuDNN {device.get('cudnn', '-')}. bf16; B x S = 16384 tokens, "
+    parts = content.get("parts") or [what_was_asked(content["argv"])]
+    lines = [f"`benchmarks/bench_gpu.py`{' with' if any(parts) else ''}", "", *(f"- `{part}`" for part in parts if part), "",
+             f"on {content['date']}{', of a case the last that measured it' if len(parts) > 1 else ''}: {device['name']}, driver {device.get('driver', '-')}, PyTorch {content['torch']}, cuDNN {device.get('cudnn', '-')}. bf16; B x S = 16384 tokens, "
              "H x D = 2048. Times each contender takes of Heed's, with the goal and whether it is met.", "",
              f"| {' | '.join(HEADER)} |", f"|{'---|' * len(HEADER)}"]
     measured = [row for row in content["cases"] if row["outcome"] != "missing"]

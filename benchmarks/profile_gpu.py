@@ -26,8 +26,8 @@ from typing import Any
 import bench_gpu
 from pages import write_table
 
-CASES = (r"library (full|causal) D(64|128|256) S(512|2048|8192)|library causal D(64|128|256) S16384|variants .* D(64|128)|"
-         r"sm_80 (full|causal) D(128|256) S8192")
+CASES = (r"library (full|causal) D(64|128|192|256) S(2048|8192)|library causal D(64|128|256) S16384|variants .* D(64|128)|"
+         r"sm_80 (full|causal) D(64|128|256) S8192")
 BUSY = "avg.pct_of_peak_sustained_active"
 STALL = "smsp__average_warps_issue_stalled_{}_per_issue_active.ratio"
 # What warps wait for, as Nsight Compute calls it.

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # Writes the reference pages that come from the sources: docs/dialects/{attn,tile}.md and docs/passes.md from TableGen,
-# docs/python_api.md from the docstrings of python/heed.
+# docs/python_api.md from the docstrings of python/heed, docs/standard_library.md from lib/Language/Stdlib.
 # With --check it writes nothing and fails when a page is out of date; test/Docs/generated.test runs that.
 
 import argparse
@@ -34,6 +34,49 @@ def passes(*sources: str) -> str:
         text.append("\n## `" + str(pathlib.Path(source).parent).removeprefix("include/heed/") + "`\n")
         text.append(tablegen(source, "-gen-pass-doc"))
     return "\n".join(text)
+
+
+# -- The standard library ----------------------------------------------------------------------------
+
+STDLIB_INTRO = """# The standard library
+
+`import std.masks: causal, window` in a [program](language.md) brings names of a module, `import std.masks` all of them. What
+follows a name in parentheses are its arguments; a mask or score without any is used by its name alone.
+"""
+
+
+STDLIB_MODULES = {
+    "masks": "A mask says for each pair (q, kv) whether query q may attend to key kv. They combine with `&`, `|`, `^` and `!`:\n"
+             "`mask_mod = causal & window(1024) | prefix(4)`.",
+    "scores": "A score function changes the scaled score, before the mask and the softmax. They chain from left to right:\n"
+              "`score_mod = alibi(slope) |> softcap(50.0)`.",
+}
+
+
+def stdlib(*sources: str) -> str:
+    """A table of each module: its declarations, and the comments before them."""
+    text = [NOTE.format(" and ".join(sources)), STDLIB_INTRO]
+    for source in sources:
+        module = pathlib.Path(source).stem
+        text += [f"## `std.{module}`\n", STDLIB_MODULES[module] + "\n"]
+        blocks = (ROOT / source).read_text().split("\n\n")[1:]  # the first one says the same to those who read the file
+        rows: list[str] = []
+        for block in blocks:
+            lines = block.splitlines()
+            if heading := re.fullmatch(r"// ---- (.*) ----", lines[0]):
+                text += [*(["| | |", "|---|---|", *rows, ""] if rows else []), f"**{heading[1]}**\n"]
+                rows = []
+                continue
+            comments = [line.removeprefix("//").strip() for line in lines if line.startswith("//")]
+            declaration = next(line for line in lines if not line.startswith("//"))
+            found = re.match(r"(mask|score|fn) (\w+)(\([^()]*\))?(\([^()]*\))?", declaration)
+            assert found, declaration
+            # The last list is that of the coordinates, which users do not write.
+            takes = found[3] if found[1] == "fn" or found[4] or "=" in declaration.partition(")")[2].partition("{")[0] else None
+            signature = f"{'fn ' if found[1] == 'fn' else ''}{found[2]}{takes or ''}"
+            rows.append(f"| `{signature}` | {' '.join(comments)} |".replace("|>", "\\|>"))
+        text += ["| | |", "|---|---|", *rows, ""]
+    return "\n".join(text).rstrip("\n") + "\n"
 
 
 # -- Python -----------------------------------------------------------------------------------------
@@ -96,6 +139,8 @@ API_ENVIRONMENT = {
     "HEED_LIBRARY": "The path of `libheed.so`, the compiler. Default: the package's, else `build/lib` of the checkout.",
     "HEED_RUNTIME": "The path of `libheed_runtime.so`. Default: likewise.",
     "HEED_HOT": "The path of `_hot.abi3.so`, by which repeated calls are faster. Default: likewise. `0`: do without.",
+    "HEED_PTXAS": "The path of ptxas, which makes cubins of GPU code. Default: on `PATH`, else in `bin` of `CUDA_HOME`, `CUDA_PATH` or "
+                  "`CUDA_ROOT`, else in `/usr/local/cuda/bin`; without one, or empty, the driver compiles the code when it is loaded.",
     "HEED_CUDA_DRIVER": "The path of the CUDA driver's library. Default: `libcuda.so.1`.",
     "HEED_GPU_VERBOSE": "`1` prints what the driver's compiler says about GPU code.",
 }
@@ -271,6 +316,7 @@ def pages() -> dict[str, str]:
         "docs/dialects/tile.md": dialect("tile", "include/heed/Dialect/Tile/IR/TileOps.td"),
         "docs/passes.md": passes("include/heed/Conversion/Passes.td", "include/heed/Target/CPU/Passes.td", "include/heed/Target/NVIDIA/Passes.td"),
         "docs/python_api.md": python_api(),
+        "docs/standard_library.md": stdlib("lib/Language/Stdlib/masks.heed", "lib/Language/Stdlib/scores.heed"),
     }
     return {path: "\n".join(line.rstrip() for line in page.splitlines()) + "\n" for path, page in found.items()}
 

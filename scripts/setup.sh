@@ -5,6 +5,7 @@
 #   scripts/setup.sh          what the build and the demo need
 #   scripts/setup.sh test     also what tests and benchmarks run beside Heed (PyTorch, transformers, a browser)
 #
+# Where there is an NVIDIA driver, PyTorch and transformers come in any case: the demo runs on the GPU with them.
 # HEED_SKIP_APT=1 leaves the system's packages alone, for other systems and for users who may not install any.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -82,11 +83,13 @@ install_python() {
   echo "$hash" >"$stamp"
 }
 
+has_gpu() { ldconfig -p 2>/dev/null | grep -q 'libcuda\.so\.1 '; }
+
 if [[ -z ${HEED_SKIP_APT:-} ]]; then
   command -v apt-get >/dev/null || die "no apt-get here: this is written for Debian 12." \
     "Elsewhere install LLVM, MLIR and clang 22, CMake, Ninja and GoogleTest, and set HEED_SKIP_APT=1."
   install_packages
 fi
 install_python requirements-dev.txt
-if [[ ${1:-} == test ]]; then install_python requirements-integrations.txt; fi
+if [[ ${1:-} == test ]] || has_gpu; then install_python requirements-integrations.txt; fi
 say "everything is in place"

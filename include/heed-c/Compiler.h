@@ -82,7 +82,7 @@ typedef struct heed_compile_request {
   int32_t head_dim;           /* 1 to 576 */
   int32_t value_head_dim;     /* 0: as head_dim */
   const char *options;        /* schedule overrides of GPU targets, or NULL:
-                                 "block_kv=64,groups=2,stages=3,blocks_per_sm=1,tf32,strict_math" */
+                                 "block_kv=64,groups=2,stages=4,blocks_per_sm=1,keys=512,tf32,strict_math" */
 } heed_compile_request;
 
 /* Compiles. Returns HEED_OK and the result, or HEED_INVALID_ARGUMENT and the messages: each with

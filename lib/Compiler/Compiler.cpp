@@ -315,9 +315,10 @@ llvm::Error heed::compile(MLIRContext &context, ArrayRef<const lang::Variant *> 
   if (isGPUText && options.gpuTargets.empty())
     return llvm::createStringError("PTX and cubins are for GPU targets, such as sm_90a");
   if (kind == EmitKind::Cubin && (options.gpuTargets.size() > 1 || variants.size() > 1))
-    return llvm::createStringError(
-        "a cubin holds one variant for one GPU target, found " + llvm::Twine(variants.size()) +
-        " and " + llvm::Twine(options.gpuTargets.size()) + ": write a file for each");
+    return llvm::createStringError("a cubin holds 1 variant for 1 GPU target, found " +
+                                   llvm::Twine(variants.size()) + " variants and " +
+                                   llvm::Twine(options.gpuTargets.size()) +
+                                   " targets: write a file for each");
 
   llvm::LLVMContext llvmContext;
   std::unique_ptr<llvm::Module> linked;

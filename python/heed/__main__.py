@@ -99,7 +99,7 @@ def _version() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status. Raises SystemExit as argparse does."""
-    parser = argparse.ArgumentParser(prog="python -m heed", description=heed.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m heed", description=(heed.__doc__ or "").partition("\n")[0])
     parser.add_argument("--version", action="version", version=f"heed {_version()}")
     given = sys.argv[1:] if arguments is None else arguments
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -232,7 +232,7 @@ def _write_term(term: dict[str, Any], total: int, indent: str) -> list[str]:
             f"{indent}    {_write_depends(term)}",
             f"{indent}    of {total} blocks: never true in {blocks['never']}, always in {blocks['always']}, "
             f"undecided in {blocks['unknown']}; "
-            + (f"bounds the {bounds} key in closed form" if bounds else "no bounds in closed form")]
+            + (f"bounds the {bounds} key in closed form" if bounds else "its bounds leave out no key here")]
 
 
 def _write_hoisted(entries: list[dict[str, Any]]) -> list[str]:

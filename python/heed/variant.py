@@ -155,7 +155,7 @@ class Variant:
         return kernel(query, key, value, **arguments)
 
     def __repr__(self) -> str:
-        return f"<Variant {self.name or ''} of {self.file_name}>"
+        return f"<Variant {self.name} of {self.file_name}>" if self.name else f"<Variant of {self.file_name}>"
 
 
 def _default_symbol(content: bytes) -> str:

@@ -121,6 +121,16 @@ def test_page_runs(page: pathlib.Path, tmp_path: pathlib.Path) -> None:
 def test_links(page: pathlib.Path) -> None:
     # Inline code may look like a link.
     text = re.sub(r"`[^`\n]*`", "", re.sub(r"^(`{3,}).*?^\1$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL))
-    broken = [link for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text)
-              if "://" not in link and not link.startswith("mailto:") and not (page.parent / link).exists()]
+    broken = []
+    for link, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", text):
+        target = page.parent / link if link else page
+        if "://" not in link and not link.startswith("mailto:") and (not target.exists() or anchor and anchor not in _anchors(target)):
+            broken.append(f"{link}#{anchor}" if anchor else link)
     assert not broken, f"{page.relative_to(ROOT)} links to what is not there: {broken}"
+
+
+def _anchors(page: pathlib.Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    text = re.sub(r"^(`{3,}).*?^\1$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ +(.*?) *$", text, re.MULTILINE)]
+    return {f"{name}-{headings[:i].count(name)}" if name in headings[:i] else name for i, name in enumerate(headings)}

@@ -41,9 +41,10 @@ cl::list<std::string>
                 cl::desc("CPU levels and GPUs to compile for (default: native, this "
                          "CPU's level); several share one object, which chooses "
                          "when it runs"));
-cl::opt<std::string> tune("tune", cl::cat(category), cl::value_desc("options"),
-                          cl::desc("Schedule of GPU kernels: block_kv=N,groups=N,stages=N,"
-                                   "blocks_per_sm=N,keys=N,tf32,strict_math"));
+cl::opt<std::string>
+    tune("tune", cl::cat(category), cl::value_desc("options"),
+         cl::desc("Schedule of GPU kernels: block_kv=N,groups=N,stages=N,"
+                  "blocks_per_sm=N,keys=N,tf32,strict_math,no_wgmma,aligned_only"));
 cl::opt<std::string> dtypeName("dtype", cl::cat(category), cl::init("f32"), cl::value_desc("type"),
                                cl::desc("Type of query, key, value and output: f32, bf16 or f16"));
 cl::opt<std::string> headDimText("head-dim", cl::cat(category), cl::value_desc("N"),
@@ -371,6 +372,9 @@ int compileFile() {
 int main(int argc, char **argv) {
   llvm::InitLLVM init(argc, argv);
   cl::HideUnrelatedOptions(category);
+  cl::SetVersionPrinter([](llvm::raw_ostream &os) {
+    os << "heedc " HEED_VERSION ", with LLVM " LLVM_VERSION_STRING "\n";
+  });
   cl::ParseCommandLineOptions(argc, argv,
                               "heedc: compiles attention variants ahead of time\n\n"
                               "  heedc alibi.heed --target=native --dtype=bf16 --head-dim=128 -o "

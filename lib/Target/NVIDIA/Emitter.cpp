@@ -98,10 +98,6 @@ Value Emitter::loadIf(StringRef type, Value address, Value condition) {
              {address, condition}, i32())[0];
 }
 
-Value Emitter::sharedPointer(Value address) {
-  return LLVM::IntToPtrOp::create(b, loc, ptr(kShared), address);
-}
-
 //===----------------------------------------------------------------------===//
 // Threads
 //===----------------------------------------------------------------------===//

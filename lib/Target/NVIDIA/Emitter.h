@@ -140,8 +140,6 @@ public:
   /// What is in global memory ("b32", or widened "u8") where `condition` holds, else 0; i32. No
   /// branch.
   Value loadIf(llvm::StringRef type, Value address, Value condition);
-  /// The pointer into shared memory of a 32-bit address.
-  Value sharedPointer(Value address);
 
   //===-- Threads ---------------------------------------------------------===//
 

@@ -24,7 +24,7 @@ def Tile_KernelOp : Tile_Op<"kernel", [Symbol, IsolatedFromAbove, SingleBlock]> 
   let summary = "a kernel: one instance computes one tile of the grid";
   let description = [{
     The arguments are the kernel's tensors and scalars, then three grid coordinates of type `index`: batch, query head
-    and query tile. `arg_names` names the arguments before the grid coordinates; the first six are always query, key,
+    and query tile. `arg_names` names the arguments before the grid coordinates; the first seven are always query, key,
     value, output, lse, max_scores and scale, as in the run-time ABI. Instances are independent of each other.
   }];
   let arguments = (ins SymbolNameAttr:$sym_name, StrArrayAttr:$arg_names);
