@@ -31,30 +31,30 @@ inline constexpr float kLeastScale = 1e-20f;
 inline constexpr double kLargestAddend =
     double(std::numeric_limits<float>::max()) * double(kLeastScale);
 
-/// Bounds of the magnitudes of what is added to scores; infinite (or NaN) where none is known.
+/// Bounds of the magnitudes of a stage's numbers; infinite (or NaN) where none is known.
 /// Integers, constants and f16 have one. A number without one that is the same for all pairs counts
 /// as 1 where it is a factor: slopes near the largest number are not worth an operation an element.
 class AddendBounds {
 public:
-  explicit AddendBounds(const DependenceAnalysis &dependences) : dependences(dependences) {}
+  AddendBounds(attn::ScoreOp score, const DependenceAnalysis &dependences)
+      : dependences(dependences) {
+    for (mlir::Operation &op : score.getBodyBlock()->without_terminator())
+      bounds[op.getResult(0)] = compute(&op);
+  }
 
-  double of(mlir::Value v) {
-    if (auto known = bounds.find(v); known != bounds.end())
-      return known->second;
-    double bound = compute(v);
-    bounds[v] = bound;
-    return bound;
+  double of(mlir::Value v) const {
+    mlir::FloatAttr constant;                               // in the stage or outside of it
+    if (mlir::matchPattern(v, mlir::m_Constant(&constant))) // an infinity stays one
+      return constant.getValue().isFinite() ? std::abs(constant.getValueAsDouble()) : 0.0;
+    auto known = bounds.find(v);
+    return known == bounds.end() ? unknown : known->second;
   }
 
 private:
-  double compute(mlir::Value v) {
-    constexpr double unknown = std::numeric_limits<double>::infinity();
-    if (mlir::FloatAttr constant;
-        mlir::matchPattern(v, mlir::m_Constant(&constant))) // an infinity stays one
-      return constant.getValue().isFinite() ? std::abs(constant.getValueAsDouble()) : 0.0;
-    mlir::Operation *op = v.getDefiningOp();
-    if (!op)
-      return unknown;
+  static constexpr double unknown = std::numeric_limits<double>::infinity();
+
+  /// Of an op whose operands are known.
+  double compute(mlir::Operation *op) const {
     return llvm::TypeSwitch<mlir::Operation *, double>(op)
         .Case([](attn::LoadOp load) {
           return load.getTensor().getType().getElementType().isF16() ? 65504.0 : unknown;
@@ -88,8 +88,8 @@ private:
         .Default([](mlir::Operation *) { return unknown; });
   }
 
-  double ofFactor(mlir::Value v) { return isSlope(v) ? 1.0 : of(v); }
-  bool isSlope(mlir::Value v) {
+  double ofFactor(mlir::Value v) const { return isSlope(v) ? 1.0 : of(v); }
+  bool isSlope(mlir::Value v) const {
     return std::isinf(of(v)) &&
            !dependences.lookup(v).intersects(Dependence::q() | Dependence::kv());
   }

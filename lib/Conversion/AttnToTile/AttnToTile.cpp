@@ -255,7 +255,7 @@ private:
   /// divided by the scale, the ops that add them, in order.
   static SmallVector<Operation *> collectAddends(attn::ScoreOp score,
                                                  const DependenceAnalysis &dependences) {
-    AddendBounds bounds(dependences);
+    AddendBounds bounds(score, dependences);
     SmallVector<Operation *> chain;
     Value sum = score.getResultValue();
     while (sum != score.getScore()) {
