@@ -76,6 +76,7 @@ static PyObject *arrayType, *dtypeCodes; // NumPy's; dict: dtype to heed_dtype, 
 static PyObject *tensorType, *parameterType, *exchangeCapsule;
 static PyObject *emptyLike, *emptyStrided, *numThreads, *isGradEnabled; // torch's functions
 static PyObject *isAnyAutocastEnabled, *autocast;                       // torch's, arrays.autocast
+static PyObject *numDispatchModes;                                      // torch's
 static const DLExchange *exchange;
 
 /// A plan is a tuple of these.
@@ -164,6 +165,16 @@ static bool isWithoutAutocast(PyObject *const *operands) {
     return true;
   return isBool(PyObject_CallFunctionObjArgs(autocast, operands[0], operands[1], operands[2], NULL),
                 Py_None);
+}
+
+/// Whether no mode of torch's wants to see what is called, or to do it in its own way.
+static bool isUnwatched(PyObject *array) {
+  if (isOf(arrayType, array) || !numDispatchModes)
+    return true;
+  PyObject *number = PyObject_CallNoArgs(numDispatchModes);
+  bool isZero = number && PyLong_AsLong(number) == 0;
+  Py_XDECREF(number);
+  return isZero;
 }
 
 /// The tuple of numbers * factor.
@@ -437,7 +448,7 @@ static PyObject *attempt(PyObject *const *args, bool *isMissing) {
   memset(&packed, 0, offsetof(Packed, params));
 
   if (args[8] != Py_False || !(aux == Py_None || isOf(auxRequestType, aux)) ||
-      !PyUnicode_CheckExact(options) || !isWithoutAutocast(args) ||
+      !PyUnicode_CheckExact(options) || !isWithoutAutocast(args) || !isUnwatched(args[0]) ||
       !describeOperands(args, args[7] == Py_True, &packed))
     return NULL;
   if (blockMask != Py_None) {
@@ -554,6 +565,7 @@ static PyObject *use(PyObject *module, PyObject *given) {
              {"is_grad_enabled", &isGradEnabled},
              {"is_any_autocast_enabled", &isAnyAutocastEnabled},
              {"autocast", &autocast},
+             {"num_dispatch_modes", &numDispatchModes},
              {"exchange", &exchangeCapsule},
              {"Parameter", &parameterType},
              {"Tensor", &tensorType}};

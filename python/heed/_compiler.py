@@ -143,7 +143,7 @@ class LoadedObject:
         self.kernel: int = library().heed_library_kernel(self._handle)
 
     def __del__(self) -> None:
-        if not self._handle:
+        if not getattr(self, "_handle", None):
             return
         # Launches may still be under way: that is the driver's to wait for. A CUDA graph does not keep its kernels, so
         # whoever drops a kernel must have dropped its graphs; those of flex_attention stay until `clear_memory`.

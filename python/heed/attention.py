@@ -78,11 +78,21 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
     Raises ValueError for shapes that do not fit, TraceError for mods that cannot be traced, NotImplementedError for
     devices and dtypes that are not supported, and for inputs that require gradients.
     """
+    if _is_compiling():  # torch.compile(heed.flex_attention): the frame that is compiled is this one
+        return _in_graph(query, key, value, score_mod, block_mask, scale, enable_gqa, return_lse, kernel_options,
+                         return_aux=return_aux, mask_mod=mask_mod)
     options = "" if kernel_options is None else options_of(kernel_options)
     result = _hot_call(query, key, value, score_mod, block_mask, mask_mod, scale, enable_gqa, return_lse, return_aux, options)
     if result is not None and result is not NotImplemented:
         return result
     if (torch := sys.modules.get("torch")) is not None and isinstance(query, torch.Tensor):
+        if _is_compiling is bool:
+            _know_torch(torch)
+        if (dynamo := sys.modules.get("torch._dynamo")) is not None and _is_watched(torch):
+            # A call that a graph left out. Dynamo would compile Heed's own frames, and those of mods while they are traced.
+            return dynamo.disable(flex_attention)(query, key, value, score_mod, block_mask, scale, enable_gqa, return_lse,
+                                                  kernel_options, return_aux=return_aux, mask_mod=mask_mod)
+        _check_modes(torch)
         operands = arrays.autocast(query, key, value)
         if operands is not None:
             with torch.autocast(query.device.type, enabled=False):
@@ -164,6 +174,36 @@ def _in_graph(*args: Any, **kwargs: Any) -> Any:
 
 
 flex_attention._torchdynamo_inline = _in_graph  # type: ignore[attr-defined]
+
+# torch.compiler.is_dynamo_compiling where there is a torch; as it stands, false.
+_is_compiling: Callable[[], bool] = bool
+
+
+def _know_torch(torch: Any) -> None:
+    global _is_compiling
+    if (compiler := getattr(torch, "compiler", None)) is not None:
+        _is_compiling = compiler.is_dynamo_compiling
+
+
+if "torch" in sys.modules:
+    _know_torch(sys.modules["torch"])
+
+
+def _is_watched(torch: Any) -> bool:
+    """Whether Dynamo looks at the frames that run, for some to compile."""
+    callback = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", lambda: None)()
+    return callback is not None and callback is not False
+
+
+def _check_modes(torch: Any) -> None:
+    """Refuses what records or fakes the operators that it sees: it would not see what a kernel writes."""
+    if not torch._C._len_torch_dispatch_stack():
+        return
+    keys = torch._C._TorchDispatchModeKey
+    for key, name in ((keys.PROXY, "make_fx"), (keys.FAKE, "FakeTensorMode"), (keys.FUNCTIONAL, "functionalization")):
+        if torch._C._get_dispatch_mode(key) is not None:
+            raise NotImplementedError(f"heed.flex_attention cannot be called under {name}: use torch.compile, or torch.export.export with "
+                                      "strict=True, which find its operator")
 
 
 class _Plan(NamedTuple):
@@ -279,6 +319,8 @@ def _check_scale(scale: Any) -> None:
         number = math.nan
     if number != number and not isinstance(scale, (float, np.floating)):
         raise TypeError(f"scale: expected a number, found {type(scale).__name__}")
+    if getattr(scale, "requires_grad", False) and sys.modules["torch"].is_grad_enabled():
+        raise no_backward(scale.is_cuda)
     if not abs(number) <= _LARGEST_SCALE:
         raise ValueError(f"Expect a finite scale, but got {scale}.")
 

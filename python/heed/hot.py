@@ -94,6 +94,7 @@ def use_torch() -> None:
         functions = (torch.empty_like, torch.empty_strided, torch.get_num_threads, torch.is_grad_enabled)
         _module.use({"Tensor": torch.Tensor, "Parameter": torch.nn.Parameter, "exchange": exchange,
                      "is_any_autocast_enabled": torch._C._is_any_autocast_enabled, "autocast": arrays.autocast,
+                     "num_dispatch_modes": torch._C._len_torch_dispatch_stack,
                      **{function.__name__: function for function in functions}})
 
 

@@ -255,6 +255,13 @@ class Kernel:
                 raise HeedError(f"expected two files, found '{os.fspath(path)}' for both the code and its header")
         _write_together(outputs)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Kernel:
+        """Itself, as nothing in it changes: models that hold kernels are copied."""
+        return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"kernel '{self.name}' cannot be pickled: write it with save(), and heed.load the file in the other process")
+
     def __repr__(self) -> str:
         dims = f"{self.head_dim}" if self.head_dim == self.value_head_dim else f"{self.head_dim}x{self.value_head_dim}"
         return f"<Kernel {self.name} {self.dtype} head dim {dims} ({', '.join(self.param_names)})>"

@@ -154,6 +154,9 @@ class Variant:
         kernel = self.kernel(DTYPES[code], query.shape[-1], value.shape[-1], arrays.device_of(query))
         return kernel(query, key, value, **arguments)
 
+    def __reduce__(self) -> Any:
+        return Variant, (self.source, self.file_name, self.name, self.defines, self._digest)
+
     def __repr__(self) -> str:
         return f"<Variant {self.name} of {self.file_name}>" if self.name else f"<Variant of {self.file_name}>"
 

@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import pathlib
+import pickle
 import subprocess
 import sys
 from typing import Any
@@ -278,6 +280,18 @@ def test_wrong_operands(kernel: heed.Kernel, arguments: dict[str, Any], words: s
 def test_no_program() -> None:
     with pytest.raises(heed.HeedError, match="expected a .heed file or the text of a program, found an empty string"):
         heed.compile("")
+
+
+def test_copies(kernel: heed.Kernel) -> None:
+    assert copy.deepcopy([kernel])[0] is kernel
+    with pytest.raises(TypeError, match=r"kernel '.*' cannot be pickled: write it with save\(\)"):
+        pickle.dumps(kernel)
+    variant = pickle.loads(pickle.dumps(heed.Variant(CAUSAL)))
+    np.testing.assert_array_equal(variant(*inputs()), copy.deepcopy(variant)(*inputs()))
+    trace = heed.trace(lambda s, b, h, i, j: s * 2)
+    assert copy.deepcopy(trace) is trace
+    with pytest.raises(TypeError, match="cannot be pickled, as it knows the functions that it came from"):
+        pickle.dumps(trace)
 
 
 def test_save_writes_through_links_and_into_pipes(kernel: heed.Kernel, tmp_path: pathlib.Path) -> None:

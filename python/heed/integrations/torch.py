@@ -86,7 +86,18 @@ def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, program: str,
       with_max: bool, options: str = "") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     lse, max_scores = (query.new_empty(query.shape[:-1] if asked else (0,), dtype=torch.float32)
                        for asked in (with_lse, with_max))
-    return arrays.empty_in_order_of(query, value.shape[-1]), lse, max_scores
+    # As attention does it: kernels take unit strides, and results lie as the query did.
+    contiguous = query if query.stride(-1) == 1 else query.contiguous()
+    output = arrays.empty_in_order_of(contiguous, value.shape[-1])
+    return arrays.in_order_of(output, query) if contiguous is not query else output, lse, max_scores
+
+
+def _no_backward(context: Any, *gradients: Any) -> NoReturn:
+    raise attention.no_backward(gradients[0].is_cuda)
+
+
+# Without it, torch.func.grad would take the operator for a constant.
+torch.library.register_autograd("heed::flex_attention", _no_backward)
 
 
 # -- Programs ---------------------------------------------------------------------------------------
@@ -137,6 +148,8 @@ class _Program:
         """The name of a captured value."""
         if proxy not in self._names:
             example = proxy.node.meta["example_value"]
+            if isinstance(example, torch.Tensor) and example.requires_grad and torch.is_grad_enabled():
+                _refuse("a mod captures a tensor that requires gradients", "Detach it, or call this under torch.no_grad().")
             for kind, types in (("tensors", torch.Tensor), ("integers", (int, torch.SymInt)),
                                 ("floats", (float, torch.SymFloat))):
                 if isinstance(example, types) and not isinstance(example, bool):
@@ -225,13 +238,18 @@ def _mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: torch.Tensor, key
 
 
 class _FlexAttention(HigherOrderOperator):
-    """A call with its mods as functions; exists while Dynamo traces only."""
+    """A call with its mods as functions, as Dynamo traces it."""
 
     def __init__(self) -> None:
         super().__init__("heed_flex_attention")  # type: ignore[no-untyped-call]
 
-    def __call__(self, *args: Any) -> Any:
-        raise RuntimeError("heed.integrations.torch.flex_attention is for graphs of torch.compile: call heed.flex_attention")
+    def __call__(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, score_mod: Mod | None, mask_mod: Mod | None,
+                 scale: float | None, enable_gqa: bool, with_lse: bool, with_max: bool, options: str) -> Any:
+        """A call that did not fit into a graph: as without torch.compile."""
+        call = torch._dynamo.disable(attention.flex_attention)  # type: ignore[no-untyped-call]
+        output, aux = call(query, key, value, score_mod, None, scale, enable_gqa, False, options,
+                           return_aux=attention.AuxRequest(with_lse, with_max), mask_mod=mask_mod)
+        return output, *(query.new_empty(0, dtype=torch.float32) if rows is None else rows for rows in aux)
 
 
 _flex_attention = _FlexAttention()

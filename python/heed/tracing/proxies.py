@@ -108,7 +108,7 @@ class Traced:
         fail("a traced value cannot become a NumPy array or scalar; cast with .astype(np.float32)")
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("_"):
             raise AttributeError(name)
         return self._tracer.method(self, name)
 

@@ -437,13 +437,28 @@ class Tracer:
         if module is not None and isinstance(real, module.library.CustomOpDef if hasattr(
                 module.library, "CustomOpDef") else ()):
             return self._custom_operator(real, path)(*args, **kwargs)
-        name = "forward" if module is not None and isinstance(real, module.nn.Module) else "__call__"
+        name = "__call__"
+        if module is not None and isinstance(real, module.nn.Module):
+            name = "forward"
+            self._guard_plain_module(proxy)
         method = getattr(type(real), name, None)
         if type(method) is not types.FunctionType:
             if find_traced((*args, *kwargs.values())) is None:
                 return real(*args, **kwargs)
             fail(f"captured object '{proxy._hint}' of type {type(real).__name__} cannot be called on traced values")
         return self.wrap(method, path.derive(f"type({{0}}).{name}"), proxy._hint)(proxy, *args, **kwargs)
+
+    def _guard_plain_module(self, proxy: ObjectProxy) -> None:
+        """Of a module only the class's `forward` is traced: what else a call of it would do is refused."""
+        real, path = proxy._real, proxy._path
+        Module = tensors.torch().nn.Module
+        if type(real).__call__ is not Module.__call__ or "forward" in vars(real):
+            fail(f"captured module '{proxy._hint}' of type {type(real).__name__} has a __call__ or a forward of its own: give the class one")
+        hooks = ("_forward_hooks", "_forward_pre_hooks")
+        if any(getattr(real, name) for name in hooks):
+            fail(f"captured module '{proxy._hint}' of type {type(real).__name__} has forward hooks, which are not traced: call what they do "
+                 "in its forward")
+        self.guard("not {0}._forward_hooks and not {0}._forward_pre_hooks and 'forward' not in vars({0})", path)
 
     def _custom_operator(self, definition: Any, path: Path) -> Any:
         """A torch.library.custom_op: the Python function that defines it is traced."""

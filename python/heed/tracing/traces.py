@@ -56,6 +56,14 @@ class Trace:
         self._mask = mask
         self._fetches: tuple[Fetch, ...] = ()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Trace:
+        """Itself: nothing in it changes."""
+        return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"trace '{self.name}' cannot be pickled, as it knows the functions that it came from: its `source` is a program "
+                        "that heed.compile takes")
+
     @property
     def has_score(self) -> bool:
         return self._score is not None

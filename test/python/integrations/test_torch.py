@@ -13,8 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import heed  # noqa: E402
-from heed import variant  # noqa: E402
-from heed.integrations import torch as integration  # noqa: E402
+from heed import tracing, variant  # noqa: E402
 
 _has_compiler = shutil.which("g++") is not None or shutil.which("clang++") is not None
 BACKENDS = ["eager", pytest.param("inductor", marks=[
@@ -324,9 +323,94 @@ def test_gradients() -> None:
         check(lambda q, k, v: heed.flex_attention(q, k, v), query.requires_grad_(), key, value)
 
 
-def test_outside_of_graphs() -> None:
-    with pytest.raises(RuntimeError, match="call heed.flex_attention"):
-        integration.flex_attention(*inputs())
+@pytest.mark.parametrize("backend", ("eager", "aot_eager", "inductor"))
+def test_captures_that_require_gradients(backend: str) -> None:
+    """Refused as without torch.compile, not taken for constants."""
+    query, key, value = inputs()
+    bias = torch.randn(37, requires_grad=True)
+
+    def call(q: Any) -> Any:
+        return heed.flex_attention(q, key, value, lambda s, b, h, i, j: s + bias[j])
+
+    with torch.enable_grad():
+        with pytest.raises(NotImplementedError, match="no backward pass"):
+            torch.compile(call, backend=backend)(query)
+        torch._dynamo.reset()
+        with pytest.raises(torch._dynamo.exc.Unsupported, match="captures a tensor that requires gradients"):
+            torch.compile(call, backend=backend, fullgraph=True)(query)
+    torch._dynamo.reset()
+    check(call, query, backend=backend)
+    torch._dynamo.utils.counters.clear()
+
+
+def test_gradients_by_functions() -> None:
+    query, key, value = inputs()
+    with pytest.raises(RuntimeError, match="autograd.Function"):
+        torch.compile(lambda q: torch.func.grad(lambda q: heed.flex_attention(q, key, value).sum())(q), backend="eager")(query)
+    with torch.enable_grad(), pytest.raises(NotImplementedError, match="does not support backward on CPU"):
+        heed.flex_attention(query, key, value, scale=torch.tensor(0.5, requires_grad=True))
+
+
+@pytest.mark.parametrize("fullgraph", (True, False))
+def test_the_function_itself(fullgraph: bool) -> None:
+    compiled = torch.compile(heed.flex_attention, backend="eager", fullgraph=fullgraph)
+    for factor in (2.0, 3.0):
+        def score_mod(s: Any, b: Any, h: Any, q: Any, kv: Any, factor: float = factor) -> Any:
+            return s * factor
+
+        torch.testing.assert_close(compiled(*inputs(), score_mod, mask_mod=causal),
+                                   heed.flex_attention(*inputs(), score_mod, mask_mod=causal))
+
+
+def _adds_in_place(s: Any, b: Any, h: Any, q: Any, kv: Any) -> Any:
+    s += 1.0
+    return s
+
+
+def _prints(s: Any, b: Any, h: Any, q: Any, kv: Any) -> Any:
+    print("traced")
+    return s * 2
+
+
+@pytest.mark.parametrize("mod", (_adds_in_place, _prints))
+@pytest.mark.parametrize("is_aux", (False, True))
+def test_outside_of_graphs(mod: Any, is_aux: bool) -> None:
+    """What a graph has no place for runs as without torch.compile."""
+    aux = heed.AuxRequest(lse=True) if is_aux else None
+
+    def call(q: Any, k: Any, v: Any) -> Any:
+        return heed.flex_attention(q * 2, k, v, mod, return_aux=aux)
+
+    tracing.traces.clear()
+    found = torch.compile(call, backend="eager")(*inputs())
+    torch.testing.assert_close(found, call(*inputs()))
+    torch._dynamo.utils.counters.clear()
+
+
+@pytest.mark.parametrize("backend", ("aot_eager", "inductor"))
+def test_query_of_channels_first(backend: str) -> None:
+    """Results lie in the order of the query's axes, and graphs know it."""
+    key, value = inputs()[1:]
+    query = torch.randn(2, 4, 16, 37)
+
+    def call(q: Any) -> Any:
+        output = heed.flex_attention(q.transpose(2, 3), key, value)
+        return output, output.reshape(2, -1) * 2
+
+    check(call, query, backend=backend)
+    assert torch.compile(call, backend=backend)(query)[0].stride() == call(query)[0].stride() == (16 * 37 * 4, 16 * 37, 1, 37)
+
+
+def test_recorders() -> None:
+    """What records operators would not see a kernel, and replay memory that nobody wrote."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    heed.flex_attention(*inputs())  # seen before, or not
+    with pytest.raises(NotImplementedError, match="cannot be called under make_fx: use torch.compile"):
+        make_fx(lambda q, k, v: heed.flex_attention(q, k, v))(*inputs())
+    with FakeTensorMode() as mode, pytest.raises(NotImplementedError, match="cannot be called under FakeTensorMode"):
+        heed.flex_attention(*(mode.from_tensor(x) for x in inputs()))
 
 
 def test_operator() -> None:

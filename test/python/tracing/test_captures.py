@@ -169,6 +169,39 @@ def test_modules() -> None:
     assert "s + table[h]" in trace.source
 
 
+def test_modules_of_which_a_call_does_more() -> None:
+    class Twice(torch.nn.Module):
+        def forward(self, score, b, h, q, kv):
+            return score * 2
+
+    module, inner = Twice(), torch.nn.Tanh()
+
+    def mod(score, b, h, q, kv):
+        return inner(score)
+
+    tracing.lookup(module, None)
+    tracing.lookup(mod, None)
+    for register in ("register_forward_hook", "register_forward_pre_hook"):
+        handles = [getattr(x, register)(lambda *args: None) for x in (module, inner)]
+        for function in (module, mod):
+            with pytest.raises(tracing.TraceError, match="has forward hooks, which are not traced"):
+                tracing.lookup(function, None)
+        for handle in handles:
+            handle.remove()
+        tracing.lookup(module, None)
+        tracing.lookup(mod, None)
+    module.forward = lambda score, b, h, q, kv: score
+    with pytest.raises(tracing.TraceError, match="has a __call__ or a forward of its own"):
+        tracing.lookup(module, None)
+
+    class Called(Twice):
+        def __call__(self, *args):
+            return args[0]
+
+    with pytest.raises(tracing.TraceError, match="has a __call__ or a forward of its own"):
+        tracing.lookup(Called(), None)
+
+
 # ---- Run-time values ----
 
 
