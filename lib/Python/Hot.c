@@ -349,6 +349,8 @@ static bool packNumbers(PyObject *scale, bool isTorch, bool onCPU, heed_call *ca
   call->scale = NAN;
   call->num_threads = 0;
   if (scale != Py_None) {
+    if (!PyFloat_Check(scale) && PyObject_HasAttrString(scale, "requires_grad"))
+      return false;
     call->scale = PyFloat_AsDouble(scale);
     if (!isfinite(call->scale) || PyErr_Occurred())
       return false;

@@ -134,8 +134,10 @@ class Traced:
     # ---- What Python asks for ----
 
     @property  # type: ignore[misc]
-    def __class__(self) -> Any:  # isinstance(n, int) holds for a captured int
-        return Traced if self._host is None else type(self._host.value)
+    def __class__(self) -> Any:  # isinstance(n, int) holds for a captured int, isinstance(score, torch.Tensor)
+        if self._host is not None:
+            return type(self._host.value)
+        return Traced if (torch := tensors.torch()) is None else torch.Tensor
 
     def __bool__(self) -> bool:
         if self._host is not None:
@@ -296,6 +298,11 @@ class TensorProxy(Traced):
     @property
     def _node(self) -> Node | tuple[Node, ...]:
         return self._tracer.read_row(self)  # type: ignore[no-any-return]
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        kind = type(self._real)
+        return kind if kind is np.ndarray or not self._bound else super().__class__
 
     def _replace(self, axes: list[Axis], bound: dict[int, Node]) -> TensorProxy:
         return TensorProxy(self._tracer, self._leaf, self._real, self._path, axes, bound, self._casts)

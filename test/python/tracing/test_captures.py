@@ -202,6 +202,18 @@ def test_modules_of_which_a_call_does_more() -> None:
         tracing.lookup(Called(), None)
 
 
+def test_classes_of_what_is_traced() -> None:
+    """Mods that look at types take the way that they take when they run."""
+    tensor, array, parameter = torch.zeros(4), np.zeros(4, np.float32), torch.nn.Parameter(torch.zeros(4), False)
+
+    def mod(s, b, h, q, kv):
+        kinds = ((s, torch.Tensor), (q, torch.Tensor), (q >= kv, torch.Tensor), (tensor, torch.Tensor), (tensor[kv], torch.Tensor),
+                 (array, np.ndarray), (parameter, torch.nn.Parameter))
+        return s * (2 if all(isinstance(x, kind) for x, kind in kinds) and not isinstance(array, torch.Tensor) else 3)
+
+    assert "s * 2" in tracing.lookup(mod, None)[0].source
+
+
 # ---- Run-time values ----
 
 
