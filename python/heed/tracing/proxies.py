@@ -496,6 +496,7 @@ class Namespace(dict):
         self._wrapped = wrapped
         # What the interpreter itself looks up, as __builtins__ and the package of an import.
         super().__init__({key: value for key, value in real.items() if key.startswith("__")})
+        self["__builtins__"] = {**vars(builtins), "__import__": tracer.import_module}
         self._own = set(self.keys())
 
     def assigned(self) -> list[str]:

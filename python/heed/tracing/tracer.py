@@ -481,6 +481,13 @@ class Tracer:
             return module is None or not isinstance(value, (module.nn.Module, module.library.CustomOpDef))
         return top in sys.stdlib_module_names and (isinstance(value, type) or callable(value))
 
+    def import_module(self, name: str, *args: Any, **kwargs: Any) -> types.ModuleType:
+        """What `import` in a mod calls. Names of the user's own modules would be read once, while tracing."""
+        module = builtins.__import__(name, *args, **kwargs)
+        if not self._is_library(module):
+            fail(f"a mod imports '{name}', and would not see what changes there: import it at the top of the file")
+        return module
+
     def library(self, value: Any) -> Any:
         """What stands for a module or function that is not the user's."""
         if isinstance(value, types.ModuleType):

@@ -202,6 +202,23 @@ def test_modules_of_which_a_call_does_more() -> None:
         tracing.lookup(Called(), None)
 
 
+def test_imports() -> None:
+    def of_library(s, b, h, q, kv):
+        import math
+        from torch import tanh
+
+        return tanh(s * math.pi)
+
+    def of_user(s, b, h, q, kv):
+        from tracing_helpers import grid as made
+
+        return s * len(made(2, 2))
+
+    assert "tanh" in tracing.lookup(of_library, None)[0].source
+    with pytest.raises(tracing.TraceError, match="a mod imports 'tracing_helpers', and would not see what changes there: import it at the top"):
+        tracing.lookup(of_user, None)
+
+
 def test_classes_of_what_is_traced() -> None:
     """Mods that look at types take the way that they take when they run."""
     tensor, array, parameter = torch.zeros(4), np.zeros(4, np.float32), torch.nn.Parameter(torch.zeros(4), False)
