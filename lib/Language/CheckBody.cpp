@@ -94,15 +94,20 @@ Value Checker::evalBranch(const Block *block, const IfExpr *expr, const Rest *re
   return result;
 }
 
+Value Checker::evalTaken(const Node *condition, const IfExpr *expr,
+                         function_ref<Value(const Block *)> evalArm) {
+  const Block *taken = expr->thenBlock, *other = expr->elseBlock;
+  if (!condition->constant.integer)
+    std::swap(taken, other);
+  Value leftOut = shapeOf([&] { return evalArm(other); });
+  return beside(evalArm(taken), leftOut);
+}
+
 Value Checker::evalTailIf(const IfExpr *expr, const Rest *rest) {
   Value condition = evalCondition(expr->condition);
-  if (expanding && condition.known()) {
-    const Block *taken = expr->thenBlock, *other = expr->elseBlock;
-    if (!condition.known()->constant.integer)
-      std::swap(taken, other);
-    Value leftOut = shapeOf([&] { return evalBranch(other, expr, rest); });
-    return beside(evalBranch(taken, expr, rest), leftOut);
-  }
+  if (expanding && condition.known())
+    return evalTaken(condition.known(), expr,
+                     [&](const Block *arm) { return evalBranch(arm, expr, rest); });
   Value ifTrue = evalBranch(expr->thenBlock, expr, rest);
   Value ifFalse = evalBranch(expr->elseBlock, expr, rest);
   return select(condition, ifTrue, ifFalse, expr->loc, "the branches of this 'if'");
@@ -356,13 +361,9 @@ Value Checker::evalIf(const IfExpr *expr) {
     evalBlock(expr->thenBlock, expr);
     return fail(expr->loc, "an 'if' that gives a value needs an 'else'");
   }
-  if (expanding && condition.known()) {
-    const Block *taken = expr->thenBlock, *other = expr->elseBlock;
-    if (!condition.known()->constant.integer)
-      std::swap(taken, other);
-    Value leftOut = shapeOf([&] { return evalBlock(other, expr); });
-    return beside(evalBlock(taken, expr), leftOut);
-  }
+  if (expanding && condition.known())
+    return evalTaken(condition.known(), expr,
+                     [&](const Block *arm) { return evalBlock(arm, expr); });
   Value ifTrue, ifFalse;
   runArms(
       condition, expr->loc, [&] { ifTrue = evalBlock(expr->thenBlock, expr); },

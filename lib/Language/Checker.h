@@ -214,6 +214,9 @@ private:
 
   Value evalBody(const ast::Block *body);
   Value evalSequence(llvm::ArrayRef<ast::Stmt *> stmts, llvm::SMLoc end, const Rest *rest);
+  /// An `if` that a constant decides.
+  Value evalTaken(const Node *condition, const ast::IfExpr *expr,
+                  llvm::function_ref<Value(const ast::Block *)> evalArm);
   Value evalTailIf(const ast::IfExpr *expr, const Rest *rest);
   Value evalBranch(const ast::Block *block, const ast::IfExpr *expr, const Rest *rest);
   Value checkReturn(const Value &value, llvm::SMLoc loc);
