@@ -178,19 +178,19 @@ class Kernel:
 
         Returns output (B, Hq, Sq, Dv), or (output, lse) with lse (B, Hq, Sq) in f32, the natural logarithm of the sum
         of exponentials. `out` and `lse` take them where given. HeedError names the argument that is wrong."""
+        query, key, value = map(arrays.adopt, (query, key, value))
         for name, array in (("query", query), ("key", key), ("value", value)):
-            if not arrays.is_array(arrays.adopt(array)):
+            if not arrays.is_array(array):
                 raise HeedError(f"argument '{name}': expected an array, found {type(array).__name__}")
         if scale is not None and (isinstance(scale, str) or not hasattr(type(scale), "__float__")):
             raise HeedError(f"argument 'scale': expected a number, found {scale!r}")
         if not hasattr(type(threads), "__index__") or not 0 <= operator.index(threads) < 2**31:
             raise HeedError(f"argument 'threads': expected a number of threads, 0 for all, found {threads!r}")
-        query = arrays.adopt(query)
         if out is None:
             out = arrays.empty((*query.shape[:3], self.value_head_dim), query)
         if return_lse and lse is None:
             lse = arrays.empty(tuple(query.shape[:3]), query, "f32")
-        key, value, output, rows = map(arrays.adopt, (key, value, out, lse))
+        output, rows = map(arrays.adopt, (out, lse))
         for name, array in (("output", output), ("lse", rows)):
             if not arrays.is_writable(array):
                 raise HeedError(f"argument '{name}': expected an array that can be written, found a read-only one")
