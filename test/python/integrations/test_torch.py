@@ -323,7 +323,7 @@ def test_gradients() -> None:
         check(lambda q, k, v: heed.flex_attention(q, k, v), query.requires_grad_(), key, value)
 
 
-@pytest.mark.parametrize("backend", ("eager", "aot_eager", "inductor"))
+@pytest.mark.parametrize("backend", ["aot_eager", *BACKENDS])
 def test_captures_that_require_gradients(backend: str) -> None:
     """Refused as without torch.compile, not taken for constants."""
     query, key, value = inputs()
@@ -387,7 +387,7 @@ def test_outside_of_graphs(mod: Any, is_aux: bool) -> None:
     torch._dynamo.utils.counters.clear()
 
 
-@pytest.mark.parametrize("backend", ("aot_eager", "inductor"))
+@pytest.mark.parametrize("backend", ["aot_eager", BACKENDS[1]])
 def test_query_of_channels_first(backend: str) -> None:
     """Results lie in the order of the query's axes, and graphs know it."""
     key, value = inputs()[1:]
