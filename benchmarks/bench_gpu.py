@@ -558,7 +558,8 @@ def markdown(content: dict[str, Any]) -> str:
     device = content["device"]
     parts = content.get("parts") or [what_was_asked(content["argv"])]
     lines = [f"`benchmarks/bench_gpu.py`{' with' if any(parts) else ''}", "", *(f"- `{part}`" for part in parts if part), "",
-             f"on {content['date']}{', of a case the last that measured it' if len(parts) > 1 else ''}: {device['name']}, driver {device.get('driver', '-')}, PyTorch {content['torch']}, cuDNN {device.get('cudnn', '-')}. bf16; B x S = 16384 tokens, "
+             f"on {content['date']}{', of a case the last that measured it' if len(parts) > 1 else ''}: {device['name']}, "
+             f"driver {device.get('driver', '-')}, PyTorch {content['torch']}, cuDNN {device.get('cudnn', '-')}. bf16; B x S = 16384 tokens, "
              "H x D = 2048. Times each contender takes of Heed's, with the goal and whether it is met.", "",
              f"| {' | '.join(HEADER)} |", f"|{'---|' * len(HEADER)}"]
     measured = [row for row in content["cases"] if row["outcome"] != "missing"]

@@ -65,6 +65,12 @@ def flex_attention_op(query: torch.Tensor, key: torch.Tensor, value: torch.Tenso
     (B, Hq, L, Ev), LSE and largest scores (B, Hq, L) in f32, each empty if not asked for. Raises as heed.flex_attention.
     """
     score_mod, mask_mod = _maker(program)(tensors, integers, floats)
+    return _call(query, key, value, score_mod, mask_mod, scale, enable_gqa, with_lse, with_max, options)
+
+
+def _call(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, score_mod: Mod | None, mask_mod: Mod | None, scale: float | None,
+          enable_gqa: bool, with_lse: bool, with_max: bool, options: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The operator's results, of mods that are functions."""
     chosen: Any = options  # in place of the dict that they were
     output, aux = attention.flex_attention(query, key, value, score_mod, None, scale, enable_gqa, False, chosen,
                                            return_aux=attention.AuxRequest(with_lse, with_max), mask_mod=mask_mod)
@@ -243,13 +249,9 @@ class _FlexAttention(HigherOrderOperator):
     def __init__(self) -> None:
         super().__init__("heed_flex_attention")  # type: ignore[no-untyped-call]
 
-    def __call__(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, score_mod: Mod | None, mask_mod: Mod | None,
-                 scale: float | None, enable_gqa: bool, with_lse: bool, with_max: bool, options: str) -> Any:
+    def __call__(self, *args: Any) -> Any:
         """A call that did not fit into a graph: as without torch.compile."""
-        call = torch._dynamo.disable(attention.flex_attention)  # type: ignore[no-untyped-call]
-        output, aux = call(query, key, value, score_mod, None, scale, enable_gqa, False, options,
-                           return_aux=attention.AuxRequest(with_lse, with_max), mask_mod=mask_mod)
-        return output, *(query.new_empty(0, dtype=torch.float32) if rows is None else rows for rows in aux)
+        return torch._dynamo.disable(_call)(*args)  # type: ignore[no-untyped-call]
 
 
 _flex_attention = _FlexAttention()
