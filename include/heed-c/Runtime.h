@@ -37,7 +37,7 @@ extern "C" {
 #endif
 
 /* Raised whenever the layout of a struct or of the argument block changes. */
-#define HEED_ABI_VERSION 6
+#define HEED_ABI_VERSION 7
 
 /*===-- Status ------------------------------------------------------------===*/
 
@@ -273,17 +273,28 @@ typedef struct heed_mask_code {
   heed_box_count_fn count;
 } heed_mask_code;
 
-/* A variant's mask for one GPU architecture: kernels that take the argument block (by value). Each
- * warp of 32 threads has a piece of work: of classify 32 x 32 blocks of a list, of settle 32 blocks
- * of a row, of list a row. Those of a list follow each other by rows, lists by batch and head. */
-typedef struct heed_gpu_mask_code {
+/* The kernels that make block lists. Each warp of 32 threads has a piece of work. Those of a list
+ * follow each other by rows, lists by batch and head. */
+enum {
+  HEED_MASK_KERNEL_CLASSIFY = 0, /* fills the matrix of classes, 32 x 32 blocks of a list; 3 stands
+                                    for a block that is left open */
+  HEED_MASK_KERNEL_SETTLE = 1,   /* decides the open blocks, of 32 in a row of the matrix */
+  HEED_MASK_KERNEL_LIST = 2,     /* lists the blocks of a row of the matrix */
+  HEED_MASK_KERNEL_FILL = 3,     /* fills a row of the matrix from lists */
+  HEED_NUM_MASK_KERNELS = 4
+};
+
+/* One of them, in a module of its own. It takes the argument block (by value). */
+typedef struct heed_gpu_mask_kernel {
   heed_gpu_module module;
-  const char *classify; /* fills the matrix of classes; 3 stands for a block that is left open */
-  const char *settle;   /* decides the open blocks of the matrix */
-  const char *list;     /* lists the blocks of a row of the matrix */
-  const char *fill;     /* fills a row of the matrix from lists, like list */
-  int32_t warps;        /* of a thread block */
-  int32_t uses_batch;   /* 0: the mask is the same for all batches */
+  const char *entry; /* its name in the code */
+} heed_gpu_mask_kernel;
+
+/* A variant's mask for one GPU architecture, which all kernels are for. */
+typedef struct heed_gpu_mask_code {
+  heed_gpu_mask_kernel kernels[HEED_NUM_MASK_KERNELS]; /* by HEED_MASK_KERNEL_* */
+  int32_t warps;                                       /* of a thread block */
+  int32_t uses_batch;                                  /* 0: the mask is the same for all batches */
   int32_t uses_head;
 } heed_gpu_mask_code;
 

@@ -114,50 +114,59 @@ static GPUCode readAttributes(LLVM::LLVMFuncOp function, const GPUTarget &target
   return code;
 }
 
-/// Threads that have become code of the NVIDIA target to PTX.
-static llvm::Expected<std::string> lowerToPTX(ModuleOp module, bool strictMath,
-                                              const GPUTarget &target, NotePhase note,
-                                              llvm::raw_ostream *asLLVM = nullptr) {
-  if (llvm::Error error =
-          runPasses(module, [&](OpPassManager &pm) { buildNVIDIAToLLVMPipeline(pm, strictMath); }))
-    return std::move(error);
-  note("thread code " + target.name);
-  llvm::LLVMContext llvmContext;
-  std::unique_ptr<llvm::Module> translated = translateModuleToLLVMIR(module, llvmContext);
-  if (!translated)
-    return llvm::createStringError("translation to LLVM IR failed");
-  note("LLVM IR " + target.name);
-  if (asLLVM) {
-    translated->print(*asLLVM, nullptr);
-    return std::string();
-  }
-  auto ptx = emitPTX(*translated, target);
-  if (ptx)
-    note("PTX " + target.name);
-  return ptx;
+namespace {
+/// Code of a GPU on its way from LLVM IR, in a context of its own: several of them at a time.
+struct DeviceModule {
+  std::unique_ptr<llvm::LLVMContext> context;
+  std::unique_ptr<llvm::Module> module;
+};
+
+/// What becomes of it; no cubin where none was wanted or ptxas was not found.
+struct Assembled {
+  std::string ptx, cubin;
+};
+} // namespace
+
+static llvm::Error lowerToLLVM(ModuleOp module, bool strictMath) {
+  return runPasses(module, [&](OpPassManager &pm) { buildNVIDIAToLLVMPipeline(pm, strictMath); });
 }
 
-/// Assembles all codes at the same time: most of a compilation is ptxas.
-static llvm::Error assemble(std::vector<GPUCode> &codes) {
-  std::vector<std::string> errors(codes.size());
-  auto assembleOne = [&](size_t i) {
-    auto cubin = assemblePTX(codes[i].ptx, codes[i].target.name);
-    if (cubin)
-      codes[i].cubin = std::move(*cubin);
-    else
-      errors[i] = llvm::toString(cubin.takeError());
+static llvm::Expected<DeviceModule> translate(ModuleOp module) {
+  auto context = std::make_unique<llvm::LLVMContext>();
+  std::unique_ptr<llvm::Module> translated = translateModuleToLLVMIR(module, *context);
+  if (!translated)
+    return llvm::createStringError("translation to LLVM IR failed");
+  return DeviceModule{std::move(context), std::move(translated)};
+}
+
+/// PTX and cubins of all modules at the same time: most of a compilation is LLVM's code generation
+/// and ptxas.
+static llvm::Expected<std::vector<Assembled>> generate(MutableArrayRef<DeviceModule> modules,
+                                                       const GPUTarget &target, bool wantsCubins) {
+  std::vector<Assembled> results(modules.size());
+  std::vector<std::string> errors(modules.size());
+  auto generateOne = [&](size_t i) {
+    auto into = [&](std::string &place, llvm::Expected<std::string> made) {
+      if (made)
+        place = std::move(*made);
+      else
+        errors[i] = llvm::toString(made.takeError());
+    };
+    into(results[i].ptx, emitPTX(*modules[i].module, target));
+    if (wantsCubins && errors[i].empty())
+      into(results[i].cubin, assemblePTX(results[i].ptx, target.name));
   };
   std::vector<std::thread> threads;
-  for (size_t i = 1; i < codes.size(); ++i)
-    threads.emplace_back(assembleOne, i);
-  if (!codes.empty())
-    assembleOne(0);
+  for (size_t i = 1; i < modules.size(); ++i)
+    threads.emplace_back(generateOne, i);
+  if (!modules.empty())
+    generateOne(0);
   for (std::thread &thread : threads)
     thread.join();
   for (std::string &error : errors)
     if (!error.empty())
       return llvm::createStringError(error);
-  return llvm::Error::success();
+  return results;
 }
 
 namespace {
@@ -351,6 +360,7 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
     planned->codes.resize(1);
 
   std::vector<GPUCode> codes;
+  std::vector<DeviceModule> modules;
   for (auto [schedule, minKeys] : planned->codes) {
     OwningOpRef<ModuleOp> module = planned->attn->clone();
     if (llvm::Error error = lowerToTile(*module, options, schedule))
@@ -366,23 +376,41 @@ llvm::Expected<std::vector<GPUCode>> heed::compileForGPU(MLIRContext &context,
       return code.takeError();
     // Float32 results are as accurate as float32 is, unless TF32 will do.
     bool isF32 = options.dtype == HEED_F32 && !options.gpuSchedule.tf32;
-    auto ptx = lowerToPTX(*module, options.gpuSchedule.strictMath || isF32, target, note,
-                          kind == EmitKind::LLVM ? &os : nullptr);
-    if (!ptx)
-      return ptx.takeError();
-    if (kind == EmitKind::LLVM)
+    if (llvm::Error error = lowerToLLVM(*module, options.gpuSchedule.strictMath || isF32))
+      return std::move(error);
+    note("thread code " + target.name);
+    auto translated = translate(*module);
+    if (!translated)
+      return translated.takeError();
+    note("LLVM IR " + target.name);
+    if (kind == EmitKind::LLVM) {
+      translated->module->print(os, nullptr);
       return codes;
-    code->ptx = std::move(*ptx);
+    }
     codes.push_back(std::move(*code));
+    modules.push_back(std::move(*translated));
   }
   if (!wantsAll)
     codes.front().minKeys = 0;
-  if (kind == EmitKind::Object || kind == EmitKind::Cubin) {
-    if (llvm::Error error = assemble(codes))
-      return std::move(error);
-    note("ptxas " + target.name);
+  bool wantsCubins = kind == EmitKind::Object || kind == EmitKind::Cubin;
+  auto assembled = generate(modules, target, wantsCubins);
+  if (!assembled)
+    return assembled.takeError();
+  for (auto [code, made] : llvm::zip(codes, *assembled)) {
+    code.ptx = std::move(made.ptx);
+    code.cubin = std::move(made.cubin);
   }
+  note((wantsCubins ? "PTX, ptxas " : "PTX ") + target.name);
   return codes;
+}
+
+/// A copy of a module with one of its kernels.
+static OwningOpRef<ModuleOp> keepOnly(ModuleOp module, StringRef entry) {
+  OwningOpRef<ModuleOp> copy = module.clone();
+  for (auto kernel : llvm::make_early_inc_range(copy->getOps<LLVM::LLVMFuncOp>()))
+    if (!kernel.isExternal() && kernel.getSymName() != entry)
+      kernel.erase();
+  return copy;
 }
 
 llvm::Expected<GPUMaskCode> heed::compileMaskForGPU(MLIRContext &context,
@@ -401,23 +429,35 @@ llvm::Expected<GPUMaskCode> heed::compileMaskForGPU(MLIRContext &context,
     return std::move(error);
   GPUMaskCode code;
   code.target = target;
-  code.name = defaultSymbol(variant, options);
-  auto function = module->lookupSymbol<LLVM::LLVMFuncOp>(code.name + "_classify");
+  std::string name = defaultSymbol(variant, options);
+  auto function = module->lookupSymbol<LLVM::LLVMFuncOp>(name + "_classify");
   auto attributes = function->getAttrOfType<DictionaryAttr>("heed.gpu_mask_code");
   auto number = [&](StringRef key) { return cast<IntegerAttr>(attributes.get(key)).getInt(); };
   code.warps = number("warps");
   code.usesBatch = number("uses_batch") != 0;
   code.usesHead = number("uses_head") != 0;
   function->removeAttr("heed.gpu_mask_code");
-  auto ptx = lowerToPTX(*module, /*strictMath=*/true, target, note);
-  if (!ptx)
-    return ptx.takeError();
-  code.ptx = std::move(*ptx);
-  auto cubin = assemblePTX(code.ptx, target.name);
-  if (!cubin)
-    return cubin.takeError();
-  code.cubin = std::move(*cubin);
-  note("ptxas " + target.name);
+  if (llvm::Error error = lowerToLLVM(*module, /*strictMath=*/true))
+    return std::move(error);
+  note("thread code " + target.name);
+  std::vector<DeviceModule> modules;
+  for (auto [suffix, kernel] : llvm::zip_equal(
+           ArrayRef<StringRef>{"_classify", "_settle", "_list", "_fill"}, code.kernels)) {
+    kernel.entry = name + suffix.str();
+    auto translated = translate(*keepOnly(*module, kernel.entry));
+    if (!translated)
+      return translated.takeError();
+    modules.push_back(std::move(*translated));
+  }
+  note("LLVM IR " + target.name);
+  auto assembled = generate(modules, target, /*wantsCubins=*/true);
+  if (!assembled)
+    return assembled.takeError();
+  for (auto [kernel, made] : llvm::zip(code.kernels, *assembled)) {
+    kernel.ptx = std::move(made.ptx);
+    kernel.cubin = std::move(made.cubin);
+  }
+  note("PTX, ptxas " + target.name);
   return code;
 }
 

@@ -32,8 +32,11 @@ struct GPUCode {
 
 /// What becomes a heed_gpu_mask_code.
 struct GPUMaskCode {
+  struct Kernel {
+    std::string entry, ptx, cubin;
+  };
   GPUTarget target;
-  std::string name, ptx, cubin; // kernels are NAME_classify, _settle, _list and _fill
+  std::array<Kernel, HEED_NUM_MASK_KERNELS> kernels;
   int64_t warps = 0;
   bool usesBatch = false, usesHead = false;
 };

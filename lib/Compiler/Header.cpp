@@ -80,7 +80,7 @@ bool heed::isReservedInC(StringRef name) {
       "heed_box_class_fn", "heed_box_count_fn", "heed_call", "heed_class_matrix", "heed_classify",
       "heed_code", "heed_cost_fn", "heed_cpu_features", "heed_dense_tensor", "heed_dtype",
       "heed_get_num_threads", "heed_gpu_capability", "heed_gpu_code", "heed_gpu_count",
-      "heed_gpu_map", "heed_gpu_mask_code", "heed_gpu_module", "heed_gpu_unload", "heed_kernel",
+      "heed_gpu_map", "heed_gpu_mask_code", "heed_gpu_mask_kernel", "heed_gpu_module", "heed_gpu_unload", "heed_kernel",
       "heed_last_error", "heed_launch", "heed_launch_classify", "heed_launch_fill",
       "heed_launch_list", "heed_launch_packed", "heed_mask_code", "heed_mask_question",
       "heed_parallel_for", "heed_parallel_for_fn", "heed_param", "heed_prepare_fn", "heed_run",

@@ -202,12 +202,14 @@ void KernelTable::emit(llvm::Module &module, const lang::Variant &variant, Strin
                      b.i32(code.usesHead), function("_classify"), function("_count")}));
   }
   llvm::SmallVector<Constant *> gpuMaskEntries;
-  for (const GPUMaskCode &code : gpuMaskCodes)
-    gpuMaskEntries.push_back(
-        b.structure({moduleOf(code.target, code.ptx, code.cubin), b.string(code.name + "_classify"),
-                     b.string(code.name + "_settle"), b.string(code.name + "_list"),
-                     b.string(code.name + "_fill"), b.i32(code.warps), b.i32(code.usesBatch),
-                     b.i32(code.usesHead)}));
+  for (const GPUMaskCode &code : gpuMaskCodes) {
+    llvm::SmallVector<Constant *> fields;
+    for (const GPUMaskCode::Kernel &kernel : code.kernels)
+      fields.push_back(
+          b.structure({moduleOf(code.target, kernel.ptx, kernel.cubin), b.string(kernel.entry)}));
+    fields.append({b.i32(code.warps), b.i32(code.usesBatch), b.i32(code.usesHead)});
+    gpuMaskEntries.push_back(b.structure(fields));
+  }
   int64_t valueDim = options.valueHeadDim ? options.valueHeadDim : options.headDim;
   Constant *kernel = b.structure(
       {b.i32(HEED_ABI_VERSION), b.i32(params.size()), b.string(name), b.i32(options.dtype),

@@ -187,9 +187,11 @@ heed_status heed::runtime::checkKernel(const heed_kernel *kernel) {
     return damaged(*kernel, "its list of GPU mask codes is missing");
   for (int32_t i = 0; i < kernel->num_gpu_mask_codes; ++i) {
     const heed_gpu_mask_code &code = kernel->gpu_mask_codes[i];
-    if ((!code.module.ptx && !code.module.cubin) || !code.classify || !code.settle || !code.list ||
-        !code.fill || code.warps < 1 || code.warps > 32)
-      return damaged(*kernel, "a GPU mask code has no entry point or no threads");
+    for (const heed_gpu_mask_kernel &part : code.kernels)
+      if ((!part.module.ptx && !part.module.cubin) || !part.entry)
+        return damaged(*kernel, "a GPU mask code has no entry point");
+    if (code.warps < 1 || code.warps > 32)
+      return damaged(*kernel, "a GPU mask code has no threads");
   }
   for (int32_t i = 0; i < kernel->num_params; ++i) {
     const heed_param &param = kernel->params[i];

@@ -77,12 +77,17 @@ class GPUCode(ctypes.Structure):
                 ("summaries_per_batch", ctypes.c_int32), ("summaries_per_head", ctypes.c_int32), ("min_keys", ctypes.c_int64)]
 
 
+class GPUMaskKernel(ctypes.Structure):
+    """heed_gpu_mask_kernel"""
+
+    _fields_ = [("module", GPUModule), ("entry", ctypes.c_char_p)]
+
+
 class GPUMaskCode(ctypes.Structure):
     """heed_gpu_mask_code"""
 
-    _anonymous_ = ("module",)
-    _fields_ = [("module", GPUModule), ("classify", ctypes.c_char_p), ("settle", ctypes.c_char_p), ("list", ctypes.c_char_p),
-                ("fill", ctypes.c_char_p), ("warps", ctypes.c_int32), ("uses_batch", ctypes.c_int32), ("uses_head", ctypes.c_int32)]
+    _fields_ = [("kernels", GPUMaskKernel * 4), ("warps", ctypes.c_int32), ("uses_batch", ctypes.c_int32),
+                ("uses_head", ctypes.c_int32)]
 
 
 class KernelTable(ctypes.Structure):

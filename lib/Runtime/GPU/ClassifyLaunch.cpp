@@ -37,12 +37,11 @@ struct Launcher {
   const heed_kernel &kernel;
   const heed_gpu_mask_code *code;
   CurrentContext context;
-  Loaded loaded;
   Stream stream;
   int64_t args[maxWords];
 
   explicit Launcher(const heed_kernel &kernel, void *stream)
-      : kernel(kernel), code(nullptr), loaded(), stream(static_cast<Stream>(stream)), args() {}
+      : kernel(kernel), code(nullptr), stream(static_cast<Stream>(stream)), args() {}
 
   heed_status enter(int32_t ordinal) {
     heed_status status;
@@ -59,7 +58,7 @@ struct Launcher {
     if ((status = context.enter(ordinal, /*anyDevice=*/false)))
       return status;
     for (int32_t i = 0; i < kernel.num_gpu_mask_codes && !code; ++i)
-      if (hasCapability(kernel.gpu_mask_codes[i].module, *context->device))
+      if (hasCapability(kernel.gpu_mask_codes[i].kernels[0].module, *context->device))
         code = &kernel.gpu_mask_codes[i];
     if (!code)
       return fail(HEED_UNSUPPORTED_GPU,
@@ -67,9 +66,16 @@ struct Launcher {
                   "capability %d.%d",
                   nameOf(kernel), int(ordinal), int(context->device->capability / 10),
                   int(context->device->capability % 10));
-    return loadModule(kernel, code->module,
-                      {{code->classify, code->settle, code->list, code->fill}, 0}, *context,
-                      loaded);
+    return HEED_OK;
+  }
+
+  /// `which`: HEED_MASK_KERNEL_*.
+  heed_status load(int which, Function &function) {
+    const heed_gpu_mask_kernel &part = code->kernels[which];
+    Loaded loaded;
+    heed_status status = loadModule(kernel, part.module, {{part.entry}, 0}, *context, loaded);
+    function = loaded.functions[0];
+    return status;
   }
 
   heed_status checkPieces(int64_t numLists, int64_t piecesPerList, int64_t &pieces) {
@@ -81,7 +87,7 @@ struct Launcher {
   }
 
   /// A warp for each piece.
-  heed_status launch(int entry, int64_t numLists, int64_t piecesPerList) {
+  heed_status launch(Function function, int64_t numLists, int64_t piecesPerList) {
     int64_t pieces;
     if (heed_status status = checkPieces(numLists, piecesPerList, pieces))
       return status;
@@ -89,17 +95,18 @@ struct Launcher {
       return HEED_OK;
     void *params[] = {args};
     Result result =
-        driver.launchKernel(loaded.functions[entry], unsigned(divideCeil(pieces, code->warps)), 1,
-                            1, unsigned(code->warps * lanes), 1, 1, 0, stream, params, nullptr);
+        driver.launchKernel(function, unsigned(divideCeil(pieces, code->warps)), 1, 1,
+                            unsigned(code->warps * lanes), 1, 1, 0, stream, params, nullptr);
     return result ? launchFailed(kernel, *context->device, result) : HEED_OK;
   }
 
-  heed_status launchRows(int entry) {
-    return launch(entry, args[HEED_MASK_ARG_LISTS], args[HEED_MASK_ARG_ROWS]);
+  heed_status launchRows(int which) {
+    Function function;
+    if (heed_status status = load(which, function))
+      return status;
+    return launch(function, args[HEED_MASK_ARG_LISTS], args[HEED_MASK_ARG_ROWS]);
   }
 };
-
-enum { Classify, Settle, List, Fill };
 } // namespace
 
 /// Fills the words that say what the matrix is.
@@ -241,12 +248,15 @@ extern "C" heed_status heed_launch_classify(const heed_kernel *kernel,
                 nameOf(*kernel), ll(question->query_length), ll(question->key_length));
   int64_t numLists = matrix->num_batches * matrix->num_heads;
   int64_t columnTiles = divideCeil(matrix->num_columns, lanes), numPieces;
+  Function classify, settle;
   // Settle has at least as many pieces as classify, which must not run where settle cannot.
   if ((status = launcher.checkPieces(numLists, matrix->num_rows * columnTiles, numPieces)) ||
+      (status = launcher.load(HEED_MASK_KERNEL_CLASSIFY, classify)) ||
+      (status = launcher.load(HEED_MASK_KERNEL_SETTLE, settle)) ||
       (status =
-           launcher.launch(Classify, numLists, divideCeil(matrix->num_rows, lanes) * columnTiles)))
+           launcher.launch(classify, numLists, divideCeil(matrix->num_rows, lanes) * columnTiles)))
     return status;
-  return launcher.launch(Settle, numLists, matrix->num_rows * columnTiles);
+  return launcher.launch(settle, numLists, matrix->num_rows * columnTiles);
 }
 
 extern "C" heed_status heed_launch_list(const heed_kernel *kernel, const heed_class_matrix *matrix,
@@ -264,7 +274,7 @@ extern "C" heed_status heed_launch_list(const heed_kernel *kernel, const heed_cl
   int64_t columns = launcher.args[HEED_MASK_ARG_COLUMNS];
   if ((status = describe(*lists, columns, columns, device, launcher.args)))
     return status;
-  return launcher.launchRows(List);
+  return launcher.launchRows(HEED_MASK_KERNEL_LIST);
 }
 
 extern "C" heed_status heed_launch_fill(const heed_kernel *kernel, const heed_block_lists *lists,
@@ -290,5 +300,5 @@ extern "C" heed_status heed_launch_fill(const heed_kernel *kernel, const heed_bl
     return status;
   launcher.args[HEED_MASK_ARG_PARTIAL_WIDTH] = partial_width;
   launcher.args[HEED_MASK_ARG_FULL_WIDTH] = full_width;
-  return matrix->num_columns == 0 ? HEED_OK : launcher.launchRows(Fill);
+  return matrix->num_columns == 0 ? HEED_OK : launcher.launchRows(HEED_MASK_KERNEL_FILL);
 }

@@ -327,8 +327,9 @@ static bool belongsTo(const heed_kernel &kernel, const heed_gpu_module *image) {
     if (image == &kernel.gpu_codes[i].module)
       return true;
   for (int32_t i = 0; kernel.gpu_mask_codes && i < kernel.num_gpu_mask_codes; ++i)
-    if (image == &kernel.gpu_mask_codes[i].module)
-      return true;
+    for (const heed_gpu_mask_kernel &part : kernel.gpu_mask_codes[i].kernels)
+      if (image == &part.module)
+        return true;
   return false;
 }
 

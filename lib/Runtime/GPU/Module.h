@@ -16,7 +16,7 @@ namespace heed::runtime::cuda {
 /// What all devices accept as parameters of a kernel.
 constexpr int64_t maxParameterBytes = 4096;
 
-constexpr int maxEntries = 4;
+constexpr int maxEntries = 3;
 
 /// What is asked of a module: entry points, of which a NULL ends the list early.
 struct Entries {

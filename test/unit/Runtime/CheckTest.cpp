@@ -44,7 +44,7 @@ TEST(Check, Null) {
 TEST(Check, Abi) {
   Call c(1, 1, 1, 1, 1);
   c.kernel.abi_version = 99;
-  expectError(c, "argument 'kernel': expected Heed ABI version 6, found 99; compile it again",
+  expectError(c, "argument 'kernel': expected Heed ABI version 7, found 99; compile it again",
               HEED_ABI_MISMATCH);
 }
 

@@ -125,7 +125,7 @@ TEST_F(ClassifyLaunch, Null) {
 
 TEST_F(ClassifyLaunch, Abi) {
   expectErrors(
-      "argument 'kernel': expected Heed ABI version 6, found 99; compile it again",
+      "argument 'kernel': expected Heed ABI version 7, found 99; compile it again",
       [](Mask &m) { m.kernel.abi_version = 99; }, HEED_ABI_MISMATCH);
 }
 
@@ -133,13 +133,16 @@ TEST_F(ClassifyLaunch, DamagedCode) {
   const char *missing = "kernel 'fake' is damaged: its list of GPU mask codes is missing";
   expectErrors(missing, [](Mask &m) { m.kernel.gpu_mask_codes = nullptr; });
   expectErrors(missing, [](Mask &m) { m.kernel.num_gpu_mask_codes = -1; });
-  const char *empty = "kernel 'fake' is damaged: a GPU mask code has no entry point or no threads";
-  expectErrors(empty, [](Mask &m) { m.codes[0].module.ptx = nullptr; });
-  expectErrors(empty, [](Mask &m) { m.codes[0].classify = nullptr; });
-  expectErrors(empty, [](Mask &m) { m.codes[0].settle = nullptr; });
-  expectErrors(empty, [](Mask &m) { m.codes[0].list = nullptr; });
-  expectErrors(empty, [](Mask &m) { m.codes[1].warps = 0; }); // chosen or not
-  expectErrors(empty, [](Mask &m) { m.codes[0].warps = 33; });
+  const char *empty = "kernel 'fake' is damaged: a GPU mask code has no entry point";
+  expectErrors(empty,
+               [](Mask &m) { m.codes[0].kernels[HEED_MASK_KERNEL_FILL].module.ptx = nullptr; });
+  expectErrors(empty,
+               [](Mask &m) { m.codes[0].kernels[HEED_MASK_KERNEL_CLASSIFY].entry = nullptr; });
+  expectErrors(empty, [](Mask &m) { m.codes[0].kernels[HEED_MASK_KERNEL_SETTLE].entry = nullptr; });
+  expectErrors(empty, [](Mask &m) { m.codes[0].kernels[HEED_MASK_KERNEL_LIST].entry = nullptr; });
+  const char *idle = "kernel 'fake' is damaged: a GPU mask code has no threads";
+  expectErrors(idle, [](Mask &m) { m.codes[1].warps = 0; }); // chosen or not
+  expectErrors(idle, [](Mask &m) { m.codes[0].warps = 33; });
 }
 
 TEST_F(ClassifyLaunch, Numbers) {

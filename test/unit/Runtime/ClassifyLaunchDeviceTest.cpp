@@ -56,8 +56,8 @@ TEST_F(ClassifyLaunch, NoCodeForTheDevice) {
   expectErrors(
       "kernel 'fake' has no code that classifies blocks on cuda:0, a GPU of compute capability 9.0",
       [](Mask &m) {
-        m.codes[0].module.capability = 80; // exactly
-        m.codes[1].module.capability = 100;
+        m.setCapability(0, 80); // exactly
+        m.setCapability(1, 100);
       },
       HEED_UNSUPPORTED_GPU);
   expectErrors(
@@ -117,7 +117,7 @@ TEST_F(ClassifyLaunch, LoadsOnce) {
   for (int i = 0; i < 3; ++i)
     for (Call call : calls)
       ASSERT_EQ((m.*call)(), HEED_OK) << heed_last_error();
-  EXPECT_EQ(cuda().callsOf("cuModuleLoadDataEx"), 1);
+  EXPECT_EQ(cuda().callsOf("cuModuleLoadDataEx"), 4);
   EXPECT_EQ(cuda().callsOf("cuModuleGetFunction"), 4);
   EXPECT_EQ(cuda().callsOf("cuFuncSetAttribute"), 0); // no dynamic shared memory
   EXPECT_EQ(cuda().launches.size(), 12u);
@@ -146,14 +146,14 @@ TEST_F(ClassifyLaunch, Unload) {
     ASSERT_EQ(b.list(), HEED_OK) << heed_last_error();
     a.moveAll(2); // the other code
     ASSERT_EQ(a.list(), HEED_OK) << heed_last_error();
-    EXPECT_EQ(cuda().liveModules(), before + 3);
+    EXPECT_EQ(cuda().liveModules(), before + 4); // of classify two
     heed_gpu_unload(&a.kernel);
     EXPECT_EQ(cuda().liveModules(), before + 1);
     heed_gpu_unload(&a.kernel);
     ASSERT_EQ(a.classify(), HEED_OK) << heed_last_error(); // loads again
-    EXPECT_EQ(cuda().liveModules(), before + 2);
-    ASSERT_EQ(b.classify(), HEED_OK) << heed_last_error();
-    EXPECT_EQ(cuda().callsOf("cuModuleLoadDataEx"), 4);
+    EXPECT_EQ(cuda().liveModules(), before + 3);
+    ASSERT_EQ(b.list(), HEED_OK) << heed_last_error();
+    EXPECT_EQ(cuda().callsOf("cuModuleLoadDataEx"), 6);
   }
   EXPECT_EQ(cuda().liveModules(), before);
 }
@@ -182,25 +182,33 @@ TEST_F(ClassifyLaunch, LoadErrors) {
       "kernel 'fake': cannot load its code for sm_90a: CUDA_ERROR_NO_BINARY_FOR_GPU (no kernel "
       "image is available for execution)",
       [](Mask &m) {
-        m.codes[0].module.ptx = nullptr;
-        m.codes[0].module.cubin = "foreign";
+        for (heed_gpu_mask_kernel &part : m.codes[0].kernels) {
+          part.module.ptx = nullptr;
+          part.module.cubin = "foreign";
+        }
       },
       HEED_LAUNCH_FAILED);
 }
 
 TEST_F(ClassifyLaunch, EntriesThatAreMissing) {
   int before = cuda().liveModules();
-  // All are looked for at once, whichever is needed.
-  expectErrors(
-      "kernel 'fake' is damaged: its code for sm_90a has no entry 'mask_clas'",
-      [](Mask &m) { m.codes[0].classify = "mask_clas"; }, HEED_LAUNCH_FAILED);
-  expectErrors(
-      "kernel 'fake' is damaged: its code for sm_90a has no entry 'settle'",
-      [](Mask &m) { m.codes[0].settle = "settle"; }, HEED_LAUNCH_FAILED);
-  expectErrors(
-      "kernel 'fake' is damaged: its code for sm_90a has no entry 'mask_lists'",
-      [](Mask &m) { m.codes[0].list = "mask_lists"; }, HEED_LAUNCH_FAILED);
-  expectErrors(
+  auto rename = [](int which, const char *entry) {
+    return [=](Mask &m) { m.codes[0].kernels[which].entry = entry; };
+  };
+  expectError(&Mask::classify,
+              "kernel 'fake' is damaged: its code for sm_90a has no entry 'mask_clas'",
+              rename(HEED_MASK_KERNEL_CLASSIFY, "mask_clas"), HEED_LAUNCH_FAILED);
+  // Looked for before the other is launched.
+  expectError(&Mask::classify,
+              "kernel 'fake' is damaged: its code for sm_90a has no entry 'settle'",
+              rename(HEED_MASK_KERNEL_SETTLE, "settle"), HEED_LAUNCH_FAILED);
+  expectError(&Mask::list,
+              "kernel 'fake' is damaged: its code for sm_90a has no entry 'mask_lists'",
+              rename(HEED_MASK_KERNEL_LIST, "mask_lists"), HEED_LAUNCH_FAILED);
+  expectError(&Mask::fill, "kernel 'fake' is damaged: its code for sm_90a has no entry 'mask'",
+              rename(HEED_MASK_KERNEL_FILL, "mask"), HEED_LAUNCH_FAILED);
+  expectError(
+      &Mask::classify,
       "kernel 'fake': cannot find the entry 'mask_classify' of its code for sm_90a: "
       "CUDA_ERROR_INVALID_VALUE (invalid argument)",
       [](Mask &) { cuda().failNext("cuModuleGetFunction", 1); }, HEED_LAUNCH_FAILED);

@@ -47,15 +47,14 @@ struct Mask {
 
   Mask() : classes(64), partialCounts(64), partialIndices(64), fullCounts(64), fullIndices(64) {
     heed_gpu_mask_code code = {};
-    code.module = fake::moduleFor90(ptx);
-    code.classify = "mask_classify";
-    code.settle = "mask_settle";
-    code.list = "mask_list";
-    code.fill = "mask_fill";
+    const char *entries[] = {"mask_classify", "mask_settle", "mask_list", "mask_fill"};
+    for (int i = 0; i < HEED_NUM_MASK_KERNELS; ++i)
+      code.kernels[i] = {fake::moduleFor90(ptx), entries[i]};
     code.warps = 4;
     code.uses_batch = code.uses_head = 1;
     codes.push_back(code);
-    code.module = fake::moduleFrom80(ptx);
+    for (heed_gpu_mask_kernel &part : code.kernels)
+      part.module = fake::moduleFrom80(ptx);
     code.warps = 8; // by which the codes are told apart
     codes.push_back(code);
     kernel.abi_version = HEED_ABI_VERSION;
@@ -81,6 +80,11 @@ struct Mask {
   void ask(int64_t batch, int64_t heads, int64_t rows, int64_t columns) {
     question = {batch, heads, 1, rows, columns, 1, 1, nullptr, 0, 0};
     matrix = {matrix.classes, batch, heads, rows, columns};
+  }
+
+  void setCapability(int code, int32_t capability) {
+    for (heed_gpu_mask_kernel &part : codes[code].kernels)
+      part.module.capability = capability;
   }
 
   void moveAll(int where) {
