@@ -189,6 +189,8 @@ static llvm::Error lowerToTile(ModuleOp module, const CompileOptions &options,
     tileOptions.blockKv = schedule.getBlockKv();
     tileOptions.narrowWeights = schedule.getDot() != tile::DotKind::FMA;
     tileOptions.blockLists = true;
+    if (options.gpuSchedule.walk)
+      tileOptions.walk = tile::stringifyBlockWalk(*options.gpuSchedule.walk);
     tileOptions.divideAddends = false;
     pm.addPass(createAttnToTilePass(tileOptions));
     pm.addPass(createCanonicalizerPass());

@@ -169,7 +169,11 @@ static StringRef walkOf(mlir::MLIRContext &context, const lang::Variant &variant
                         const CompileOptions &options) {
   mlir::OwningOpRef<mlir::ModuleOp> module = buildAttnModule(context, &variant, options);
   StringRef walk = "all";
-  module->walk([&](attn::MaskOp mask) { walk = profitsFromLists(mask) ? "lists" : "bounds"; });
+  module->walk([&](attn::MaskOp mask) {
+    walk = options.gpuSchedule.walk ? tile::stringifyBlockWalk(*options.gpuSchedule.walk)
+           : profitsFromLists(mask) ? "lists"
+                                    : "bounds";
+  });
   return walk;
 }
 

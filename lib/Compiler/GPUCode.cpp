@@ -223,13 +223,17 @@ static llvm::Error lowerToTile(ModuleOp module, const CompileOptions &options,
         tileOptions.blockQ = 64;
         tileOptions.blockKv = schedule.getBlockKv();
         tileOptions.narrowWeights = options.dtype != HEED_F32;
+        if (options.gpuSchedule.walk)
+          tileOptions.walk = tile::stringifyBlockWalk(*options.gpuSchedule.walk);
         pm.addPass(createAttnToTilePass(tileOptions));
         pm.addNestedPass<tile::KernelOp>(createTileFoldMagnitudesPass());
         addElementPasses(pm);
       }))
     return error;
-  for (auto kernel : module.getOps<tile::KernelOp>())
+  for (auto kernel : module.getOps<tile::KernelOp>()) {
     kernel->setAttr(tile::TileDialect::kScheduleAttr, schedule);
+    decideBlockWalk(kernel, schedule.getGroups());
+  }
   if (schedule.getDot() != tile::GPUDotKind::WGMMA)
     return llvm::Error::success();
   return runPasses(module, [](OpPassManager &pm) {

@@ -34,10 +34,11 @@ _KERNEL_OPTIONS = {
     "ROWS_GUARANTEED_SAFE", "BLOCKS_ARE_CONTIGUOUS", "WRITE_DQ", "USE_TMA", "FORCE_USE_FLEX_ATTENTION", "BACKEND", "kpack",
     "matrix_instr_nonkdim", "waves_per_eu", "FLOAT32_PRECISION", "SPLIT_KV", "IS_DIVISIBLE", "num_consumer_groups",
     "num_buffers_warp_spec", "SKIP_MASK_SCORE", "SPARSE_Q_BLOCK_SIZE", "SPARSE_KV_BLOCK_SIZE", "num_warpgroups", "PRECISION",
-    "STRICT_MATH"}
+    "STRICT_MATH", "BLOCK_WALK"}
 # Those that GPU kernels follow, as the compiler spells them.
 SCHEDULE_OPTIONS = {"BLOCK_N": "block_kv", "num_warpgroups": "groups", "num_stages": "stages"}
 _PRECISIONS = ("ieee", "tf32")
+_WALKS = ("bounds", "lists")
 _LARGEST_SCALE = float(np.finfo(np.float32).max)
 _BACKENDS = ("AUTO", "TRITON", "TRITON_DECODE", "FLASH")
 _QUERY_CODES = {DTYPES.index(name): name for name in variant.QUERY_DTYPES}
@@ -72,8 +73,8 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
 
     Returns output (B, Hq, L, Ev) of query's dtype, whose axes lie in memory in the order of query's. With
     return_aux=AuxRequest(lse=True, max_scores=True): (output, AuxOutput). With return_lse=True (deprecated): (output, lse).
-    kernel_options of FlexAttention are checked. On CPUs they have no effect; on GPUs BLOCK_N, num_stages, num_warpgroups,
-    PRECISION="tf32" and STRICT_MATH=True have: see docs/flex_attention.md.
+    kernel_options of FlexAttention are checked. BLOCK_WALK has an effect everywhere, BLOCK_N, num_stages, num_warpgroups,
+    PRECISION="tf32" and STRICT_MATH=True on GPUs: see docs/flex_attention.md.
 
     Raises ValueError for shapes that do not fit, TraceError for mods that cannot be traced, NotImplementedError for
     devices and dtypes that are not supported, and for inputs that require gradients.
@@ -338,7 +339,7 @@ def _check_aux(return_lse: bool, return_aux: Any) -> tuple[bool, bool]:
 
 
 def options_of(options: dict[str, Any] | str) -> str:
-    """Checks kernel_options. What they ask of a GPU's schedule, in the compiler's words: "block_kv=64,tf32"."""
+    """Checks kernel_options. What they ask of a schedule, in the compiler's words: "block_kv=64,tf32"."""
     if isinstance(options, str):  # torch.compile's operator has what this returned
         return options
     if not isinstance(options, Mapping):
@@ -365,6 +366,10 @@ def options_of(options: dict[str, Any] | str) -> str:
             raise ValueError(f"Invalid PRECISION value {precision!r}; expected one of {', '.join(_PRECISIONS)}")
         if precision == "tf32":
             words.append("tf32")
+    if (walk := chosen.get("BLOCK_WALK")) is not None:
+        if walk not in _WALKS:
+            raise ValueError(f"Invalid BLOCK_WALK value {walk!r}; expected one of {', '.join(_WALKS)}")
+        words.append(f"walk={walk}")
     if chosen.get("STRICT_MATH"):
         words.append("strict_math")
     return ",".join(words)

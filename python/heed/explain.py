@@ -180,11 +180,11 @@ def _estimate(found: dict[str, Any], rate: float, bandwidth: float, source: str)
 
 
 def report(subject: Subject, *, dtype: str = "f32", head_dim: int = 64, value_head_dim: int | None = None,
-           target: str = "native", rate: float | None = None, bandwidth: float | None = None) -> dict[str, Any]:
-    """All that `python -m heed explain --json` prints. `rate` (GFLOP/s) and `bandwidth` (GB/s) are measured where they
+           target: str = "native", rate: float | None = None, bandwidth: float | None = None, tune: str = "") -> dict[str, Any]:
+    """All that `python -m heed explain --json` prints. `tune`: decisions in place of the compiler's. `rate` (GFLOP/s) and `bandwidth` (GB/s) are measured where they
     are not given and the target is this machine's; else there is no "time"."""
     value_head_dim = value_head_dim or head_dim
-    known = explain(subject, dtype, head_dim, value_head_dim, target)
+    known = explain(subject, dtype, head_dim, value_head_dim, target, tune)
     schedule = _schedule_of(known.schedules, subject.sizes["Skv"])
     with Progress() as progress:
         progress.update("looking at the terms of the mask")
@@ -333,6 +333,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head-dim", type=positive, default=64, metavar="N", help="of query and key (default: %(default)s)")
     parser.add_argument("--value-head-dim", type=positive, metavar="N", help="of value (default: --head-dim)")
     parser.add_argument("--target", default="native", metavar="NAME", help="a CPU level or a GPU architecture (default: this machine's CPU)")
+    parser.add_argument("--tune", default="", metavar="OPTIONS", help="decisions in place of the compiler's, as heedc takes them: walk=lists, ...")
     parser.add_argument("--q", type=positive, metavar="N", help="queries (default: 1024)")
     parser.add_argument("--kv", type=positive, metavar="N", help="keys (default: as many as queries)")
     parser.add_argument("--batch", type=positive, metavar="N", help="batch size (default: 1)")
@@ -351,6 +352,6 @@ def run(arguments: argparse.Namespace) -> int:
                    "Skv": arguments.kv, "D": arguments.head_dim, "Dv": value_head_dim})
     subject = load(arguments.what, parse_assignments(arguments.param), sizes)
     found = report(subject, dtype=arguments.dtype, head_dim=arguments.head_dim, value_head_dim=value_head_dim,
-                   target=arguments.target, rate=arguments.rate, bandwidth=arguments.bandwidth)
+                   target=arguments.target, rate=arguments.rate, bandwidth=arguments.bandwidth, tune=arguments.tune)
     print(json.dumps(found, indent=2) if arguments.json else to_text(found), end="\n" if arguments.json else "")
     return 0

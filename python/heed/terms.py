@@ -120,10 +120,10 @@ class Progress:
 
 
 def explain(subject: Subject, dtype: str = "f32", head_dim: int = 64, value_head_dim: int = 0,
-            target: str = "native") -> Report:
-    """HeedError holds the compiler's messages."""
+            target: str = "native", tune: str = "") -> Report:
+    """`tune`: decisions in place of the compiler's, as `heedc --tune` takes them. HeedError holds the compiler's messages."""
     request = _compiler.Request(subject.source, subject.file_name, subject.variant, None, target, subject.defines, dtype,
-                                head_dim, value_head_dim)
+                                head_dim, value_head_dim, tune)
     found = json.loads(_compiler.compile(request, "explain"))
     leaves = {param["name"]: Leaf(param["name"], param["type"], len(param["extents"]) if "extents" in param else -1,
                                   [extent if isinstance(extent, int) else None for extent in param.get("extents", ())],

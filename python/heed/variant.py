@@ -93,17 +93,17 @@ class Variant:
 
     def kernel(self, dtype: str, head_dim: int, value_head_dim: int, device: int | None = None, options: str = "") -> Kernel:
         """The kernel for this machine's CPU or one of its GPUs, from memory or the disk cache where possible. `options`:
-        schedule overrides for GPUs.
+        schedule overrides; of them CPUs know walk=.
 
         For a GPU it is the code that most calls need. That for arrays which the copy engine cannot take is compiled when
         the first one comes."""
         if device is None:
-            return self._kernel((dtype, head_dim, value_head_dim, _compiler.native_target(), ""))
+            return self._kernel((dtype, head_dim, value_head_dim, _compiler.native_target(), _only(options, "walk")))
         key = (dtype, head_dim, value_head_dim, gpu.target(device))
         kernel = self._kernel((*key, _with(options, "aligned_only")))
         if kernel.portable is None:
             # Overrides were meant for the other code; these are about results.
-            kept = ",".join(word for word in options.split(",") if word in ("tf32", "strict_math"))
+            kept = _only(options, "tf32", "strict_math", "walk")
             kernel.portable = lambda: self._kernel((*key, _with(kept, "no_wgmma")))
         return kernel
 
@@ -244,6 +244,10 @@ def _text(name: str, value: Any) -> str:
     if not isinstance(value, str) or "\0" in value:
         raise HeedError(f"{name}: expected a string, found {value!r}")
     return value
+
+
+def _only(options: str, *names: str) -> str:
+    return ",".join(word for word in options.split(",") if word.partition("=")[0] in names)
 
 
 def _with(options: str, word: str) -> str:

@@ -73,6 +73,19 @@ def test_a_million(name: str, length: int) -> None:
     check_lists(masks(length)[name], (None, None, length, length), 512)
 
 
+@takes_a_gpu
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("name", ("documents", "neighbourhood", "window", "strided"))
+def test_either_walk(name: str, head_dim: int) -> None:
+    """Blocks that the kernel finds as it comes to them, and lists that were made before."""
+    q, k, v = inputs(Shape(1, 2, 2, 1100, 1100), (head_dim, head_dim))
+    mask_mod = masks(1100)[name]
+    plain = heed.flex_attention(q, k, v, mask_mod=mask_mod)
+    for walk in ("bounds", "lists"):
+        found, _ = check_flex(q, k, v, mask_mod=mask_mod, kernel_options={"BLOCK_WALK": walk})
+        assert torch.equal(found, plain), walk
+
+
 def test_random_masks() -> None:
     pytest.importorskip("hypothesis")
     from hypothesis import HealthCheck, Phase, given, settings

@@ -105,6 +105,17 @@ def test_schedules_for_gpus(name: str, dtype: str, keys: int, expected: str) -> 
     assert expected in explain.to_text(found)
 
 
+@pytest.mark.parametrize(("name", "target", "walk", "expected"), [
+    ("causal", "x86-64-v3", "lists", "by exact lists that are made before the kernel runs"),
+    ("packed_documents", "x86-64-v3", "bounds", "within bounds in closed form, each tested in the loop"),
+    ("causal", "sm_90a", "lists", "by lists that a kernel makes before"),
+    ("packed_documents", "sm_80", "bounds", "within bounds in closed form, each tested ahead of the products")])
+def test_decisions_of_others(name: str, target: str, walk: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["explain", str(ROOT / "examples" / f"{name}.heed"), f"--target={target}", "--dtype=bf16", "--q=512"]
+    assert main(arguments) == 0 and expected not in capsys.readouterr().out
+    assert main([*arguments, f"--tune=walk={walk}"]) == 0 and f"blocks of keys: {expected}" in capsys.readouterr().out
+
+
 def test_work_of_causal() -> None:
     found = report("causal", B=2, Hq=4, Hkv=2, Sq=1024)
     done, schedule = found["work"], found["schedule"]

@@ -22,7 +22,7 @@ from gym_mods import GYM  # noqa: E402
 from torch.nn.attention import flex_attention as torch_flex  # noqa: E402
 
 import heed  # noqa: E402
-from heed import _compiler  # noqa: E402
+from heed import _compiler, _runtime, tracing, variant  # noqa: E402
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 TOLERANCE = {"f32": 5e-6, "bf16": 3e-3, "f16": 3e-3}
@@ -246,6 +246,20 @@ def test_kernel_options_have_no_effect(options: dict[str, Any]) -> None:
     assert torch.equal(heed.flex_attention(q, k, v, kernel_options=options), heed.flex_attention(q, k, v))
 
 
+@pytest.mark.parametrize("name", ["causal", "documents"])
+def test_where_blocks_come_from(name: str) -> None:
+    """Either way the same blocks, in the same order: no bit differs."""
+    doc = torch.arange(300) // 41
+    mask_mod = {"causal": lambda b, h, i, j: i >= j, "documents": lambda b, h, i, j: doc[i] == doc[j]}[name]
+    q, k, v = tensors((1, 2, 2, 300, 300))
+    plain = heed.flex_attention(q, k, v, mask_mod=mask_mod)
+    for walk in ("bounds", "lists"):
+        assert torch.equal(heed.flex_attention(q, k, v, mask_mod=mask_mod, kernel_options={"BLOCK_WALK": walk}), plain)
+        kernel = variant.of_trace(tracing.lookup(None, mask_mod)[0]).kernel("f32", 64, 64, None, f"walk={walk}")
+        table = _runtime.KernelTable.from_address(kernel._address)
+        assert (table.num_mask_codes > 0) == (walk == "lists")
+
+
 @pytest.mark.parametrize("shape", [(0, 2, 2, 5, 5), (2, 0, 0, 5, 5), (2, 2, 2, 0, 5), (2, 2, 2, 5, 0), (2, 2, 2, 0, 0)])
 def test_no_elements(shape: tuple[int, ...]) -> None:
     for convert in (torch.as_tensor, np.asarray):
@@ -360,6 +374,8 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "scale": (lambda: heed.flex_attention(Q, Q, Q, scale=math.nan), ValueError, "Expect a finite scale"),
     "scale type": (lambda: heed.flex_attention(Q, Q, Q, scale="1"), TypeError, "scale: expected a number, found str"),
     "scale beyond f32": (lambda: heed.flex_attention(Q, Q, Q, scale=1e300), ValueError, "Expect a finite scale"),
+    "walk": (lambda: heed.flex_attention(Q, Q, Q, kernel_options={"BLOCK_WALK": "trees"}), ValueError,
+             "Invalid BLOCK_WALK value 'trees'; expected one of bounds, lists"),
     "options type": (lambda: heed.flex_attention(Q, Q, Q, kernel_options=[1]), TypeError, "kernel_options: expected a dict, found list"),
     "aux type": (lambda: heed.flex_attention(Q, Q, Q, return_aux=True), TypeError, "return_aux: expected an AuxRequest"),
     "score_mod type": (lambda: heed.flex_attention(Q, Q, Q, 5), TypeError, "score_mod: expected a function of"),

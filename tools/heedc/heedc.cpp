@@ -44,7 +44,7 @@ cl::list<std::string>
 cl::opt<std::string>
     tune("tune", cl::cat(category), cl::value_desc("options"),
          cl::desc("Schedule of GPU kernels: block_kv=N,groups=N,stages=N,"
-                  "blocks_per_sm=N,keys=N,tf32,strict_math,no_wgmma,aligned_only"));
+                  "blocks_per_sm=N,keys=N,walk=bounds|lists,tf32,strict_math,no_wgmma,aligned_only"));
 cl::opt<std::string> dtypeName("dtype", cl::cat(category), cl::init("f32"), cl::value_desc("type"),
                                cl::desc("Type of query, key, value and output: f32, bf16 or f16"));
 cl::opt<std::string> headDimText("head-dim", cl::cat(category), cl::value_desc("N"),

@@ -38,11 +38,11 @@ namespace heed {
 struct CompileOptions {
   std::vector<CPUTarget> targets;    // of one architecture, weakest first
   std::vector<GPUTarget> gpuTargets; // at least one target in all
-  GPUScheduleOverrides gpuSchedule;
-  heed_dtype dtype = HEED_F32; // f16, bf16 or f32
-  int64_t headDim = 0;         // 1 to 576
-  int64_t valueHeadDim = 0;    // 0: as headDim
-  std::string symbol;          // of the kernel, empty: defaultSymbol(); with one variant only
+  GPUScheduleOverrides gpuSchedule;  // its `walk` counts for CPUs as well
+  heed_dtype dtype = HEED_F32;       // f16, bf16 or f32
+  int64_t headDim = 0;               // 1 to 576
+  int64_t valueHeadDim = 0;          // 0: as headDim
+  std::string symbol;                // of the kernel, empty: defaultSymbol(); with one variant only
 };
 
 /// What the compiler can stop at.

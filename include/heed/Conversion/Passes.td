@@ -37,7 +37,8 @@ def AttnToTilePass : Pass<"attn-to-tile", "::mlir::ModuleOp"> {
     Option<"blockKv", "block-kv", "int64_t", "128", "Keys of a tile">,
     Option<"narrowWeights", "narrow-weights", "bool", "false", "Round softmax weights to the element type of values for the second product">,
     Option<"divideAddends", "divide-addends", "bool", "true", "Leave the scale to the softmax where a score stage only adds, and divide what it adds by it, where that cannot overflow">,
-    Option<"blockLists", "block-lists", "bool", "false", "Walk block lists where the mask reads tensors along queries or keys or takes remainders; emits what makes them, as attn-to-classifier does">
+    Option<"blockLists", "block-lists", "bool", "false", "Decide whether a mask's blocks come from lists, and emit what makes them, as attn-to-classifier does">,
+    Option<"walk", "walk", "std::string", "\"\"", "Where a mask's blocks come from: bounds or lists. Else, with block-lists, from lists where the mask reads tensors along queries or keys or takes remainders">
   ];
   let dependentDialects = ["::heed::tile::TileDialect", "::mlir::arith::ArithDialect", "::mlir::func::FuncDialect", "::mlir::math::MathDialect",
                            "::mlir::scf::SCFDialect"];

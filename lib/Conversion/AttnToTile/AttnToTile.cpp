@@ -105,9 +105,13 @@ public:
                                       ValueRange{start, zero, empty});
     emitClassify(loop, all, skv, /*maySkip=*/!bounds.decideSkips);
     auto mask = variant.getStage<attn::MaskOp>();
-    if (options.blockLists && mask && profitsFromLists(mask)) {
-      loop.setLists(true);
-      emitClassifier(moduleBuilder, forward, name);
+    if (mask) {
+      std::optional<tile::BlockWalk> walk = tile::symbolizeBlockWalk(options.walk);
+      if (!walk && options.blockLists)
+        walk = profitsFromLists(mask) ? tile::BlockWalk::Lists : tile::BlockWalk::Bounds;
+      loop.setWalk(walk);
+      if (options.blockLists && loop.walksLists())
+        emitClassifier(moduleBuilder, forward, name);
     }
 
     {
@@ -333,7 +337,11 @@ struct AttnToTile : heed::impl::AttnToTilePassBase<AttnToTile> {
   using AttnToTilePassBase::AttnToTilePassBase;
 
   void runOnOperation() override {
-    AttnToTilePassOptions options{blockQ, blockKv, narrowWeights, divideAddends, blockLists};
+    AttnToTilePassOptions options{blockQ, blockKv, narrowWeights, divideAddends, blockLists, walk};
+    if (!walk.empty() && !tile::symbolizeBlockWalk(walk)) {
+      getOperation().emitError("unknown walk '") << walk << "' (known: bounds, lists)";
+      return signalPassFailure();
+    }
     OpBuilder builder(&getContext());
     for (auto function : llvm::make_early_inc_range(getOperation().getOps<func::FuncOp>())) {
       attn::ForwardOp forward = matchForward(function);

@@ -117,7 +117,7 @@ LogicalResult KernelLowering::emitCostFunction() {
   Value cost = e->cst(0);
   for (Operation &op : kernel.getBodyBlock()->without_terminator()) {
     auto loop = dyn_cast<tile::ForKVOp>(op);
-    if (loop && loop.getLists()) {
+    if (loop && loop.walksLists()) {
       RunsOfTile runs = runsOfTile();
       cost = e->loop(runs.first, runs.end, 1, ValueRange(cost),
                      [&](Value number, ValueRange carried) -> SmallVector<Value> {
@@ -265,8 +265,8 @@ LogicalResult KernelLowering::lowerForKV(tile::ForKVOp op) {
       if (succeeded(result) && !isa<tile::LoadOp>(inner))
         result = lowerOp(inner);
   };
-  usesLists |= op.getLists();
-  if (op.getLists())
+  usesLists |= op.walksLists();
+  if (op.walksLists())
     walkLists(op, lowerBody);
   else
     walkBounds(op, lowerBody);

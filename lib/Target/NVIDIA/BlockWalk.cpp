@@ -8,6 +8,8 @@
 
 #include "BlockWalk.h"
 
+#include "heed/Target/NVIDIA/GPUTarget.h"
+
 #include <limits>
 
 using namespace mlir;
@@ -27,30 +29,24 @@ static Value fromBits(Emitter &e, Value bits, Type type) {
   return type.isInteger(64) ? bits : arith::TruncIOp::create(e.b, e.loc, type, bits).getResult();
 }
 
+static constexpr int64_t kNumLanes = 32;
+
 /// A classification of more ops than this would not fit the registers of a producer, of which one
 /// beside four warpgroups has fewer.
 static int64_t mostInlineOps(int64_t groups) { return groups < 4 ? 36 : 14; }
-
-static constexpr int64_t kNumLanes = 32;
 
 BlockWalk::BlockWalk(Emitter &e, Scalars &uniform, tile::KernelOp kernel, tile::ForKVOp loop,
                      int64_t groups, int64_t instanceRows)
     : e(e), uniform(uniform), kernel(kernel), loop(loop), groups(groups),
       instanceRows(instanceRows) {
-  ofLists = dependencesOf(walkRoots());
+  ofLists = dependencesOfWalk(loop);
   for (auto rows : kernel.getBodyBlock()->getOps<scf::ForOp>())
     if (ofLists.loops.contains(rows) && isCollected(rows))
       sharedLoops.push_back(rows);
-  int64_t numOps = 0;
-  loop.getClassify().walk([&](Operation *op) {
-    if (isa<scf::ForOp, scf::WhileOp>(op))
-      ofLists.loops.insert(op);
-    ++numOps;
-  });
-  hasLists = !ofLists.loops.empty() || numOps > mostInlineOps(groups);
+  hasLists = loop.walksLists();
   needsAll = !hasLists && loop.getClassify().empty() && !ofLists.onBatch && !ofLists.onHead &&
              !ofLists.onQueries;
-  if (!loop.getClassify().empty())
+  if (hasLists)
     for (auto op : loop.getClassify().front().getOps<scf::ForOp>())
       if (Dependences found = dependencesOf(*op); !found.onQueries) {
         summaries.push_back(op);
@@ -62,10 +58,10 @@ BlockWalk::BlockWalk(Emitter &e, Scalars &uniform, tile::KernelOp kernel, tile::
     hasMatrices = true;
     llvm::append_range(indices, load.getIndices());
   }
-  ofMatrices = dependencesOf(indices);
+  ofMatrices = dependencesOf(kernel, indices);
 }
 
-BlockWalk::Dependences BlockWalk::dependencesOf(ValueRange roots) {
+BlockWalk::Dependences BlockWalk::dependencesOf(tile::KernelOp kernel, ValueRange roots) {
   Dependences found;
   SmallVector<Value> pending(roots);
   llvm::DenseSet<Value> seen;
@@ -90,11 +86,35 @@ BlockWalk::Dependences BlockWalk::dependencesOf(ValueRange roots) {
 BlockWalk::Dependences BlockWalk::dependencesOf(Operation &op) {
   SmallVector<Value> operands;
   op.walk([&](Operation *inner) { llvm::append_range(operands, inner->getOperands()); });
-  return dependencesOf(operands);
+  return dependencesOf(kernel, operands);
+}
+
+BlockWalk::Dependences BlockWalk::dependencesOfWalk(tile::ForKVOp loop) {
+  Dependences found = dependencesOf(loop->getParentOfType<tile::KernelOp>(), walkRoots(loop));
+  loop.getClassify().walk([&](Operation *op) {
+    if (isa<scf::ForOp, scf::WhileOp>(op))
+      found.loops.insert(op);
+  });
+  return found;
+}
+
+tile::BlockWalk BlockWalk::choose(tile::ForKVOp loop, int64_t groups) {
+  int64_t numOps = 0;
+  loop.getClassify().walk([&](Operation *) { ++numOps; });
+  return numOps > mostInlineOps(groups) || !dependencesOfWalk(loop).loops.empty()
+             ? tile::BlockWalk::Lists
+             : tile::BlockWalk::Bounds;
+}
+
+void heed::decideBlockWalk(tile::KernelOp kernel, int64_t groups) {
+  kernel.walk([&](tile::ForKVOp loop) {
+    if (!loop.getWalk() && !loop.getClassify().empty())
+      loop.setWalk(BlockWalk::choose(loop, groups));
+  });
 }
 
 /// What the bounds and the classes of blocks are computed from.
-SmallVector<Value> BlockWalk::walkRoots() {
+SmallVector<Value> BlockWalk::walkRoots(tile::ForKVOp loop) {
   SmallVector<Value> roots = {loop.getLower(), loop.getUpper()};
   loop.getClassify().walk([&](Operation *op) {
     for (Value operand : op->getOperands())
@@ -193,7 +213,7 @@ BlockWalk::Bounds BlockWalk::emitBounds(const Tile &tile) {
   bounds.scalars = instanceScalars(tile, instance);
   for (scf::ForOp rows : sharedLoops)
     emitShared(rows, bounds.scalars);
-  uniform.emitSlice(walkRoots(), bounds.scalars);
+  uniform.emitSlice(walkRoots(loop), bounds.scalars);
   Value lower = bounds.scalars.lookup(loop.getLower());
   Value upper = bounds.scalars.lookup(loop.getUpper());
   Value firstQ = e.mul(bounds.scalars.lookup(kernel.getQueryTile()), instanceRows);

@@ -42,6 +42,9 @@ public:
   BlockWalk(Emitter &e, Scalars &uniform, tile::KernelOp kernel, tile::ForKVOp loop, int64_t groups,
             int64_t instanceRows);
 
+  /// Where the blocks of a masked loop come from, unless somebody has decided otherwise.
+  static tile::BlockWalk choose(tile::ForKVOp loop, int64_t groups);
+
   /// Whether the walk reads lists, and what they depend on.
   bool usesLists() const { return hasLists; }
   bool dependsOnBatch() const { return ofLists.onBatch; }
@@ -138,13 +141,15 @@ private:
   Value areListsSorted();
   void sortLists(Value words);
   int64_t blockKv() { return loop.getStep(); }
-  SmallVector<Value> walkRoots();
+  static SmallVector<Value> walkRoots(tile::ForKVOp loop);
   struct Dependences {
     bool onBatch = false, onHead = false, onQueries = false;
-    llvm::SmallPtrSet<mlir::Operation *, 4> loops;
+    llvm::SmallPtrSet<mlir::Operation *, 4> loops; // over captured tensors
   };
   /// Of what is computed from these and outside of the loop.
-  Dependences dependencesOf(ValueRange roots);
+  static Dependences dependencesOf(tile::KernelOp kernel, ValueRange roots);
+  /// Of the bounds and the classes of blocks.
+  static Dependences dependencesOfWalk(tile::ForKVOp loop);
 
   Emitter &e;
   Scalars &uniform;

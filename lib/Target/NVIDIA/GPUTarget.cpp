@@ -77,11 +77,16 @@ llvm::Expected<GPUScheduleOverrides> GPUScheduleOverrides::parse(StringRef text)
       overrides.keys = number;
     else if (name == "blocks_per_sm" && !(problem = needsNumber(0)))
       overrides.blocksPerSM = number;
-    else if (!problem)
+    else if (name == "walk") {
+      overrides.walk = tile::symbolizeBlockWalk(value);
+      if (!overrides.walk)
+        problem = llvm::createStringError(
+            "schedule option 'walk' expects bounds or lists, found '" + word.str() + "'");
+    } else if (!problem)
       problem = llvm::createStringError("unknown schedule option '" + word.str() +
                                         "' (known: block_kv=N, groups=N, stages=N, "
-                                        "blocks_per_sm=N, keys=N, tf32, strict_math, no_wgmma, "
-                                        "aligned_only)");
+                                        "blocks_per_sm=N, keys=N, walk=bounds|lists, tf32, "
+                                        "strict_math, no_wgmma, aligned_only)");
     if (problem)
       return std::move(problem);
   }

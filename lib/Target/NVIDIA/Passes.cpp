@@ -73,6 +73,12 @@ struct TileSelectGPUSchedule : heed::impl::TileSelectGPUSchedulePassBase<TileSel
     if (!schedule)
       return fail(llvm::toString(schedule.takeError()));
     kernel->setAttr(tile::TileDialect::kScheduleAttr, *schedule);
+    if (given->walk)
+      kernel.walk([&](tile::ForKVOp loop) {
+        if (!loop.getClassify().empty())
+          loop.setWalk(given->walk);
+      });
+    decideBlockWalk(kernel, schedule->getGroups());
   }
 };
 
@@ -87,6 +93,7 @@ struct TileToNVIDIA : heed::impl::TileToNVIDIAPassBase<TileToNVIDIA> {
         kernel.emitError("has no GPU schedule; run 'tile-select-gpu-schedule' first");
         return signalPassFailure();
       }
+      decideBlockWalk(kernel, schedule.getGroups()); // for a schedule that was written by hand
       bool isWGMMA = schedule.getDot() == tile::GPUDotKind::WGMMA;
       if (failed(isWGMMA ? nvidia::HopperLowering(kernel, schedule).run()
                          : nvidia::AmpereLowering(kernel, schedule).run()))

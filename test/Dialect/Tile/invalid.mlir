@@ -177,6 +177,16 @@ func.func @yielded(%n: index, %x: !tile.tile<4xf32>, %y: !tile.tile<8xf32>) {
 
 // -----
 
+func.func @lists_of_nothing(%n: index) {
+  // expected-error@+1 {{'tile.for_kv' op expects a classify region, which lists are made by}}
+  tile.for_kv %kv, %partial = %n to %n step 64 lists {
+    tile.yield
+  }
+  return
+}
+
+// -----
+
 func.func @classify_arguments(%n: index) {
   // expected-error@+1 {{expected the first key of a block and its end}}
   tile.for_kv %kv, %partial = %n to %n step 64 classify (%k0) {

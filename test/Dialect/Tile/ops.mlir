@@ -121,6 +121,24 @@ tile.kernel @orders("query" %query: !q, "key" %key: !k, "value" %value: !v, "out
   tile.return
 }
 
+// Where blocks come from, once that is decided.
+// CHECK-LABEL: func.func @walks
+func.func @walks(%n: index, %class: i32) {
+  // CHECK: tile.for_kv %{{.+}} step 64 bounds classify (
+  tile.for_kv %kv, %partial = %n to %n step 64 bounds classify (%k0, %k1) {
+    tile.yield %class : i32
+  } {
+    tile.yield
+  }
+  // CHECK: tile.for_kv %{{.+}} step 64 ordered lists classify (
+  tile.for_kv %kv, %partial = %n to %n step 64 ordered lists classify (%k0, %k1) {
+    tile.yield %class : i32
+  } {
+    tile.yield
+  }
+  return
+}
+
 // What lies beside the scores.
 // CHECK-LABEL: func.func @beside
 // CHECK-SAME:    (%[[S:.+]]: !tile.tile<64x32xf32>, %[[BIAS:.+]]: !attn.tensor<[Hq, Sq, Skv], bf16>, %[[H:.+]]: i32, %[[I:.+]]: index, %[[P:.+]]: i1)

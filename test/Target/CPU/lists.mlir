@@ -1,6 +1,11 @@
 // A mask that reads a tensor along queries and keys: the loop walks lists, and what makes them is there too.
 // RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile{block-q=128 block-lists})" | FileCheck %s --check-prefix=TILE
-// RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile{block-q=128})" | FileCheck %s --check-prefix=BOUNDS
+// RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile{block-q=128})" | FileCheck %s --check-prefix=UNDECIDED
+// Somebody may decide otherwise.
+// RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile{block-q=128 block-lists walk=bounds})" | FileCheck %s --check-prefix=BOUNDS
+// RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile{block-q=128 block-lists walk=lists})" | FileCheck %s --check-prefix=LISTS
+// RUN: not heed-opt %s --pass-pipeline="builtin.module(attn-to-tile{walk=trees})" 2>&1 | FileCheck %s --check-prefix=UNKNOWN
+// UNKNOWN: error: unknown walk 'trees' (known: bounds, lists)
 // RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile{block-q=128 block-lists},canonicalize,tile.kernel(tile-select-cpu-schedule{target=x86-64-v3}),tile-to-cpu)" | FileCheck %s
 
 !t = !attn.tensor<[B, Hq, Sq, 16], f32>
@@ -29,7 +34,10 @@ attn.variant @causal() {
 // TILE:       func.func @listed_count(
 // BOUNDS-NOT: func.func @listed_classify(
 // BOUNDS-LABEL: tile.kernel @listed(
-// BOUNDS: tile.for_kv {{.*}} step 128 classify
+// BOUNDS: tile.for_kv {{.*}} step 128 bounds classify
+// UNDECIDED-NOT: func.func @listed_classify(
+// UNDECIDED-LABEL: tile.kernel @listed(
+// UNDECIDED: tile.for_kv {{.*}} step 128 classify
 
 // CHECK-LABEL: func.func @listed_tile(
 // CHECK-SAME:    uses_lists = 1 : i64
@@ -54,7 +62,10 @@ func.func @listed(%q: !t, %k: !k, %v: !k, %scale: f32, %doc: !doc) -> (!t, !lse,
 // Bounds in closed form need no lists.
 // TILE-NOT: @bounded_classify
 // TILE-LABEL: tile.kernel @bounded(
-// TILE: step 128 classify
+// TILE: step 128 bounds classify
+// LISTS-LABEL: tile.kernel @bounded(
+// LISTS: step 128 lists classify
+// LISTS: func.func @bounded_classify(
 // CHECK-LABEL: func.func @bounded_tile(
 // CHECK-SAME:    uses_lists = 0 : i64
 func.func @bounded(%q: !t, %k: !k, %v: !k, %scale: f32) -> (!t, !lse, !lse) {

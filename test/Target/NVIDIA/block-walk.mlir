@@ -1,6 +1,14 @@
 // Which blocks of keys a tile needs: the producer's warp evaluates the classes of many blocks at a time, or, where that
 // takes loops over captured tensors, a kernel of its own has written lists.
 // RUN: heed-opt %s --split-input-file --pass-pipeline="builtin.module(attn-to-tile{block-kv=16 narrow-weights},tile.kernel(tile-select-gpu-schedule{target=sm_90a overrides=block_kv=16,groups=2,stages=2}),tile-to-nvidia)" | FileCheck %s
+// The decision is in the IR, and may be another's.
+// RUN: heed-opt %s --split-input-file --pass-pipeline="builtin.module(attn-to-tile{block-kv=16 narrow-weights},tile.kernel(tile-select-gpu-schedule{target=sm_90a overrides=block_kv=16,groups=2,stages=2}))" | FileCheck %s --check-prefix=CHOSEN
+// RUN: heed-opt %s --split-input-file --pass-pipeline="builtin.module(attn-to-tile{block-kv=16 narrow-weights},tile.kernel(tile-select-gpu-schedule{target=sm_90a overrides=block_kv=16,groups=2,stages=2,walk=lists}),tile-to-nvidia)" | FileCheck %s --check-prefix=LISTS
+// RUN: heed-opt %s --split-input-file --pass-pipeline="builtin.module(attn-to-tile{block-kv=16 narrow-weights walk=bounds},tile.kernel(tile-select-gpu-schedule{target=sm_90a overrides=block_kv=16,groups=2,stages=2}),tile-to-nvidia)" | FileCheck %s --check-prefix=BOUNDS
+// CHOSEN-LABEL: tile.kernel @causal_blocks(
+// CHOSEN:         step 16 bounds classify
+// LISTS-LABEL:  llvm.func @causal_blocks(
+// LISTS-SAME:     classify_threads = 256 : i64
 
 !lse = !attn.tensor<[B, Hq, Sq], f32>
 !t = !attn.tensor<[B, Hq, Sq, 16], bf16>
@@ -79,6 +87,13 @@ attn.variant @documents(%ids: !ids {attn.name = "ids"}) {
     attn.yield %keep : i1
   }
 }
+// CHOSEN-LABEL: tile.kernel @document_blocks(
+// CHOSEN:         step 16 lists classify
+// BOUNDS-LABEL: llvm.func @document_blocks(
+// BOUNDS-SAME:    classify_threads = 0 : i64
+// BOUNDS-SAME:    summary_words = 0 : i64
+// BOUNDS-NOT:   @document_blocks_classify
+
 // Lists of words, one a batch and tile: a lane reads one of 32 words.
 // CHECK-LABEL: llvm.func @document_blocks(
 // CHECK-SAME:    classify_threads = 256 : i64, lists_per_batch = 1 : i64, lists_per_head = 0 : i64

@@ -15,6 +15,7 @@
 // RUN: not heed-opt %s --pass-pipeline="builtin.module(attn-to-tile,tile.kernel(tile-select-gpu-schedule{target=sm_90a overrides=groups=3,block_kv=256}))" 2>&1 | FileCheck %s --check-prefix=REGISTERS
 // RUN: not heed-opt %s --pass-pipeline="builtin.module(attn-to-tile,tile.kernel(tile-select-gpu-schedule{target=sm_90a overrides=waves=2}))" 2>&1 | FileCheck %s --check-prefix=UNKNOWN
 // RUN: not heed-opt %s --pass-pipeline="builtin.module(attn-to-tile,tile.kernel(tile-select-gpu-schedule{target=sm_90a overrides=stages=no}))" 2>&1 | FileCheck %s --check-prefix=NUMBER
+// RUN: not heed-opt %s --pass-pipeline="builtin.module(attn-to-tile,tile.kernel(tile-select-gpu-schedule{target=sm_90a overrides=walk=trees}))" 2>&1 | FileCheck %s --check-prefix=WALK
 // RUN: not heed-opt %s --pass-pipeline="builtin.module(attn-to-tile,tile.kernel(tile-select-gpu-schedule{target=sm_70}))" 2>&1 | FileCheck %s --check-prefix=TARGET
 
 // MULTIPLE:  error: block_kv expects a multiple of 16 up to 256 for sm_90a, found 20
@@ -22,8 +23,9 @@
 // STAGES:    error: stages expects a power of two for sm_90a, found 3
 // MEMORY:    error: no schedule of sm_90a fits head dim 64: a thread block needs 271360 bytes of shared memory and has 232448
 // REGISTERS: error: no schedule of sm_90a fits head dim 64: a thread needs about 250 registers and has 152
-// UNKNOWN:   error: unknown schedule option 'waves=2' (known: block_kv=N, groups=N, stages=N, blocks_per_sm=N, keys=N, tf32, strict_math, no_wgmma, aligned_only)
+// UNKNOWN:   error: unknown schedule option 'waves=2' (known: block_kv=N, groups=N, stages=N, blocks_per_sm=N, keys=N, walk=bounds|lists, tf32, strict_math, no_wgmma, aligned_only)
 // NUMBER:    error: schedule option 'stages' expects a number of at least 1, found 'stages=no'
+// WALK:      error: schedule option 'walk' expects bounds or lists, found 'walk=trees'
 // TARGET:    error: unknown GPU target 'sm_70'
 
 !lse = !attn.tensor<[B, Hq, Sq], f32>

@@ -47,9 +47,10 @@ struct GPUScheduleOverrides {
   bool strictMath = false;  // no approximate instructions in score_mod and mask_mod
   bool noWGMMA = false;     // the portable path on every target
   bool alignedOnly = false; // no code for arguments that the copy engine cannot take
+  std::optional<tile::BlockWalk> walk; // of masks; CPUs follow it as well
 
-  /// Reads "block_kv=64,groups=2,stages=3,blocks_per_sm=1,keys=512,tf32,strict_math,no_wgmma,
-  /// aligned_only".
+  /// Reads "block_kv=64,groups=2,stages=3,blocks_per_sm=1,keys=512,walk=lists,tf32,strict_math,
+  /// no_wgmma,aligned_only".
   static llvm::Expected<GPUScheduleOverrides> parse(llvm::StringRef text);
 };
 
@@ -103,6 +104,10 @@ llvm::Expected<tile::GPUScheduleAttr> selectGPUSchedule(mlir::MLIRContext *conte
                                                         const GPUTarget &target,
                                                         const GPUProblem &problem,
                                                         const GPUScheduleOverrides &overrides = {});
+
+/// Decides for loops of a kernel that has so many groups where their blocks come from, unless that
+/// has been decided.
+void decideBlockWalk(tile::KernelOp kernel, int64_t groups);
 
 /// Bytes of shared memory that a thread block of a schedule takes; `stages` with what lies beside
 /// keys there.

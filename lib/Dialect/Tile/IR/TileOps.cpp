@@ -145,8 +145,10 @@ ParseResult ForKVOp::parse(OpAsmParser &parser, OperationState &result) {
   result.addAttribute(getStepAttrName(result.name), builder.getI64IntegerAttr(step));
   if (succeeded(parser.parseOptionalKeyword("ordered")))
     result.addAttribute(getOrderedAttrName(result.name), builder.getUnitAttr());
-  if (succeeded(parser.parseOptionalKeyword("lists")))
-    result.addAttribute(getListsAttrName(result.name), builder.getUnitAttr());
+  for (BlockWalk walk : {BlockWalk::Bounds, BlockWalk::Lists})
+    if (succeeded(parser.parseOptionalKeyword(stringifyBlockWalk(walk))))
+      result.addAttribute(getWalkAttrName(result.name),
+                          BlockWalkAttr::get(builder.getContext(), walk));
   if (parser.resolveOperands({lower, upper}, builder.getIndexType(), parser.getCurrentLocation(),
                              result.operands))
     return failure();
@@ -189,8 +191,8 @@ void ForKVOp::print(OpAsmPrinter &printer) {
           << getUpper() << " step " << getStep();
   if (getOrdered())
     printer << " ordered";
-  if (getLists())
-    printer << " lists";
+  if (getWalk())
+    printer << ' ' << stringifyBlockWalk(*getWalk());
   if (!getClassify().empty()) {
     printer << " classify (";
     llvm::interleaveComma(getClassify().getArguments(), printer,
@@ -206,7 +208,7 @@ void ForKVOp::print(OpAsmPrinter &printer) {
     printer << ") : (" << getInits().getTypes() << ")";
   }
   printer.printOptionalAttrDictWithKeyword(
-      (*this)->getAttrs(), {getStepAttrName(), getOrderedAttrName(), getListsAttrName()});
+      (*this)->getAttrs(), {getStepAttrName(), getOrderedAttrName(), getWalkAttrName()});
   printer << ' ';
   printer.printRegion(getBody(), /*printEntryBlockArgs=*/false);
 }
@@ -221,6 +223,8 @@ LogicalResult ForKVOp::verifyRegions() {
     return emitOpError("expects a body with an index, an i1 and the loop-carried tiles");
   if (getResultTypes() != carried || body.getTerminator()->getOperandTypes() != carried)
     return emitOpError("expects initial, yielded and resulting tiles of the same types");
+  if (walksLists() && getClassify().empty())
+    return emitOpError("expects a classify region, which lists are made by");
   if (!getClassify().empty()) {
     Block &classify = getClassify().front();
     if (classify.getNumArguments() != 2 || !classify.getArgument(0).getType().isIndex() ||

@@ -61,8 +61,11 @@ def Tile_ForKVOp : Tile_Op<"for_kv", [RecursiveMemoryEffects]> {
     may be visited in any order that is the same in every run; with `ordered`, in ascending order. The
     `classify` region gets the bounds [kv, end) of a block and yields its class as `i32`: 0 skipped (the body does not
     run), 1 partial, 2 full. Without a `classify` region every block is full. The body gets the block's first key,
-    whether the block is partial (`i1`), and the loop-carried values. With `lists`, the launch may bring lists of the blocks
-    of a tile, with their classes, which the loop walks instead: bounds and `classify` say what the lists are made of.
+    whether the block is partial (`i1`), and the loop-carried values.
+
+    After the step `bounds` or `lists` says how blocks are found, where that has been decided: by the loop itself, from the bounds
+    and `classify`; or from lists of a tile's blocks with their classes, which are there when the kernel starts, and which bounds and
+    `classify` say how to make.
 
     ```mlir
     %r:3 = tile.for_kv %kv, %partial = %lo to %hi step 128 classify (%k0, %k1) {
@@ -74,7 +77,7 @@ def Tile_ForKVOp : Tile_Op<"for_kv", [RecursiveMemoryEffects]> {
     }
     ```
   }];
-  let arguments = (ins Index:$lower, Index:$upper, I64Attr:$step, UnitAttr:$ordered, UnitAttr:$lists, Variadic<Tile_TileType>:$inits);
+  let arguments = (ins Index:$lower, Index:$upper, I64Attr:$step, UnitAttr:$ordered, OptionalAttr<Tile_BlockWalkAttr>:$walk, Variadic<Tile_TileType>:$inits);
   let results = (outs Variadic<Tile_TileType>:$results);
   let regions = (region AnyRegion:$classify, SizedRegion<1>:$body);
   let hasCustomAssemblyFormat = 1;
@@ -86,6 +89,7 @@ def Tile_ForKVOp : Tile_Op<"for_kv", [RecursiveMemoryEffects]> {
     ::mlir::BlockArgument getBlockStart() { return getBodyBlock()->getArgument(0); }
     ::mlir::BlockArgument getIsPartial() { return getBodyBlock()->getArgument(1); }
     ::mlir::Block::BlockArgListType getIterArgs() { return getBodyBlock()->getArguments().drop_front(2); }
+    bool walksLists() { return getWalk() == BlockWalk::Lists; }
     /// The block of the classify region, created with its two arguments where it is missing.
     ::mlir::Block *getOrCreateClassifyBlock();
   }];

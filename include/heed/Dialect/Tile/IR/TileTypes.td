@@ -25,6 +25,15 @@ def Tile_TileType : TypeDef<Tile_Dialect, "Tile"> {
   }];
 }
 
+def Tile_BlockWalk : I32EnumAttr<"BlockWalk", "how a loop finds the blocks of keys that it visits", [
+    I32EnumAttrCase<"Bounds", 0, "bounds">,
+    I32EnumAttrCase<"Lists", 1, "lists">]> {
+  let cppNamespace = "::heed::tile";
+  let genSpecializedAttr = 0;
+}
+
+def Tile_BlockWalkAttr : EnumAttr<Tile_Dialect, Tile_BlockWalk, "block_walk">;
+
 def Tile_DotKind : I32EnumAttr<"DotKind", "which instructions compute a dot", [
     I32EnumAttrCase<"FMA", 0, "fma">,
     I32EnumAttrCase<"DPBF16", 1, "dpbf16">,
