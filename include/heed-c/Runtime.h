@@ -400,6 +400,19 @@ HEED_EXPORT heed_status heed_classify(const heed_kernel *kernel, const heed_mask
                                       const heed_tensor *tensors, heed_block_runs **result);
 HEED_EXPORT void heed_block_runs_free(heed_block_runs *runs); /* NULL: nothing */
 
+/* FlexAttention's lists of blocks, dense: counts (num_batches, num_heads, num_rows), and indices
+ * (num_batches, num_heads, num_rows, num_columns), of which the first `count` of a row are the
+ * blocks listed, and the others the rest, both in ascending order. */
+typedef struct heed_block_lists {
+  int32_t *partial_counts, *partial_indices, *full_counts, *full_indices;
+} heed_block_lists;
+
+/* Lists the blocks that runs stand for: by rows, or with by_column by columns, in which case rows
+ * and columns change places in `lists`. A kind whose counts and indices are NULL is left out.
+ * num_threads as in heed_call. */
+HEED_EXPORT heed_status heed_list_blocks(const heed_block_runs *runs, int32_t by_column,
+                                         const heed_block_lists *lists, int32_t num_threads);
+
 /*===-- GPUs --------------------------------------------------------------===*/
 
 /* Launches `kernel` on the NVIDIA GPU whose memory holds the query, on `stream` (a CUstream or
@@ -425,13 +438,6 @@ typedef struct heed_class_matrix {
   int64_t num_batches, num_heads, num_rows, num_columns;
 } heed_class_matrix;
 
-/* Lists of blocks in memory of a GPU, dense: counts (num_batches, num_heads, num_rows), and indices
- * (num_batches, num_heads, num_rows, num_columns), of which the first `count` of a row are the
- * blocks listed, and the others the rest, both in ascending order. */
-typedef struct heed_block_lists {
-  int32_t *partial_counts, *partial_indices, *full_counts, *full_indices;
-} heed_block_lists;
-
 /* Fills the matrix, exactly, on a device that holds it and all captured tensors, for a kernel with
  * gpu_mask_codes (HEED_EMIT_CLASSIFIER for a GPU). `tensors` as in heed_classify. Returns at once;
  * the work follows the order of `stream` and waits for nothing on the host. question->num_threads
@@ -442,8 +448,8 @@ HEED_EXPORT heed_status heed_launch_classify(const heed_kernel *kernel,
                                              const heed_class_matrix *matrix, void *stream,
                                              int32_t device);
 
-/* Lists the blocks of a matrix that heed_launch_classify fills, with the same kernel: by rows, or
- * with by_column by its columns, in which case rows and columns change places in `lists`. */
+/* As heed_list_blocks, of a matrix that heed_launch_classify fills, with the same kernel, into
+ * memory of the GPU. */
 HEED_EXPORT heed_status heed_launch_list(const heed_kernel *kernel, const heed_class_matrix *matrix,
                                          int32_t by_column, const heed_block_lists *lists,
                                          void *stream, int32_t device);

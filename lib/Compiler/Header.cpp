@@ -82,11 +82,11 @@ bool heed::isReservedInC(StringRef name) {
       "heed_get_num_threads", "heed_gpu_capability", "heed_gpu_code", "heed_gpu_count",
       "heed_gpu_map", "heed_gpu_mask_code", "heed_gpu_mask_kernel", "heed_gpu_module",
       "heed_gpu_unload", "heed_kernel", "heed_last_error", "heed_launch", "heed_launch_classify",
-      "heed_launch_fill", "heed_launch_list", "heed_launch_packed", "heed_mask_code",
-      "heed_mask_question", "heed_parallel_for", "heed_parallel_for_fn", "heed_param",
-      "heed_prepare_fn", "heed_run", "heed_run_packed", "heed_select_code", "heed_select_gpu_code",
-      "heed_set_num_threads", "heed_set_parallel_for", "heed_status", "heed_status_name",
-      "heed_task_fn", "heed_tensor", "heed_tile_fn", "heed_value"};
+      "heed_launch_fill", "heed_launch_list", "heed_list_blocks", "heed_launch_packed",
+      "heed_mask_code", "heed_mask_question", "heed_parallel_for", "heed_parallel_for_fn",
+      "heed_param", "heed_prepare_fn", "heed_run", "heed_run_packed", "heed_select_code",
+      "heed_select_gpu_code", "heed_set_num_threads", "heed_set_parallel_for", "heed_status",
+      "heed_status_name", "heed_task_fn", "heed_tensor", "heed_tile_fn", "heed_value"};
   // Names with two underscores, or one before a capital, are the implementation's.
   return words.contains(name) || name.contains("__") ||
          (name.size() > 1 && name[0] == '_' && llvm::isUpper(name[1])) || name.starts_with("FP_") ||

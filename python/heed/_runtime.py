@@ -130,7 +130,7 @@ class BlockRuns(ctypes.Structure):
 
     _fields_ = [("num_batches", ctypes.c_int64), ("num_heads", ctypes.c_int64), ("num_rows", ctypes.c_int64),
                 ("num_columns", ctypes.c_int64), ("offsets", ctypes.POINTER(ctypes.c_int64)),
-                ("runs", ctypes.POINTER(ctypes.c_int32))]
+                ("runs", ctypes.POINTER(ctypes.c_int32))]  # three each
 
 
 # A call is packed by struct rather than through ctypes objects, which would cost as much as everything else in a hot
@@ -159,6 +159,7 @@ def _load() -> ctypes.CDLL:
                                       ctypes.POINTER(ctypes.POINTER(BlockRuns))]
     library.heed_block_runs_free.argtypes = [ctypes.POINTER(BlockRuns)]
     library.heed_block_runs_free.restype = None
+    library.heed_list_blocks.argtypes = [ctypes.POINTER(BlockRuns), ctypes.c_int32, ctypes.POINTER(BlockLists), ctypes.c_int32]
     library.heed_launch_classify.argtypes = [ctypes.c_void_p, ctypes.POINTER(MaskQuestion), ctypes.c_char_p,
                                              ctypes.POINTER(ClassMatrix), ctypes.c_void_p, ctypes.c_int32]
     library.heed_launch_list.argtypes = [ctypes.c_void_p, ctypes.POINTER(ClassMatrix), ctypes.c_int32,

@@ -240,13 +240,14 @@ class _Derivation:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_matrices": {}}  # a copy finds its own
 
-    def lists(self, kind: int) -> tuple[np.ndarray, np.ndarray]:
-        """kv_num_blocks and kv_indices of the blocks of a kind."""
+    def lists(self, kind: int, by_column: bool) -> tuple[np.ndarray, np.ndarray]:
+        """kv_num_blocks and kv_indices of the blocks of a kind, or by column q_num_blocks and q_indices."""
         def whole(array: np.ndarray) -> np.ndarray:
             shape = (*self.shape[:2], *array.shape[2:])
             return array if array.shape == shape else np.broadcast_to(array, shape).copy()
 
-        return whole(self.runs.counts(kind)), whole(self.runs.indices(kind))
+        counts, indices = self.runs.lists(kind, by_column)
+        return whole(counts), whole(indices)
 
 
 # Lists and the matrices that they stand for.
@@ -424,7 +425,7 @@ class BlockMask:
         pair: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
         if self._derivation is not None:
             device = self._device
-            pair = _pack((self._derivation.kinds == kind).swapaxes(-1, -2)) if is_transposed else self._derivation.lists(kind)
+            pair = self._derivation.lists(kind, is_transposed)
         else:
             device = _device_of(self._lists["kv_indices"])
             if (flags := self._flags()[number % 2]) is not None and is_transposed:

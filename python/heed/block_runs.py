@@ -13,7 +13,7 @@ import numpy as np
 from heed import _runtime
 
 SKIPPED, PARTIAL, FULL = 0, 1, 2  # tile::BlockClass
-# Entries of lists that are made at a time: some 20 bytes each.
+# Blocks of a matrix that are made at a time: some 20 bytes each.
 _CHUNK_ENTRIES = 1 << 21
 
 
@@ -23,16 +23,15 @@ def ceil_div(length: int, block: int) -> int:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BlockRuns:
-    """Runs [begins[i], ends[i]) of blocks of one kind. Those of row r of batch b and head h are numbers offsets[n] to
-    offsets[n + 1], with n = (b * heads + h) * rows + r; in a row they ascend and do not touch if they are of a kind.
+    """Blocks of one kind that follow each other in a row: `runs` int32 (n, 3) of the first, the one behind the last, and the
+    kind. Those of row r of batch b and head h are numbers offsets[n] to offsets[n + 1], with n = (b * heads + h) * rows + r;
+    in a row they ascend and do not touch if they are of a kind.
 
     `shape` is (batches, heads, rows, columns), with 1 for batches or heads that are all alike."""
 
     shape: tuple[int, int, int, int]
     offsets: np.ndarray
-    begins: np.ndarray
-    ends: np.ndarray
-    kinds: np.ndarray
+    runs: np.ndarray
 
     @classmethod
     def take(cls, result: ctypes._Pointer[_runtime.BlockRuns]) -> "BlockRuns":
@@ -43,41 +42,33 @@ class BlockRuns:
             num_rows = shape[0] * shape[1] * shape[2]
             offsets = np.ctypeslib.as_array(found.offsets, (num_rows + 1,)).copy()
             size = int(offsets[-1])
-            runs = np.ctypeslib.as_array(found.runs, (size, 3)).copy() if size else np.empty((0, 3), np.int32)
-            return cls(shape, offsets, *np.ascontiguousarray(runs.T))
+            return cls(shape, offsets, np.ctypeslib.as_array(found.runs, (size, 3)).copy() if size else np.empty((0, 3), np.int32))
         finally:
             _runtime.lib.heed_block_runs_free(result)
 
     @property
     def nbytes(self) -> int:
-        return sum(x.nbytes for x in (self.offsets, self.begins, self.ends, self.kinds))
+        return self.offsets.nbytes + self.runs.nbytes
 
     def num_listed(self) -> int:
         """Blocks that are not skipped."""
-        return int((self.ends.astype(np.int64) - self.begins).sum())
+        return int((self.runs[:, 1].astype(np.int64) - self.runs[:, 0]).sum())
 
-    def counts(self, kind: int) -> np.ndarray:
-        """int32 (batches, heads, rows): the blocks of a kind."""
-        before = np.zeros(len(self.kinds) + 1, np.int64)
-        np.cumsum(np.where(self.kinds == kind, self.ends - self.begins, 0), out=before[1:])
-        return np.diff(before[self.offsets]).astype(np.int32).reshape(self.shape[:3])
-
-    def indices(self, kind: int) -> np.ndarray:
-        """int32 (batches, heads, rows, columns): the blocks of a kind, then the others, both in ascending order, as
-        FlexAttention lists them."""
-        indices = np.empty(self.shape, np.int32)
-        flat = indices.reshape(len(self.offsets) - 1, self.shape[3])
-        for low, high in self._chunks():
-            rows, begins, ends = self._of(low, high, kind)
-            starts = np.searchsorted(rows, np.arange(low, high + 1))
-            # What lies between: up to the first run, between two, after the last.
-            gap_begins = np.insert(ends, starts[:-1], 0)
-            gap_ends = np.insert(begins, starts[1:], self.shape[3])
-            gap_rows = np.repeat(np.arange(low, high), np.diff(starts) + 1)
-            order = np.argsort(np.concatenate((rows, gap_rows)), kind="stable")
-            flat[low:high] = _expand(np.concatenate((begins, gap_begins))[order],
-                                     np.concatenate((ends, gap_ends))[order]).reshape(-1, self.shape[3])
-        return indices
+    def lists(self, kind: int, by_column: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """The blocks of a kind as FlexAttention lists them: counts, int32 (batches, heads, rows), and indices, int32 (batches,
+        heads, rows, columns): those of the kind, then the others, both in ascending order. By column rows and columns change
+        places."""
+        batches, heads, rows, columns = self.shape
+        if by_column:
+            rows, columns = columns, rows
+        counts, indices = np.empty((batches, heads, rows), np.int32), np.empty((batches, heads, rows, columns), np.int32)
+        runs = _runtime.BlockRuns(*self.shape, self.offsets.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)),
+                                  self.runs.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)))
+        pair = (counts.ctypes.data, indices.ctypes.data)
+        lists = _runtime.BlockLists(*(pair if kind == PARTIAL else (None, None)), *(pair if kind == FULL else (None, None)))
+        if _runtime.lib.heed_list_blocks(runs, by_column, lists, 0) != 0:
+            raise _runtime.HeedError(_runtime.lib.heed_last_error().decode())
+        return counts, indices
 
     def matrix(self) -> np.ndarray:
         """int8 (batches, heads, rows, columns): the kind of every block."""
@@ -98,10 +89,10 @@ class BlockRuns:
 
     def _of(self, low: int, high: int, kind: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Row, begin and end, in int64, of the runs of a kind in some rows."""
-        part = slice(self.offsets[low], self.offsets[high])
+        part = self.runs[self.offsets[low]:self.offsets[high]]
         rows = np.repeat(np.arange(low, high), np.diff(self.offsets[low:high + 1]))
-        chosen = self.kinds[part] == kind
-        return rows[chosen], self.begins[part][chosen].astype(np.int64), self.ends[part][chosen].astype(np.int64)
+        chosen = part[:, 2] == kind
+        return rows[chosen], part[chosen, 0].astype(np.int64), part[chosen, 1].astype(np.int64)
 
 
 def _expand(begins: np.ndarray, ends: np.ndarray) -> np.ndarray:

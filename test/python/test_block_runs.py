@@ -184,7 +184,7 @@ def test_threads_do_not_show(threads: int) -> None:
     runs = variant.of_trace(trace).classifier().classify((2, 5, 1, 999, 777), (16, 8), values, threads)
     expected = runs_of(per_head, 2, 5, 999, 777, (16, 8))
     assert runs.shape == expected.shape == (1, 5, 63, 98)
-    for name in ("offsets", "begins", "ends", "kinds"):
+    for name in ("offsets", "runs"):
         np.testing.assert_array_equal(getattr(runs, name), getattr(expected, name))
 
 
@@ -198,7 +198,7 @@ def test_extents_are_those_of_captured_tensors() -> None:
     lengths, slopes = np.array([5, 100], np.int32), np.ones(4, np.float32)
     runs = classifier.classify((2, 4, 2, 10, 100), (8, 8), [lengths, slopes])
     assert runs.shape == (2, 1, 2, 13)
-    assert runs.counts(PARTIAL).tolist() == [[[1, 1]], [[1, 13]]] and runs.counts(FULL).tolist() == [[[0, 0]], [[12, 0]]]
+    assert [runs.lists(kind)[0].tolist() for kind in (PARTIAL, FULL)] == [[[[1, 1]], [[1, 13]]], [[[0, 0]], [[12, 0]]]]
     with pytest.raises(HeedError, match=r"argument 'lengths' \(i32\[B\]\): expected extent B = 3 in dimension 0, found 2"):
         classifier.classify((3, 4, 2, 10, 100), (8, 8), [lengths, slopes])
 
@@ -296,17 +296,18 @@ def test_memory_of_millions_of_tokens(length: int) -> None:
     rows = length // 128
     assert runs.shape == (1, 1, rows, rows) and runs.nbytes < length
     assert runs.num_listed() == rows * (rows + 1) // 2
-    assert (runs.counts(PARTIAL) == 1).all() and (runs.counts(FULL) == np.arange(rows)).all()
+    kinds, counts = runs.runs[:, 2], np.diff(runs.runs[:, :2])[:, 0]
+    assert (counts[kinds == PARTIAL] == 1).all() and (counts[kinds == FULL] == np.arange(1, rows)).all()
 
 
 def test_memory_of_lists() -> None:
-    """Lists are made in pieces: little more than what they hold."""
+    """Nothing beside what they hold."""
     runs = runs_of(causal, None, None, 1 << 20, 1 << 20, 256)
     size = 4 * 4096 * 4096
     tracemalloc.start()
     try:
-        indices = runs.indices(FULL)
-        assert tracemalloc.get_traced_memory()[1] < size + (64 << 20)
+        indices = runs.lists(FULL)[1]
+        assert tracemalloc.get_traced_memory()[1] < size + (1 << 20)
     finally:
         tracemalloc.stop()
     assert indices.nbytes == size and (np.sort(indices[0, 0, 3000]) == np.arange(4096)).all()
@@ -319,7 +320,8 @@ def test_longest(length: int) -> None:
     rows = -(-length // (1 << 20))
     whole = length // (1 << 20)
     assert runs.shape == (1, 1, rows, rows) and runs.num_listed() == rows * (rows + 1) // 2
-    assert (runs.counts(FULL)[0, 0, :whole] == np.arange(whole)).all() and runs.counts(FULL)[0, 0, whole:].sum() == 0
+    counts = runs.lists(FULL)[0]
+    assert (counts[0, 0, :whole] == np.arange(whole)).all() and counts[0, 0, whole:].sum() == 0
 
 
 # BlockRuns by itself.
@@ -336,7 +338,7 @@ def encode(kinds: np.ndarray) -> BlockRuns:
                     runs.append((start, column, row[start]))
                 start = column
         offsets.append(len(runs))
-    return BlockRuns(kinds.shape, np.array(offsets), *np.array(runs, np.int32).reshape(-1, 3).T.copy())
+    return BlockRuns(kinds.shape, np.array(offsets), np.array(runs, np.int32).reshape(-1, 3))
 
 
 @st.composite
@@ -357,12 +359,28 @@ def test_block_runs(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
         matrix = runs.matrix()
         assert matrix.dtype == np.int8 and runs.num_listed() == np.count_nonzero(kinds)
         np.testing.assert_array_equal(matrix, kinds)
-        for (counts, indices), kind in zip((lists_of(kinds)[:2], lists_of(kinds)[2:]), (PARTIAL, FULL)):
-            for found, expected in ((runs.counts(kind), counts), (runs.indices(kind), indices)):
+        assert_lists(runs, kinds)
+
+    check()
+
+
+def assert_lists(runs: BlockRuns, kinds: np.ndarray) -> None:
+    for by_column in (False, True):
+        partial_and_full = lists_of(np.ascontiguousarray(kinds.swapaxes(-1, -2)) if by_column else kinds)
+        for pair, kind in zip((partial_and_full[:2], partial_and_full[2:]), (PARTIAL, FULL)):
+            for found, expected in zip(runs.lists(kind, by_column), pair):
                 assert found.dtype == np.int32 and found.shape == expected.shape
                 np.testing.assert_array_equal(found, expected)
 
-    check()
+
+@pytest.mark.parametrize("rows", (1, 63, 64, 65, 200))
+@pytest.mark.parametrize("columns", (1, 63, 64, 65, 200))
+def test_long_lists(rows: int, columns: int) -> None:
+    """Of 64 rows and columns at a time."""
+    rng = np.random.default_rng(rows * columns)
+    kinds = rng.choice(np.int8([0, 1, 2]), (2, 2, rows, columns), p=(0.5, 0.2, 0.3))
+    kinds[:, 1] = np.sort(kinds[:, 1], axis=-1)  # long runs
+    assert_lists(encode(kinds), kinds)
 
 
 @pytest.mark.parametrize("shape", ((0, 1, 64, 64), (1, 0, 64, 64), (1, 1, 0, 64), (1, 1, 64, 0), (0, 0, 0, 0), (2, 3, 0, 64),
@@ -375,5 +393,5 @@ def test_zero_extents(mask_mod: Any, shape: tuple[int, int, int, int]) -> None:
     # Lists that no mask depends on are there once, unless there is nothing at all.
     assert runs.shape[0] == min(shape[0], 1) and runs.shape[2:] == kinds.shape[2:]
     assert runs.shape[1] == (shape[1] if mask_mod is per_head else min(shape[1], 1))
-    assert runs.num_listed() == 0 and runs.matrix().shape == runs.shape and len(runs.begins) == 0
+    assert runs.num_listed() == 0 and runs.matrix().shape == runs.shape and len(runs.runs) == 0
     assert_exact(mask, kinds)
