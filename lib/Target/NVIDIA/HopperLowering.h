@@ -6,20 +6,22 @@
 //
 //===----------------------------------------------------------------------===//
 //
-// A thread block is one producer warpgroup, of which two warps work, and a consumer
+// A thread block is one producer warpgroup, of which two or three warps work, and a consumer
 // warpgroup for each instance. The producer copies the tile.load ops inside of the loop
 // into a ring of `stages` slots each, with a `full` and an `empty` mbarrier a slot. It
 // alone knows the walk over blocks of keys: with each block of the first ring, and at the
-// start of a tile for its first block, it hands over a word for the block that follows,
+// start of a tile for its first block, its first warp hands over a word for the block that
+// follows,
 //
 //   block << 8 | 2-bit class for each consumer          or -1 where there is none
 //
 // where a class is that of tile.for_kv, or 3 (Done) where neither this block nor
 // a later one concerns the consumer. Blocks go from the last key to the first.
 //
-// Its second warp copies the queries, the tile.load outside of the loop: each consumer's
-// when that consumer has used up the last ones. So consumers whose tiles have blocks to
-// skip at different ends run ahead of each other, as far as the rings reach.
+// Where one warp would be slower than the consumers, another one copies the second ring's blocks.
+// Its second warp copies the queries, the tile.load outside of the loop: each consumer's when that
+// consumer has used up the last ones. So consumers whose tiles have blocks to skip at different
+// ends run ahead of each other, as far as the rings reach.
 //
 // Consumers overlap the products of two blocks: one that only accumulates (O += P V)
 // is issued a block later, behind that block's first product (S = Q K^T), and both run
@@ -87,8 +89,13 @@ private:
   //===-- Producer --------------------------------------------------------===//
 
   void emitProducer();
-  /// Of the producer's second warp.
+  // A warp each.
+  void emitBlockLoader();
   void emitQueryLoader();
+  void emitValueLoader();
+  mlir::IRMapping scalarsOfCopies(const BlockWalk::Tile &tile, ArrayRef<const Ring *> copied);
+  /// The same with the first key of a word's block.
+  mlir::IRMapping atBlock(const mlir::IRMapping &tileScalars, Value word);
   void copyQueries(int64_t group, const BlockWalk::Tile &tile);
   Value electLane();
   /// `destination`: an address in shared memory, i32.
@@ -129,7 +136,7 @@ private:
   // Tiles. The producer takes their numbers from a counter and announces them to the others in two
   // places of shared memory, by turns: number (-1: there are no more), batch, head, which of the
   // head's tiles, and the word of the first block.
-  Value takeNumber(Value taken, Value isTime);
+  Value takeNumber();
   Value placeOfTile(Value count);
   void announce(Value count, Emitter::Values words);
   Emitter::Values awaitTile(Value count);
@@ -183,6 +190,7 @@ private:
   int64_t tileFull = 0, tileEmpty = 0, numBarriers = 0;
   int64_t wordOffset = 0, tilesOffset = 0; // in shared memory
   const bool isPersistent;
+  bool hasValueLoader = false;
   const Type element;
 
   Value sharedBase;  // i32

@@ -189,104 +189,143 @@ Value HopperLowering::electLane() {
 }
 
 void HopperLowering::emitProducer() {
+  e.ifThen(e.eq(warp, 0), [&] { emitBlockLoader(); });
   e.ifThen(e.eq(warp, 1), [&] { emitQueryLoader(); });
-  e.ifThen(e.eq(warp, 0), [&] {
-    isElected = electLane();
-    Value zero = e.cst(0);
-    auto produce = [&](ValueRange carried) {
-      // carried: tile, how many before it, then the cursor of each ring.
-      Value number = carried[0], count = carried[1];
-      BlockWalk::Tile tile = walker->decodeTile(number);
-      BlockWalk::Walk walk = walker->begin(tile);
-      IRMapping mapping = walker->instanceScalars(tile, e.cst(0));
-      SmallVector<Value> used;
-      auto addUsed = [&](const Ring &ring) {
-        for (Value v : ring.load->getOperands().drop_front())
-          if (v != loop.getBlockStart())
+  if (hasValueLoader)
+    e.ifThen(e.eq(warp, 2), [&] { emitValueLoader(); });
+}
+
+/// The kernel's scalars for a tile, with those that copying these blocks, and what lies along their
+/// keys, takes.
+IRMapping HopperLowering::scalarsOfCopies(const BlockWalk::Tile &tile,
+                                          ArrayRef<const Ring *> copied) {
+  IRMapping mapping = walker->instanceScalars(tile, e.cst(0));
+  SmallVector<Value> used;
+  for (const Ring *ring : copied)
+    for (Value v : ring->load->getOperands().drop_front())
+      if (v != loop.getBlockStart())
+        used.push_back(v);
+  if (llvm::is_contained(copied, &rings[0]))
+    for (tile::AlongKeysOp along : alongKeys)
+      for (Operation &inner : *along.getBodyBlock())
+        for (Value v : inner.getOperands())
+          if (v.getParentBlock() == kernel.getBodyBlock() && !isa<attn::TensorType>(v.getType()))
             used.push_back(v);
-      };
-      llvm::for_each(rings, addUsed);
-      llvm::for_each(matrices, addUsed);
-      for (tile::AlongKeysOp along : alongKeys)
-        for (Operation &inner : *along.getBodyBlock())
-          for (Value v : inner.getOperands())
-            if (v.getParentBlock() == kernel.getBodyBlock() && !isa<attn::TensorType>(v.getType()))
-              used.push_back(v);
-      uniform->emitSlice(used, mapping);
-      auto blockMapping = [&](Value word) {
-        IRMapping block = mapping;
-        block.map(loop.getBlockStart(), e.mul(e.shr(word, 8), blockKv()));
-        return block;
-      };
-      auto isBlock = [&](Value word) { return e.ge(word, 0); };
-      // The front ring is a block ahead. Returns the word of the block behind, position and cursor.
-      auto fillFront = [&](Value word, BlockWalk::Position position, Cursor cursor) {
-        return e.ifElse(
-            isBlock(word), SmallVector<Type>(5, e.i32()),
-            [&]() -> Emitter::Values {
-              BlockWalk::Position behind = position;
-              Value following = walker->next(walk, behind);
-              waitUntilEmpty(rings[0], cursor);
-              storeAlongKeys(cursor, blockMapping(word), word);
-              fill(rings[0], cursor, blockMapping(word), following, wordOffset);
-              for (const Ring &ring : matrices) {
-                waitUntilEmpty(ring, cursor);
-                fill(ring, cursor, blockMapping(word), Value(), 0);
-              }
-              return {following, behind.words, behind.remaining, behind.next, e.add(cursor, 1)};
-            },
-            [&]() -> Emitter::Values {
-              return {e.cst(-1), position.words, position.remaining, position.next, cursor};
-            });
-      };
-      BlockWalk::Position position = walker->startOf(walk);
-      Value firstWord = walker->next(walk, position);
-      announce(count, {number, tile.batch, tile.head, tile.number, firstWord});
-      Emitter::Values state = fillFront(firstWord, position, carried[2]);
-      // The next tile is taken when a tile's last keys are on their way: sooner, it would wait here
-      // while other thread blocks had nothing left; later, nothing would be on its way.
-      Value taken = takeNumber(zero, e.negate(isBlock(state[0])));
+  uniform->emitSlice(used, mapping);
+  return mapping;
+}
 
-      // The word of a block, then what fillFront returns, the back ring's cursor, the next tile.
-      state.insert(state.begin(), firstWord);
-      state.append({carried[3], taken});
-      state = e.loopWhile(
-          state, [&](ValueRange v) { return isBlock(v[0]); },
-          [&](ValueRange v) -> Emitter::Values {
-            Emitter::Values next = fillFront(v[1], BlockWalk::Position::of(v.slice(2, 3)), v[5]);
-            Value isLastFront = e.band(isBlock(v[1]), e.negate(isBlock(next[0])));
-            Value taken = takeNumber(v[7], isLastFront);
-            waitUntilEmpty(rings[1], v[6]);
-            fill(rings[1], v[6], blockMapping(v[0]), Value(), 0);
-            next.insert(next.begin(), v[1]);
-            next.append({e.add(v[6], 1), taken});
-            return next;
-          });
+IRMapping HopperLowering::atBlock(const IRMapping &tileScalars, Value word) {
+  IRMapping mapping = tileScalars;
+  mapping.map(loop.getBlockStart(), e.mul(e.shr(word, 8), blockKv()));
+  return mapping;
+}
 
-      Value next = zero;
-      if (isPersistent) {
-        // The elected lane has it.
-        Value holder = e.trailingZeros(e.ballot(isElected));
-        next = walker->inOrder(e.add(e.shuffleIndex(state[7], holder), e.numBlocks()));
-      }
-      return Emitter::Values{next, e.add(count, 1), state[5], state[6]};
+/// Where there is no loader of values, each block's come behind the next block's keys, as they are
+/// needed.
+void HopperLowering::emitBlockLoader() {
+  isElected = electLane();
+  Value zero = e.cst(0), none = e.cst(-1);
+  SmallVector<const Ring *> copied = {&rings[0]};
+  for (const Ring &ring : matrices)
+    copied.push_back(&ring);
+  if (!hasValueLoader)
+    copied.push_back(&rings[1]);
+  // carried: tile, how many before it, cursors of both rings.
+  auto produce = [&](ValueRange carried) {
+    Value number = carried[0], count = carried[1];
+    BlockWalk::Tile tile = walker->decodeTile(number);
+    BlockWalk::Walk walk = walker->begin(tile);
+    IRMapping mapping = scalarsOfCopies(tile, copied);
+    auto isBlock = [&](Value word) { return e.ge(word, 0); };
+    // Returns the cursor behind them.
+    auto fillValues = [&](Value word, Value cursor) -> Value {
+      if (hasValueLoader)
+        return cursor;
+      return e.ifElse(
+          isBlock(word), e.i32(),
+          [&]() -> Emitter::Values {
+            waitUntilEmpty(rings[1], cursor);
+            fill(rings[1], cursor, atBlock(mapping, word), Value(), 0);
+            return {e.add(cursor, 1)};
+          },
+          [&]() -> Emitter::Values { return {cursor}; })[0];
     };
-    Emitter::Values inits = {walker->inOrder(e.blockId()), zero, zero, zero};
-    if (!isPersistent) {
-      produce(inits);
-      return;
-    }
-    Value total = walker->numTiles();
-    Emitter::Values last =
-        e.loopWhile(inits, [&](ValueRange v) { return e.lt(v[0], total); }, produce);
-    announce(last[1], {e.cst(-1), zero, zero, zero, zero});
-    // The last block to finish leaves the counters as it found them.
-    Value counter = uniform->pointer(HEED_ARG_COUNTER);
-    e.ifThen(isElected, [&] {
-      Value done = e.ptx("atom.acq_rel.gpu.global.add.u32 $0, [$1], 1;", "=r,l",
-                         e.at(counter, e.cst(4)), e.i32())[0];
-      e.ifThen(e.eq(done, e.sub(e.numBlocks(), 1)),
-               [&] { e.ptx("st.global.v2.b32 [$0], {$1, $1};", "l,r", {counter, zero}); });
-    });
+    BlockWalk::Position position = walker->startOf(walk);
+    Value firstWord = walker->next(walk, position);
+    announce(count, {number, tile.batch, tile.head, tile.number, firstWord});
+    // carried: the word of a block, the position behind it, the word before, cursors.
+    Emitter::Values state = {firstWord};
+    llvm::append_range(state, position.values());
+    state.append({none, carried[2], carried[3]});
+    state = e.loopWhile(
+        state, [&](ValueRange v) { return isBlock(v[0]); },
+        [&](ValueRange v) -> Emitter::Values {
+          Value word = v[0], cursor = v[5];
+          BlockWalk::Position behind = BlockWalk::Position::of(v.slice(1, 3));
+          Value following = walker->next(walk, behind);
+          IRMapping block = atBlock(mapping, word);
+          waitUntilEmpty(rings[0], cursor);
+          storeAlongKeys(cursor, block, word);
+          fill(rings[0], cursor, block, following, wordOffset);
+          for (const Ring &ring : matrices) {
+            waitUntilEmpty(ring, cursor);
+            fill(ring, cursor, block, Value(), 0);
+          }
+          Emitter::Values next = {following};
+          llvm::append_range(next, behind.values());
+          next.append({word, e.add(cursor, 1), fillValues(v[4], v[6])});
+          return next;
+        });
+
+    // The next tile is taken when a tile's last keys are on their way: sooner, it would wait here
+    // while other thread blocks had nothing left.
+    Value next = isPersistent ? walker->inOrder(e.add(takeNumber(), e.numBlocks())) : zero;
+    return Emitter::Values{next, e.add(count, 1), state[5], fillValues(state[4], state[6])};
+  };
+  Emitter::Values inits = {walker->inOrder(e.blockId()), zero, zero, zero};
+  if (!isPersistent) {
+    produce(inits);
+    return;
+  }
+  Value total = walker->numTiles();
+  Emitter::Values last =
+      e.loopWhile(inits, [&](ValueRange v) { return e.lt(v[0], total); }, produce);
+  announce(last[1], {e.cst(-1), zero, zero, zero, zero});
+  // The last block to finish leaves the counters as it found them.
+  Value counter = uniform->pointer(HEED_ARG_COUNTER);
+  e.ifThen(isElected, [&] {
+    Value done = e.ptx("atom.acq_rel.gpu.global.add.u32 $0, [$1], 1;", "=r,l",
+                       e.at(counter, e.cst(4)), e.i32())[0];
+    e.ifThen(e.eq(done, e.sub(e.numBlocks(), 1)),
+             [&] { e.ptx("st.global.v2.b32 [$0], {$1, $1};", "l,r", {counter, zero}); });
   });
+}
+
+/// Finds the blocks once more: for one warp that has to find them, the copies of both rings take
+/// longer than the products of short blocks do.
+void HopperLowering::emitValueLoader() {
+  isElected = electLane();
+  isLeadLane = e.eq(e.laneId(), 0);
+  forEachTile(e.cst(0),
+              [&](Value, const BlockWalk::Tile &tile, ValueRange cursors) -> Emitter::Values {
+                BlockWalk::Walk walk = walker->begin(tile);
+                IRMapping mapping = scalarsOfCopies(tile, {&rings[1]});
+                BlockWalk::Position position = walker->startOf(walk);
+                Emitter::Values state = {walker->next(walk, position)};
+                llvm::append_range(state, position.values());
+                state.push_back(cursors[0]);
+                state = e.loopWhile(
+                    state, [&](ValueRange v) { return e.ge(v[0], 0); },
+                    [&](ValueRange v) -> Emitter::Values {
+                      BlockWalk::Position behind = BlockWalk::Position::of(v.slice(1, 3));
+                      waitUntilEmpty(rings[1], v[4]);
+                      fill(rings[1], v[4], atBlock(mapping, v[0]), Value(), 0);
+                      Emitter::Values next = {walker->next(walk, behind)};
+                      llvm::append_range(next, behind.values());
+                      next.push_back(e.add(v[4], 1));
+                      return next;
+                    });
+                return {state[4]};
+              });
 }

@@ -46,18 +46,23 @@ attn.variant @causal() {
 // CHECK:             "{ .reg .pred p; elect.sync _|p, -1; selp.b32 $0, 1, 0, p; }"
 // CHECK:             scf.while
 // CHECK:               "st.shared.v4.b32 [$0], {$1, $2, $3, $4};"
-// CHECK-NEXT:          arith.constant
-// CHECK:               "cp.async.bulk.tensor.4d
-// CHECK:               "@$3 atom.global.add.u32 $0, [$2], 1;", "=r,0,l,b"
 // CHECK:               scf.while
-// CHECK:                 "cp.async.bulk.tensor.4d
-// CHECK:                 "@$3 atom.global.add.u32 $0, [$2], 1;", "=r,0,l,b"
+// CHECK:                 "cp.async.bulk.tensor.4d{{.*}} %arg1,
+// CHECK:               "{ mov.b32 $0, 0; @$2 atom.global.add.u32 $0, [$1], 1; }", "=&r,l,b"
 // One that there is none behind tells the others to end.
 // CHECK:             "st.shared.v4.b32 [$0], {$1, $2, $3, $4};"
 // The last block resets both counters.
 // CHECK:             "atom.acq_rel.gpu.global.add.u32 $0, [$1], 1;"
 // CHECK:             scf.if
 // CHECK:               "st.global.v2.b32 [$0], {$1, $1};"
+// The second one copies queries. Since the first one finds the blocks of a mask, too, and there is no score_mod that would
+// keep the consumers busy, a third one copies the values, of the same blocks.
+// CHECK:           scf.if
+// CHECK:             "cp.async.bulk.tensor.4d{{.*}} %arg0,
+// CHECK:           scf.if
+// CHECK:             scf.while
+// CHECK:               scf.while
+// CHECK:                 "cp.async.bulk.tensor.4d{{.*}} %arg2,
 // CHECK:         } else {
 
 // Consumers: a warpgroup for each 64 queries.
