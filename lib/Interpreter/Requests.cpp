@@ -105,8 +105,13 @@ public:
       bool isFloat = isa<FloatType>(capture.getType());
       const json::Value *value = params ? params->get(name) : nullptr;
       TypedAttr fallback = variant.getCaptureDefault(index);
+      // JSON has no word for infinity.
+      double word = 0;
+      bool isWord = value && value->getAsString() && !value->getAsString()->getAsDouble(word);
       if (value && isFloat && value->getAsNumber())
         values.push_back(*value->getAsNumber());
+      else if (isFloat && isWord)
+        values.push_back(word);
       else if (value && !isFloat && (value->getAsInteger() || value->getAsBoolean()))
         values.push_back(value->getAsInteger().value_or(value->getAsBoolean().value_or(false)));
       else if (value || !fallback)

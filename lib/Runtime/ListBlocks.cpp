@@ -160,9 +160,10 @@ static heed_status checkRuns(const heed_block_runs &runs) {
   for (int64_t extent : extents)
     if (extent < 0 || extent > INT32_MAX)
       return damaged("extents from 0 to 2^31 - 1");
-  int64_t numLists = runs.num_batches * runs.num_heads, numRows;
-  if (__builtin_mul_overflow(numLists, runs.num_rows, &numRows) || numRows > INT64_MAX / 8)
-    return damaged("fewer than 2^60 rows");
+  int64_t numLists = runs.num_batches * runs.num_heads, numRows, numColumns;
+  if (__builtin_mul_overflow(numLists, runs.num_rows, &numRows) || numRows > INT64_MAX / 8 ||
+      __builtin_mul_overflow(numLists, runs.num_columns, &numColumns) || numColumns > INT64_MAX / 8)
+    return damaged("fewer than 2^60 rows and columns");
   if (!runs.offsets || runs.offsets[0] != 0)
     return damaged("offsets that begin with 0");
   for (int64_t row = 0; row < numRows; ++row) {

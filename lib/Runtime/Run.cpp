@@ -101,6 +101,8 @@ static void runTasks(int64_t numTasks, int32_t numThreads, heed_task_fn fn, Laun
 //===----------------------------------------------------------------------===//
 
 static heed_status unsupportedCpu(const heed_kernel &kernel) {
+  if (kernel.num_codes == 0)
+    return fail(HEED_UNSUPPORTED_CPU, "kernel '%s' has no code for CPUs", nameOf(kernel));
   char found[64];
   describeCpu(heed_cpu_features(), found, sizeof(found));
   const char *least = kernel.num_codes > 0 ? kernel.codes[kernel.num_codes - 1].target : nullptr;

@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(given)
     try:
         return int(parsed.run(parsed))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError) as error:
         message = str(error)
         if isinstance(error, OSError) and error.strerror and error.filename is None:
             message = error.strerror  # Heed's own text, without "[Errno 13]"

@@ -119,9 +119,9 @@ def compile(request: Request, emit: str) -> bytes:
         return _bytes(result)
 
 
-def variants(source: str, file_name: str = "<source>") -> list[dict[str, Any]]:
+def variants(source: str, file_name: str = "<source>", defines: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
     """The variants of a program: name and params of each, as heed_compile describes them."""
-    found: list[dict[str, Any]] = json.loads(compile(Request(source, file_name), "variants"))
+    found: list[dict[str, Any]] = json.loads(compile(Request(source, file_name, defines=defines or {}), "variants"))
     return found
 
 

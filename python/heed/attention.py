@@ -460,7 +460,7 @@ def mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: Any, key: Any, val
     if (refusal := _refuse(query, key, value, enable_gqa)) is not None:
         raise refusal
     if not isinstance(block_mask, BlockMask):
-        block_mask = _adopt(block_mask)
+        block_mask = adopt_mask(block_mask)
     if given_lists.is_sliced(block_mask.mask_mod):
         block_mask.mask_mod(None, None, None, None)  # raises, and says what to do
     *batch_dims, mask_q, mask_kv = block_mask.shape
@@ -480,7 +480,7 @@ def mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: Any, key: Any, val
     return given_lists.mask_for(block_mask, query)
 
 
-def _adopt(block_mask: Any) -> BlockMask:
+def adopt_mask(block_mask: Any) -> BlockMask:
     """torch's own BlockMask: its lists may be the user's, so they count."""
     if not all(hasattr(block_mask, name) for name in ("kv_num_blocks", "kv_indices", "BLOCK_SIZE", "mask_mod")):
         raise TypeError(f"block_mask: expected a BlockMask, found {type(block_mask).__name__}; "

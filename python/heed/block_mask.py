@@ -45,6 +45,7 @@ DEFAULT_BLOCK_SIZE = 128
 _CHUNK_PAIRS = 1 << 18
 # Entries of a list that are sorted at a time; a sort holds 17 bytes an entry.
 _CHUNK_ENTRIES = 1 << 21
+_I32_LIMITS = (-1, (1 << 31) - 1)  # of lists: a negative number is as good as another
 _NUMPY = "numpy"
 _KV_NAMES = ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices")
 _Q_NAMES = ("q_num_blocks", "q_indices", "full_q_num_blocks", "full_q_indices")
@@ -153,6 +154,8 @@ def _block_size(value: Any) -> tuple[int, int]:
     q_block, kv_block = (_length("BLOCK_SIZE", size) for size in pair)
     if q_block == 0 or kv_block == 0:
         raise ValueError(f"expected BLOCK_SIZE to be positive, found {value!r}")
+    if max(q_block, kv_block) >= 1 << 31:
+        raise ValueError(f"expected BLOCK_SIZE to be below 2^31, found {value!r}")
     return q_block, kv_block
 
 
@@ -162,10 +165,14 @@ def _as_list(name: str, value: Any) -> Array:
         torch = _loaded_torch()
         if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
             raise TypeError(f"expected {name} to hold integers, found {value.dtype}")
+        if value.element_size() > 4 or value.dtype == torch.uint32:
+            value = value.clamp(*_I32_LIMITS)  # no block stays no block
         return value.to(torch.int32)
     array = np.asarray(value)
     if array.dtype.kind not in "iu":
         raise TypeError(f"expected {name} to hold integers, found {array.dtype}")
+    if array.dtype.itemsize > 4 or array.dtype == np.uint32:
+        array = np.clip(array, *_I32_LIMITS)
     return array.astype(np.int32, copy=False)
 
 
@@ -282,6 +289,12 @@ def _crop(counts: np.ndarray, indices: np.ndarray, rows: int, columns: int) -> t
     """The lists of the top left (rows, columns) blocks, in the order in which they were."""
     counts, indices = counts[..., :rows], indices[..., :rows, :]
     keep = _used(counts, indices) & (indices >= 0) & (indices < columns)
+    if keep.sum(axis=-1).max(initial=0) > columns:  # some are listed twice
+        for place in np.argwhere(keep.sum(axis=-1) > columns):
+            row, kept = indices[tuple(place)], keep[tuple(place)]
+            first = np.zeros_like(kept)
+            first[np.flatnonzero(kept)[np.unique(row[kept], return_index=True)[1]]] = True
+            keep[tuple(place)] = first
     order = np.argsort(~keep, axis=-1, kind="stable")
     kept = np.take_along_axis(np.where(keep, indices, 0), order, axis=-1)[..., :columns]
     return np.minimum(keep.sum(axis=-1, dtype=np.int32), columns), np.ascontiguousarray(kept)
@@ -435,6 +448,7 @@ class BlockMask:
 
     def _flags(self) -> list[np.ndarray | None]:
         """The blocks in the partial and in the full kv lists, each bool (..., nq, nkv), None where there is no list."""
+        self._check_shapes()  # somebody may have assigned others
         return [None if self._lists[counts] is None else
                 _scatter(_to_numpy(self._lists[counts]), _to_numpy(self._lists[indices]), self._columns)
                 for counts, indices in KV_PAIRS]

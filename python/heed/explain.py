@@ -26,6 +26,7 @@ from heed.tracing.printer import describe
 from heed.variant import QUERY_DTYPES, compile
 
 MAX_HEADS = 64  # batches x heads that are looked at one by one; more are sampled
+MAX_BLOCKS = 1 << 26  # some 30 bytes each
 _BYTES = {"f32": 4, "bf16": 2, "f16": 2}
 # How often the lowering computes a value, by what of the score, q and kv it depends on.
 _COMPUTED = {"": "once a tile of queries", "q": "once a query of a tile", "kv": "once a key of a block",
@@ -84,18 +85,14 @@ def _term(term: Term, subject: Subject, report: Report, schedule: dict[str, Any]
                                                 ("last", bool((bounds[:, 1] < subject.sizes["Skv"]).any()))) if found]}
 
 
-def _places(report: Report, sizes: Sizes) -> list[tuple[int, int]]:
+def _places(subject: Subject, report: Report) -> list[tuple[int, int]]:
     """The batches and heads to look at: all that may differ, or as many as MAX_HEADS of them."""
     depends = report.mask.depends[report.mask.root.number] if report.mask else frozenset()
-    batches, heads = (sizes[size] if name in depends else 1 for name, size in (("b", "B"), ("h", "Hq")))
+    listed = (1, 1) if subject.block_mask is None else subject.block_mask.block_kinds().shape
+    batches, heads = (subject.sizes[size] if name in depends or extent > 1 else 1
+                      for name, size, extent in (("b", "B", listed[0]), ("h", "Hq", listed[1])))
     chosen = np.unique(np.linspace(0, batches * heads - 1, min(batches * heads, MAX_HEADS)).astype(int))
     return [(int(i) // heads, int(i) % heads) for i in chosen]
-
-
-def _given_classes(subject: Subject, b: int, h: int) -> np.ndarray:
-    assert subject.block_mask is not None
-    kinds = subject.block_mask.block_kinds()
-    return np.asarray(kinds[min(b, len(kinds) - 1), min(h, kinds.shape[1] - 1)])
 
 
 def work(subject: Subject, report: Report, schedule: dict[str, Any], dtype: str, head_dim: int, value_head_dim: int,
@@ -110,12 +107,12 @@ def work(subject: Subject, report: Report, schedule: dict[str, Any], dtype: str,
     height = np.minimum(block_q, q - np.arange(rows) * block_q)
     start = np.arange(columns) * block_kv
     totals = dict.fromkeys(("beyond_bounds", "skipped", "partial", "full", "keys", "pairs"), 0.0)
-    places = _places(report, subject.sizes)
+    places = _places(subject, report)
     for number, (b, h) in enumerate(places):
         progress.update(f"batch and head {number + 1} of {len(places)}")
         lower, upper = np.zeros(rows, np.int64), np.full(rows, kv)
         if subject.block_mask is not None:
-            classes = _given_classes(subject, b, h)
+            classes = subject.given_classes(b, h)
         else:
             classes = block_classes(subject, block_q, block_kv, b, h)
             lower, upper = np.clip(key_bounds(subject, block_q, b, h), 0, kv).T
@@ -135,8 +132,8 @@ def work(subject: Subject, report: Report, schedule: dict[str, Any], dtype: str,
     return {
         "sizes": subject.sizes.all(), "block_q": block_q, "block_kv": block_kv, "heads_looked_at": len(places),
         "blocks": {"total": rows * columns, **{name: totals[name] for name in ("beyond_bounds", "skipped", "partial", "full")}},
-        "flops": int(flops * totals["pairs"] * instances), "dense_flops": flops * q * kv * instances,
-        "bytes_of_tensors": tensors, "bytes_of_tiles": int(tiles)}
+        "flops": round(flops * totals["pairs"] * instances), "dense_flops": flops * q * kv * instances,
+        "bytes_of_tensors": tensors, "bytes_of_tiles": round(tiles)}
 
 
 # Time.
@@ -184,8 +181,14 @@ def report(subject: Subject, *, dtype: str = "f32", head_dim: int = 64, value_he
     """All that `python -m heed explain --json` prints. `tune`: decisions in place of the compiler's. `rate` (GFLOP/s) and `bandwidth` (GB/s) are measured where they
     are not given and the target is this machine's; else there is no "time"."""
     value_head_dim = value_head_dim or head_dim
+    if subject.sizes["Hq"] % subject.sizes["Hkv"] != 0:
+        raise ValueError(f"expected query heads that are a multiple of the key heads, found {subject.sizes['Hq']} and "
+                         f"{subject.sizes['Hkv']}")
     known = explain(subject, dtype, head_dim, value_head_dim, target, tune)
     schedule = _schedule_of(known.schedules, subject.sizes["Skv"])
+    rows, columns = (-(-subject.sizes[name] // schedule[block]) for name, block in (("Sq", "block_q"), ("Skv", "block_kv")))
+    if rows * columns > MAX_BLOCKS:
+        raise ValueError(f"{rows} x {columns} blocks are too many to look at; give fewer --q and --kv")
     with Progress() as progress:
         progress.update("looking at the terms of the mask")
         score = known.score and {**_entry(known.score.root, known.score), "hoisted": hoisted(known.score)}
@@ -200,8 +203,8 @@ def report(subject: Subject, *, dtype: str = "f32", head_dim: int = 64, value_he
             source = "measured: Heed's dense kernel and a copy in memory"
             timing = _estimate(found, rate or measured[0], bandwidth or measured[1],
                                f"{source}, but for what was given" if rate or bandwidth else source)
-    params = [{**param, **({"value": subject.values[param["name"]]} if "extents" not in param
-                           and param["name"] in subject.values else {})} for param in subject.params]
+    numbers = {**subject.defines, **subject.numbers}
+    params = [{**param, **({"value": numbers[param["name"]]} if param["name"] in numbers else {})} for param in subject.params]
     return {"variant": subject.name, "file": subject.file_name, "source": subject.source.strip(), "dtype": dtype,
             "head_dim": head_dim, "value_head_dim": value_head_dim, "params": params, "score": score, "mask": mask,
             "schedule": schedule, "walk": schedule.get("walk", known.walk), "work": found, "time": timing, "notes": subject.notes,

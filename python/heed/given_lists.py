@@ -51,7 +51,9 @@ def mask_of(kinds: Any, block_size: tuple[int, int], mask_mod: MaskMod) -> MaskM
 
 
 def mask_for(block_mask: Any, query: Array) -> MaskMod:
-    """The mask of the lists, with kinds where the query is."""
+    """The mask of the lists, with kinds where the query is. Raises as BlockMask's constructor does."""
+    if (check := getattr(block_mask, "_check_shapes", None)) is not None:
+        check()  # somebody may have assigned other lists
     if arrays.is_torch(query) and query.is_cuda:
         kinds = kinds_on(sys.modules["torch"], block_mask, query.device)
     else:

@@ -16,6 +16,7 @@ import ast
 import dataclasses
 import importlib
 import importlib.util
+import math
 import os
 import pathlib
 import sys
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from heed import _compiler, arrays, tracing
+from heed import _compiler, arrays, attention, tracing
 from heed._runtime import HeedError
 from heed.block_mask import BlockMask
 from heed.tracing.tensors import as_array
@@ -83,6 +84,20 @@ class Subject:
     block_mask: BlockMask | None = None
     block_size: tuple[int, int] | None = None
 
+    def given_classes(self, b: int, h: int) -> np.ndarray:
+        """Of the lists of `block_mask`: int8, query blocks x key blocks, those that the lengths have."""
+        assert self.block_mask is not None and self.block_size is not None
+        kinds = self.block_mask.block_kinds()
+        rows, columns = (-(-self.sizes[name] // size) for name, size in zip(("Sq", "Skv"), self.block_size))
+        found = kinds[b if len(kinds) > 1 else 0, h if kinds.shape[1] > 1 else 0, :rows, :columns]
+        return np.pad(found, ((0, rows - found.shape[0]), (0, columns - found.shape[1])))
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """The values that are no arrays, for JSON, which has no word for infinity."""
+        return {name: value if isinstance(value, (bool, int)) or math.isfinite(value) else str(value)
+                for name, value in self.values.items() if not isinstance(value, np.ndarray)}
+
 
 def load(text: str, given: Mapping[str, str], sizes: Sizes) -> Subject:
     """The subject that `text` names, in one of FORMS; `given` has values as the command line spells them.
@@ -140,10 +155,15 @@ def of_object(what: Any, given: Mapping[str, str], sizes: Sizes, text: str = "")
     """The subject of a mod, a BlockMask, a Variant, or a function that returns one of these."""
     if isinstance(what, Variant):
         return _of_program(what, given, sizes)
-    if isinstance(what, BlockMask):
+    if type(what).__name__ == "BlockMask":
         _expect_none(given, text)
+        if not isinstance(what, BlockMask):  # torch's
+            what = attention.adopt_mask(what)
         for name, length in zip(("Sq", "Skv"), what.seq_lengths):
             sizes.set(name, length, "the BlockMask")
+        for name, extent in zip(("Hq", "B"), what.shape[-3::-1]):
+            if extent > 1:
+                sizes.set(name, extent, "the BlockMask")
         subject = _of_mod(what.mask_mod, sizes)
         subject.block_size = what.BLOCK_SIZE
         subject.block_mask = what if what.has_given_lists else None
@@ -191,9 +211,22 @@ def _of_mod(function: Any, sizes: Sizes) -> Subject:
     return subject
 
 
+def _params_of(variant: Variant, given: Mapping[str, str]) -> tuple[Variant, list[dict[str, Any]]]:
+    """With the constants among `given` that have no default, without which nothing can be said of a program."""
+    while True:
+        try:
+            return variant, variant.params
+        except HeedError as error:
+            name = next((name for name in given if f"'{name}' is 'const' and has no value" in str(error)), None)
+            if name is None or name in variant.defines:
+                raise
+            defines = {**variant.defines, name: _parse(name, given[name])}
+            variant = Variant(variant.source, variant.file_name, variant.name, defines)
+
+
 def _of_program(variant: Variant, given: Mapping[str, str], sizes: Sizes) -> Subject:
-    params = variant.params
-    name = variant.name or _compiler.variants(variant.source, variant.file_name)[0]["name"]
+    variant, params = _params_of(variant, given)
+    name = variant.name or _compiler.variants(variant.source, variant.file_name, variant.defines)[0]["name"]
     subject = Subject(name, variant.source, variant.file_name, variant.name, params, {}, sizes, dict(variant.defines))
     if unknown := sorted(set(given) - {param["name"] for param in params}):
         known = ", ".join(param["name"] for param in params) or "none"
@@ -207,7 +240,8 @@ def _of_program(variant: Variant, given: Mapping[str, str], sizes: Sizes) -> Sub
                 subject.values[param["name"]] = value
                 _check_extents(param, value, sizes)
         elif "default" in param and not param.get("const"):
-            subject.values[param["name"]] = param["default"]
+            default = param["default"]  # not finite: as a word
+            subject.values[param["name"]] = float(default) if isinstance(default, str) else default
         elif "extents" not in param and "default" not in param:
             raise ValueError(f"parameter '{param['name']}' has no default; give --param {param['name']}=VALUE")
     for param in params:  # once all sizes that were given are known
@@ -234,7 +268,16 @@ def _convert(param: Mapping[str, Any], value: Any) -> Any:
     name, type_name = param["name"], param["type"]
     if "extents" not in param:
         if isinstance(value, (bool, int, float, np.generic)) and np.ndim(value) == 0:
-            return bool(value) if type_name == "bool" else float(value) if type_name == "f32" else int(value)
+            number = float(value)
+            if type_name == "f32":
+                return number
+            if type_name == "bool":
+                if number in (0, 1):
+                    return bool(number)
+            elif math.isfinite(number) and number.is_integer():
+                limits = np.iinfo(_DTYPES.get(type_name, np.int32))
+                if limits.min <= int(value) <= limits.max:
+                    return int(value)
         raise ValueError(f"parameter '{name}': expected one {type_name}, found {value!r}")
     try:
         array = np.asarray(value)

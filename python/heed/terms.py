@@ -186,7 +186,7 @@ def _interpret(request: _compiler.Request, subject: Subject, question: str, deta
         files = oracle.Request(directory)
         types = {param["name"]: param["type"] for param in subject.params}
         files.params({name: arrays.to_bf16(value) if types[name] == "bf16" else value
-                      for name, value in subject.values.items()})
+                      for name, value in {**subject.values, **subject.numbers}.items()})
         files.content["extents"] = subject.sizes.all()
         files.content[question] = {**details, "output": files.path("result")}
         _compiler.interpret(request, files.content)

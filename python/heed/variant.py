@@ -58,7 +58,7 @@ class Variant:
     @property
     def params(self) -> list[dict[str, Any]]:
         """Name, type, extents and default of each parameter."""
-        found = {v["name"]: v["params"] for v in _compiler.variants(self.source, self.file_name)}
+        found = {v["name"]: v["params"] for v in _compiler.variants(self.source, self.file_name, self.defines)}
         name = self.name or (next(iter(found)) if len(found) == 1 else None)
         if name not in found:
             raise HeedError(f"'{self.file_name}' has several variants; choose one of {', '.join(found)}" if name is None

@@ -16,9 +16,11 @@ from __future__ import annotations
 import argparse
 import base64
 import dataclasses
+import io
 import json
 import os
 import pathlib
+import shutil
 from typing import Any
 
 import numpy as np
@@ -118,8 +120,7 @@ def _given_classes(subject: Subject, block_size: tuple[int, int], b: int, h: int
         return None
     if block_size != subject.block_size:
         raise ValueError(f"the BlockMask's blocks are {subject.block_size}; leave out --block-q and --block-kv")
-    kinds = subject.block_mask.block_kinds()
-    return np.asarray(kinds[min(b, kinds.shape[0] - 1), min(h, kinds.shape[1] - 1)])
+    return subject.given_classes(b, h)
 
 
 def _look_closely(result: Picture, report: Report, progress: Progress) -> None:
@@ -171,12 +172,23 @@ def _look_closely(result: Picture, report: Report, progress: Progress) -> None:
 def save(picture: Picture, path: str | os.PathLike[str]) -> None:
     """Writes a picture as .html, .png or .svg, by the path's suffix. ValueError for others, or without matplotlib."""
     target = pathlib.Path(path)
-    if target.suffix == ".html":
-        target.write_text(to_html(picture), encoding="utf-8")
-    elif target.suffix in SUFFIXES:
-        _draw(picture, target)
-    else:
+    if target.suffix not in SUFFIXES:
         raise ValueError(f"'{target}': expected a name that ends in {', '.join(SUFFIXES)}")
+    content = to_html(picture).encode() if target.suffix == ".html" else _draw(picture, target)
+    place = target.resolve()  # of a link, what it leads to
+    if place.exists() and not place.is_file():  # a device
+        target.write_bytes(content)
+        return
+    written = place.with_name(f".{place.name}.{os.getpid()}")
+    try:
+        written.write_bytes(content)
+        if place.exists():
+            shutil.copymode(place, written)
+        written.replace(place)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from None
+    finally:
+        written.unlink(missing_ok=True)
 
 
 def _encode(array: np.ndarray) -> str:
@@ -198,7 +210,7 @@ def data(picture: Picture) -> dict[str, Any]:
         "name": subject.name, "file": subject.file_name, "source": subject.source.strip(), "b": picture.b, "h": picture.h,
         "q": q, "kv": kv, "blockQ": picture.block_q, "blockKv": picture.block_kv, "notes": picture.notes,
         "counts": picture.counts(), "pairs": picture.pairs, "given": subject.block_mask is not None,
-        "values": {name: value for name, value in subject.values.items() if not isinstance(value, np.ndarray)},
+        "values": subject.numbers,
         "classes": _encode(picture.classes.astype(np.uint8)),
         "exact": None if picture.exact is None else _encode(picture.exact.astype(np.uint8)),
         "term": picture.term and _term_data(picture.term, {id(leaf): i for i, leaf in enumerate(leaves)}),
@@ -227,7 +239,7 @@ def _elements(picture: Picture) -> np.ndarray | None:
     return np.asarray(kinds[:q, :kv])
 
 
-def _draw(picture: Picture, target: pathlib.Path) -> None:
+def _draw(picture: Picture, target: pathlib.Path) -> bytes:
     try:
         import matplotlib
     except ImportError:
@@ -267,8 +279,10 @@ def _draw(picture: Picture, target: pathlib.Path) -> None:
     if elements is not None and (picture.classes == PARTIAL).any():
         legend.insert(2, Patch(facecolor=_TINT, edgecolor="#9aa1a9", linewidth=0.5, label="masked in a partial block"))
     figure.legend(handles=legend, loc="outside lower center", ncols=2 if len(legend) > 3 else 3, fontsize=9, frameon=False)
-    figure.savefig(target, dpi=150)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=150, format=target.suffix[1:])
     plt.close(figure)
+    return content.getvalue()
 
 
 # The command.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT, X86_TARGETS
-from heed import BlockMask, _compiler, explain, subject, terms
+from heed import BlockMask, Variant, _compiler, explain, subject, terms, viz
 from heed.__main__ import main
 
 TARGET = "x86-64-v3"
@@ -145,6 +145,46 @@ def test_work_of_given_lists() -> None:
     assert "from the BlockMask's lists" in explain.to_text(found)
 
 
+def test_lists_of_heads() -> None:
+    """Each head has lists of its own, and they are for these batches and heads."""
+    counts, indices = np.full((1, 8, 2), 2, np.int32), np.broadcast_to(np.int32([0, 1]), (1, 8, 2, 2))
+    counts[0, 0] = 1
+    made = BlockMask.from_kv_blocks(counts, indices, BLOCK_SIZE=128)
+    found = explain.report(subject.of_object(made, {}, subject.Sizes({})), target=TARGET, rate=1.0, bandwidth=1.0)
+    assert found["work"]["sizes"]["Hq"] == 8 and found["work"]["blocks"]["partial"] == 3.75
+    with pytest.raises(ValueError, match="the BlockMask wants Hq = 8, but it is 4"):
+        subject.of_object(made, {}, subject.Sizes({"Hq": 4}))
+
+
+def test_lists_with_room_for_more() -> None:
+    """More rows and columns than the lengths have."""
+    for indices in ([[[[0, 1, 2, 3], [0, 1, 2, 3]]]], [[[[0, 1], [1, 0], [0, 1]]]]):
+        counts = np.array([[[1, 2, 1][:len(indices[0][0])]]])
+        made = BlockMask.from_kv_blocks(counts, np.array(indices), BLOCK_SIZE=128, seq_lengths=(256, 256),
+                                             mask_mod=lambda b, h, q, kv: q >= kv)
+        what = subject.of_object(made, {}, subject.Sizes({}))
+        assert explain.report(what, target=TARGET, rate=1.0, bandwidth=1.0)["work"]["blocks"]["skipped"] == 1
+        assert viz.picture(what).counts() == {"skipped": 1, "partial": 3, "full": 0}
+
+
+@pytest.mark.parametrize("text", ["inf", "-inf"])
+def test_infinite_parameters(text: str) -> None:
+    for default, given in ((" = 0.0", {"limit": text}), (f" = {text}", {})):
+        source = f"variant v(limit: f32{default}) {{ mask_mod(b, h, q, kv) {{ return f32(q - kv) < limit }} }}"
+        what = subject.of_object(Variant(source), given, subject.Sizes({"Sq": 64}))
+        found = explain.report(what, target=TARGET, rate=1.0, bandwidth=1.0)
+        assert json.loads(json.dumps(found, allow_nan=False))["params"][0]["value"] == text
+        assert viz.picture(what, 32, 32).pairs == (64 * 64 if text == "inf" else 0)
+
+
+def test_constants_without_a_default() -> None:
+    source = "variant v(const w: index) { mask_mod(b, h, q, kv) { return q >= kv && q - kv < w } }"
+    what = subject.of_object(Variant(source), {"w": "8"}, subject.Sizes({"Sq": 64}))
+    found = explain.report(what, target=TARGET, rate=1.0, bandwidth=1.0)
+    assert found["params"][0]["value"] == 8 and "const w: i32 = 8" in explain.to_text(found)
+    assert viz.picture(what, 32, 32).pairs == 8 * 64 - 28
+
+
 def test_time() -> None:
     other = next(target for target in X86_TARGETS if target != _compiler.native_target())
     assert explain.report(load("causal"), target=other)["time"] is None
@@ -191,6 +231,11 @@ def test_every_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     (["{examples}/causal.heed", "--target", "z80"], "z80"),
     (["{examples}/causal.heed", "--head-dim", "577"], "head dims go from 1 to 576, found 577"),
     (["{examples}/causal.heed", "--param", "w=1"], "has no parameter 'w'"),
+    (["{examples}/causal.heed", "--heads", "8", "--kv-heads", "3"], "query heads that are a multiple of the key heads, found 8 and 3"),
+    (["{examples}/causal.heed", "--q", "100000000000"], "blocks are too many to look at; give fewer --q and --kv"),
+    (["{examples}/causal.heed", "--tune", "walk=trees"], "schedule option 'walk' expects bounds or lists, found 'walk=trees'"),
+    (["{examples}/sliding_window.heed", "--param", "window=5.7"], "parameter 'window': expected one i32, found 5.7"),
+    (["{examples}/sliding_window.heed", "--param", "window=99999999999"], "parameter 'window': expected one i32, found 99999999999"),
     (["{broken}"], "error:"),
 ])
 def test_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path) -> None:

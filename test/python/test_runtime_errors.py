@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import heed
 import numpy as np
 import pytest
 from conftest import Kernels
@@ -142,3 +143,10 @@ def test_messages_say_what_was_expected(kernels: Kernels) -> None:
 def test_load_errors(tmp_path) -> None:
     with pytest.raises(OSError):
         aot.load(tmp_path / "missing.so")
+
+
+def test_code_for_gpus_only() -> None:
+    kernel = heed.compile("variant v {}", head_dim=16, target="sm_80")
+    query = np.zeros((1, 1, 4, 16), np.float32)
+    with pytest.raises(heed.HeedError, match=r"kernel '\w+' has no code for CPUs"):
+        kernel(query, query, query)

@@ -278,6 +278,20 @@ def test_html_needs_nothing_else(tmp_path: pathlib.Path) -> None:
     assert not re.search(r"""(src|href)=["'](?!data:)|https?:|@import|url\(""", text)
 
 
+def test_a_file_stays_when_the_new_one_cannot_be_written(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "mask.html"
+    target.write_text("good")
+
+    def fail(path: pathlib.Path, content: bytes) -> int:
+        path.open("wb").write(content[:100])
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", fail)
+    with pytest.raises(OSError, match=r"No space left on device: '.*mask\.html'"):
+        viz.save(viz.picture(subject.load(str(ROOT / "examples/causal.heed"), {}, subject.Sizes({}))), target)
+    assert target.read_text() == "good" and os.listdir(tmp_path) == ["mask.html"]
+
+
 def test_without_matplotlib(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     picture = viz.picture(load("causal"))

@@ -244,7 +244,7 @@ class Graph:
         if op == "param":
             return (node.data.assumed_low(), None)
         if op == "cast":
-            return args[0] if node.args[0].type != "f32" else (None, None)
+            return self._cast_bounds(node.args[0].type, node.type, args[0])
         if op == "abs":
             return (0, None)
         if op == "where":
@@ -254,8 +254,20 @@ class Graph:
             (_, _), (low, _), (_, high) = args
             return (None if low is None or high is None else min(low, high), high)
         if op in ("+", "-", "*", "//", "%", "min", "max", "&", ">>"):
-            return self._binary_bounds(op, *args)
+            found = self._binary_bounds(op, *args)
+            # 64 bits wrap around where a mod asks for them. That 32 bits do not is what coordinates are for.
+            return (None, None) if node.type == "i64" and op in "+-*" and None in found else found
         return (None, None)
+
+    @staticmethod
+    def _cast_bounds(source: str, target: str, bounds: Bounds) -> Bounds:
+        if source == "f32":
+            return (None, None)
+        if target != "i64" and source == "i64":  # which wraps around, unless it is known to fit
+            return bounds if None not in bounds else (None, None)
+        if target == "i64" and source in _LIMITS and bounds != (None, None):
+            return tuple(limit if end is None else end for end, limit in zip(bounds, _LIMITS[source]))  # type: ignore[return-value]
+        return bounds
 
     @staticmethod
     def _binary_bounds(op: str, a: Bounds, b: Bounds) -> Bounds:

@@ -240,7 +240,7 @@ def _miss(score_mod: Any, mask_mod: Any, owners: tuple[Any, Any]) -> tuple[Trace
     fetch, trace = _make(score_mod, mask_mod, "traced")
     values = fetch(score_mod, mask_mod)
     if values is None:
-        raise ValueError("what the mods capture changed while they were traced")
+        raise ValueError("what the mods capture changed while they were traced, or is an integer beyond 64 bits")
     with _lock:
         key = (id(owners[0]), id(owners[1]))
         entry = _entries.pop(key, None) or _Entry(owners)

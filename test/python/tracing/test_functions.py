@@ -242,3 +242,25 @@ def test_high_rank() -> None:
     check(trace)
     expected = table.numpy()[AT[0], AT[1], AT[2] % 2, 1, 0, AT[3] % 2, AT[2] % 5, 1] % 3 == 0
     np.testing.assert_array_equal(trace.evaluate_mask(values, *AT), np.broadcast_to(expected, (2, 3, 7, 40)))
+
+
+TABLE = torch.arange(100)
+# Products of 64 bits that wrap around, and casts to 32 that do.
+WRAPPING: dict[str, Any] = {
+    "abs of a product": lambda q, kv: abs((kv.long() * 6364136223846793005) >> 46) < 20000,
+    "abs of a cast": lambda q, kv: abs((kv.long() * 300000000).to(torch.int32)) < 2**29,
+    "abs of a sum": lambda q, kv: abs(kv.long() + (2**63 - 20)) < 2**62,
+    "index of a product": lambda q, kv: TABLE[(kv.long() * 6364136223846793005) >> 60] < 95,
+    "index of a cast": lambda q, kv: TABLE[(kv.long() * 300000000).int() >> 26] < 95,
+    "truncating division": lambda q, kv: torch.div(kv.long() * 6364136223846793005, 2**60, rounding_mode="trunc") < 0,
+    "of what fits": lambda q, kv: TABLE[(kv.long() * 3 % 100).int()] + abs(q.long() * 2 + 1) < 90}
+
+
+@pytest.mark.parametrize("name", WRAPPING)
+def test_what_wraps_around_may_be_negative(name: str) -> None:
+    trace, values = tracing.lookup(None, lambda b, h, q, kv: WRAPPING[name](q, kv))
+    q, kv = np.arange(65)[:, None], np.arange(65)
+    found = trace.evaluate_mask(values, np.zeros(1, int), np.zeros(1, int), q, kv)
+    expected = WRAPPING[name](torch.as_tensor(q), torch.as_tensor(kv))
+    np.testing.assert_array_equal(np.broadcast_to(found, (65, 65)), np.broadcast_to(expected.numpy(), (65, 65)))
+    assert name != "of what fits" or "abs" not in trace.source.partition("\n")[2]
