@@ -64,6 +64,7 @@ public:
   /// Parses and checks; an error is for what is wrong with the request itself.
   llvm::Error check() {
     lang::CheckOptions options;
+    options.definesOf = request.variant ? request.variant : "";
     for (const char *const *define = request.defines; define && *define; ++define) {
       auto [name, value] = StringRef(*define).split('=');
       if (name.empty() || value.empty())

@@ -163,7 +163,8 @@ std::optional<ScalarConstant> Checker::defineFor(const VariantDecl &variant, con
   bool isExact = false;
   for (auto [i, define] : enumerate(options.defines)) {
     bool exact = define.first == qualified;
-    if (!exact && define.first != param.name.name)
+    bool isOther = !options.definesOf.empty() && options.definesOf != variant.name.name;
+    if (!exact && (isOther || define.first != param.name.name))
       continue;
     usedDefines[i] = true;
     if (exact || !isExact) { // the last one, as with C compilers
@@ -379,7 +380,9 @@ bool Checker::run() {
   for (auto [define, used] : zip_equal(options.defines, usedDefines))
     if (!used)
       diags.fileError(modules.main().path, 0,
-                      "no variant has a scalar parameter '" + define.first + "' to define");
+                      (options.definesOf.empty() ? "no variant has a"
+                                                 : "variant '" + options.definesOf + "' has no") +
+                          " scalar parameter '" + define.first + "' to define");
   if (diags.hasErrors())
     return false;
 

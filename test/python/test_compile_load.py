@@ -390,3 +390,17 @@ BIAS = np.ones(70, np.float32)
 def test_wrong_arguments(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(heed.HeedError, match=words):
         heed.Variant(BIASED)(*inputs(), **arguments)
+
+
+TWO = """
+variant x(w: index) { mask_mod(b, h, q, kv) { return q - kv < w } }
+variant y(w: f32) { score_mod(s, b, h, q, kv) { return s * w } }
+"""
+
+
+def test_defines_are_of_the_variant_that_is_chosen() -> None:
+    assert heed.compile(TWO, variant="y", defines={"w": 0.5}, head_dim=16).param_names == []
+    with pytest.raises(heed.HeedError, match="variant 'y' has no scalar parameter 'v' to define"):
+        heed.compile(TWO, variant="y", defines={"v": 1}, head_dim=16)
+    with pytest.raises(heed.HeedError, match="'0.5', given for 'w', is not a number of type"):
+        heed.compile(TWO, variant="x", defines={"w": 0.5}, head_dim=16)

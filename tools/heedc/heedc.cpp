@@ -41,10 +41,10 @@ cl::list<std::string>
                 cl::desc("CPU levels and GPUs to compile for (default: native, this "
                          "CPU's level); several share one object, which chooses "
                          "when it runs"));
-cl::opt<std::string>
-    tune("tune", cl::cat(category), cl::value_desc("options"),
-         cl::desc("Schedule of GPU kernels: block_kv=N,groups=N,stages=N,"
-                  "blocks_per_sm=N,keys=N,walk=bounds|lists,tf32,strict_math,no_wgmma,aligned_only"));
+cl::opt<std::string> tune(
+    "tune", cl::cat(category), cl::value_desc("options"),
+    cl::desc("Schedule of GPU kernels: block_kv=N,groups=N,stages=N,"
+             "blocks_per_sm=N,keys=N,walk=bounds|lists,tf32,strict_math,no_wgmma,aligned_only"));
 cl::opt<std::string> dtypeName("dtype", cl::cat(category), cl::init("f32"), cl::value_desc("type"),
                                cl::desc("Type of query, key, value and output: f32, bf16 or f16"));
 cl::opt<std::string> headDimText("head-dim", cl::cat(category), cl::value_desc("N"),
@@ -226,6 +226,8 @@ int compileFile() {
   auto start = std::chrono::steady_clock::now();
   llvm::SourceMgr sources;
   lang::CheckOptions checkOptions;
+  if (variantNames.size() == 1)
+    checkOptions.definesOf = variantNames.front();
   for (const std::string &define : defines) {
     auto [name, value] = StringRef(define).split('=');
     if (name.empty() || value.empty())

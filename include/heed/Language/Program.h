@@ -257,6 +257,7 @@ struct CheckOptions {
   /// gives them: the name and the text of a literal. The parameter becomes
   /// constant, whether or not it is declared `const`.
   std::vector<std::pair<std::string, std::string>> defines;
+  std::string definesOf; // the variant whose parameters plain NAMEs are; empty: all variants
   /// Where imports (and checkFile's path) are read from; the real file system
   /// if null.
   llvm::IntrusiveRefCntPtr<llvm::vfs::FileSystem> fileSystem = nullptr;
