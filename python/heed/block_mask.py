@@ -165,7 +165,7 @@ def _as_list(name: str, value: Any) -> Array:
         torch = _loaded_torch()
         if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
             raise TypeError(f"expected {name} to hold integers, found {value.dtype}")
-        if value.element_size() > 4 or value.dtype == torch.uint32:
+        if value.dtype == torch.int64:
             value = value.clamp(*_I32_LIMITS)  # no block stays no block
         return value.to(torch.int32)
     array = np.asarray(value)

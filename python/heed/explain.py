@@ -178,8 +178,8 @@ def _estimate(found: dict[str, Any], rate: float, bandwidth: float, source: str)
 
 def report(subject: Subject, *, dtype: str = "f32", head_dim: int = 64, value_head_dim: int | None = None,
            target: str = "native", rate: float | None = None, bandwidth: float | None = None, tune: str = "") -> dict[str, Any]:
-    """All that `python -m heed explain --json` prints. `tune`: decisions in place of the compiler's. `rate` (GFLOP/s) and `bandwidth` (GB/s) are measured where they
-    are not given and the target is this machine's; else there is no "time"."""
+    """All that `python -m heed explain --json` prints. `tune`: decisions in place of the compiler's. `rate` (GFLOP/s) and
+    `bandwidth` (GB/s) are measured where they are not given and the target is this machine's; else there is no "time"."""
     value_head_dim = value_head_dim or head_dim
     if subject.sizes["Hq"] % subject.sizes["Hkv"] != 0:
         raise ValueError(f"expected query heads that are a multiple of the key heads, found {subject.sizes['Hq']} and "

@@ -155,10 +155,10 @@ def of_object(what: Any, given: Mapping[str, str], sizes: Sizes, text: str = "")
     """The subject of a mod, a BlockMask, a Variant, or a function that returns one of these."""
     if isinstance(what, Variant):
         return _of_program(what, given, sizes)
-    if type(what).__name__ == "BlockMask":
+    if not isinstance(what, BlockMask) and all(hasattr(what, name) for name in ("kv_num_blocks", "BLOCK_SIZE", "mask_mod")):
+        what = attention.adopt_mask(what)  # torch's
+    if isinstance(what, BlockMask):
         _expect_none(given, text)
-        if not isinstance(what, BlockMask):  # torch's
-            what = attention.adopt_mask(what)
         for name, length in zip(("Sq", "Skv"), what.seq_lengths):
             sizes.set(name, length, "the BlockMask")
         for name, extent in zip(("Hq", "B"), what.shape[-3::-1]):
