@@ -33,7 +33,7 @@ test: build build-fuzz wheel ## run every test; ends with 'N passed, N failed, N
 	@scripts/setup.sh test
 	$(PYTHON) scripts/run_tests.py
 
-test-quick: build ## the tests that take little time: a minute and a half on two cores
+test-quick: build ## the tests that take little time: 73 s on two cores
 	@scripts/setup.sh test
 	$(PYTHON) scripts/run_tests.py --quick
 

@@ -25,7 +25,7 @@ from typing import IO
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LLVM_BIN = pathlib.Path("/usr/lib/llvm-22/bin")
-QUICK_CASES = 3  # of each pytest function
+QUICK_CASES = 2  # of each pytest function
 
 
 @dataclasses.dataclass
