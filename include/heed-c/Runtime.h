@@ -378,7 +378,10 @@ typedef struct heed_mask_question {
                                  as partial, as in FlexAttention's lists */
 } heed_mask_question;
 
-/* Blocks [begin, end) of a row, all partial (1: some pairs attend) or full (2: all do). */
+/* What a mask leaves of a block's pairs: some, or all. */
+enum { HEED_BLOCK_PARTIAL = 1, HEED_BLOCK_FULL = 2 };
+
+/* Blocks [begin, end) of a row, all of one kind (HEED_BLOCK_*). */
 typedef struct heed_block_run {
   int32_t begin, end, kind;
 } heed_block_run;

@@ -30,7 +30,7 @@ using namespace heed::runtime;
 
 namespace {
 
-enum Class : int32_t { Skipped, Partial, Full };
+enum Class : int32_t { Skipped, Partial = HEED_BLOCK_PARTIAL, Full = HEED_BLOCK_FULL };
 
 /// Pairs that are counted rather than classified further.
 constexpr int64_t maxCountedPairs = 64;
@@ -276,11 +276,7 @@ heed_status heed::runtime::classifyBlocks(const heed_kernel &kernel, const heed_
                  rows.data,
                  {false}};
   int64_t numTasks = numColumns > 0 ? numLists * tasksPerList : 0;
-  if (threads > 1 && numTasks > 1)
-    currentParallelFor()(numTasks, threads, classifyTask, &plane);
-  else
-    for (int64_t task = 0; task < numTasks; ++task)
-      classifyTask(&plane, task, 0);
+  runTasks(numTasks, threads, classifyTask, &plane);
   *result = plane.isOutOfMemory ? nullptr : gather(plane);
   for (int64_t i = 0; i < numAllRows; ++i)
     free(rows.data[i].runs);

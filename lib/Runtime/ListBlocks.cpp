@@ -23,8 +23,6 @@ using namespace heed::runtime;
 
 namespace {
 
-enum Class : int32_t { Partial = 1, Full = 2 };
-
 /// Rows, or columns, of a task; and rows of the table.
 constexpr int64_t linesPerTask = 64;
 
@@ -175,7 +173,7 @@ static heed_status checkRuns(const heed_block_runs &runs) {
     int64_t end = 0;
     for (const heed_block_run *run = ofRow.begin; run != ofRow.end; ++run) {
       if (run->begin < end || run->end <= run->begin || run->end > runs.num_columns ||
-          (run->kind != Partial && run->kind != Full))
+          (run->kind != HEED_BLOCK_PARTIAL && run->kind != HEED_BLOCK_FULL))
         return damaged("runs of partial or full blocks that exist, in ascending order");
       end = run->end;
     }
@@ -199,8 +197,8 @@ extern "C" heed_status heed_list_blocks(const heed_block_runs *runs, int32_t by_
   int64_t numLists = runs->num_batches * runs->num_heads;
   Listing listing = {*runs,    {},       0,
                      numLines, lineSize, (numLines + linesPerTask - 1) / linesPerTask};
-  const Output outputs[] = {{Partial, lists->partial_counts, lists->partial_indices},
-                            {Full, lists->full_counts, lists->full_indices}};
+  const Output outputs[] = {{HEED_BLOCK_PARTIAL, lists->partial_counts, lists->partial_indices},
+                            {HEED_BLOCK_FULL, lists->full_counts, lists->full_indices}};
   for (const Output &output : outputs) {
     bool hasCounts = output.counts || numLists * numLines == 0;
     bool hasIndices = output.indices || numLists * numLines * lineSize == 0;
@@ -216,10 +214,6 @@ extern "C" heed_status heed_list_blocks(const heed_block_runs *runs, int32_t by_
   int32_t threads = num_threads ? num_threads : heed_get_num_threads();
   if (threads > maxThreads)
     threads = maxThreads;
-  if (threads > 1 && numTasks > 1)
-    currentParallelFor()(numTasks, threads, fn, &listing);
-  else
-    for (int64_t task = 0; task < numTasks; ++task)
-      fn(&listing, task, 0);
+  runTasks(numTasks, threads, fn, &listing);
   return HEED_OK;
 }

@@ -86,16 +86,6 @@ static void tileTask(void *context, int64_t task, int32_t thread) {
   });
 }
 
-/// A single thread needs no pool, neither ours nor the host's.
-static void runTasks(int64_t numTasks, int32_t numThreads, heed_task_fn fn, Launch &launch) {
-  if (numThreads <= 1) {
-    for (int64_t task = 0; task < numTasks; ++task)
-      fn(&launch, task, 0);
-    return;
-  }
-  currentParallelFor()(numTasks, numThreads, fn, &launch);
-}
-
 //===----------------------------------------------------------------------===//
 // The call
 //===----------------------------------------------------------------------===//
@@ -175,7 +165,8 @@ static heed_status launch(const heed_code &code, const heed_kernel &kernel, cons
 
   if (code.prepare && problem.keyLength > 0) {
     int64_t numTasks = problem.batch * problem.keyHeads;
-    runTasks(numTasks, numTasks < numThreads ? int32_t(numTasks) : numThreads, prepareTask, launch);
+    runTasks(numTasks, numTasks < numThreads ? int32_t(numTasks) : numThreads, prepareTask,
+             &launch);
   }
 
   if (numThreads > 1) {
@@ -187,7 +178,7 @@ static heed_status launch(const heed_code &code, const heed_kernel &kernel, cons
       launch.numThreads = 1;
   }
   int64_t numTasks = (numTiles - 1) / launch.tilesPerTask + 1;
-  runTasks(numTasks, launch.numThreads, tileTask, launch);
+  runTasks(numTasks, launch.numThreads, tileTask, &launch);
 
   if (int32_t thread = launch.strangeThread.load(std::memory_order_relaxed))
     return fail(HEED_INVALID_ARGUMENT,

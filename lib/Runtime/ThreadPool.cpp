@@ -339,9 +339,14 @@ extern "C" void heed_set_parallel_for(heed_parallel_for_fn parallel_for) {
   hostParallelFor.store(parallel_for, std::memory_order_release);
 }
 
-// heed_parallel_for itself always means Heed's own pool, so that a host's function may fall back to
-// it.
-heed_parallel_for_fn heed::runtime::currentParallelFor() {
+void heed::runtime::runTasks(int64_t numTasks, int32_t numThreads, heed_task_fn fn, void *context) {
+  if (numThreads <= 1 || numTasks <= 1) {
+    for (int64_t task = 0; task < numTasks; ++task)
+      fn(context, task, 0);
+    return;
+  }
+  // heed_parallel_for itself always means Heed's own pool, so that a host's function may fall back
+  // to it.
   heed_parallel_for_fn host = hostParallelFor.load(std::memory_order_acquire);
-  return host ? host : heed_parallel_for;
+  (host ? host : heed_parallel_for)(numTasks, numThreads, fn, context);
 }

@@ -16,8 +16,9 @@ namespace heed::runtime {
 /// More threads than any call gets.
 constexpr int32_t maxThreads = 1024;
 
-/// What heed_set_parallel_for set, or heed_parallel_for.
-heed_parallel_for_fn currentParallelFor();
+/// Runs `fn` for all tasks on what heed_set_parallel_for set, or heed_parallel_for. A single thread
+/// needs no pool, neither ours nor the host's.
+void runTasks(int64_t numTasks, int32_t numThreads, heed_task_fn fn, void *context);
 
 } // namespace heed::runtime
 

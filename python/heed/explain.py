@@ -88,7 +88,7 @@ def _term(term: Term, subject: Subject, report: Report, schedule: dict[str, Any]
 def _places(subject: Subject, report: Report) -> list[tuple[int, int]]:
     """The batches and heads to look at: all that may differ, or as many as MAX_HEADS of them."""
     depends = report.mask.depends[report.mask.root.number] if report.mask else frozenset()
-    listed = (1, 1) if subject.block_mask is None else subject.block_mask.block_kinds().shape
+    listed = (1, 1) if subject.block_mask is None else subject.given_kinds.shape
     batches, heads = (subject.sizes[size] if name in depends or extent > 1 else 1
                       for name, size, extent in (("b", "B", listed[0]), ("h", "Hq", listed[1])))
     chosen = np.unique(np.linspace(0, batches * heads - 1, min(batches * heads, MAX_HEADS)).astype(int))

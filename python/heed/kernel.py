@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import errno
 import math
 import operator
 import os
@@ -17,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from heed import _compiler, _runtime, arrays, gpu
+from heed import _compiler, _runtime, arrays, files, gpu
 from heed._runtime import ADDRESSES, CALL, DTYPE_CODES, DTYPES, HeedError
 from heed.arrays import Array
 from heed.block_runs import BlockRuns
@@ -251,9 +249,9 @@ class Kernel:
                 outputs = [(target, linked.read_bytes())]
         if header is not None:
             outputs.append((pathlib.Path(os.path.realpath(header)), self._header().encode()))
-            if outputs[0][0] == outputs[1][0] and not _is_special(target):
+            if outputs[0][0] == outputs[1][0] and not files.is_special(target):
                 raise HeedError(f"expected two files, found '{os.fspath(path)}' for both the code and its header")
-        _write_together(outputs)
+        files.write_together(outputs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Kernel:
         """Itself, as nothing in it changes: models that hold kernels are copied."""
@@ -265,29 +263,6 @@ class Kernel:
     def __repr__(self) -> str:
         dims = f"{self.head_dim}" if self.head_dim == self.value_head_dim else f"{self.head_dim}x{self.value_head_dim}"
         return f"<Kernel {self.name} {self.dtype} head dim {dims} ({', '.join(self.param_names)})>"
-
-
-def _is_special(path: pathlib.Path) -> bool:
-    return path.exists() and not path.is_file() and not path.is_dir()
-
-
-def _write_together(outputs: list[tuple[pathlib.Path, bytes]]) -> None:
-    """All files or none: each is whole beside its place before the first one moves there."""
-    for path, _ in outputs:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    with contextlib.ExitStack() as stack:
-        moves = []
-        for path, content in outputs:
-            if not _is_special(path):
-                directory = stack.enter_context(tempfile.TemporaryDirectory(prefix=".heed-", dir=path.parent))
-                moves.append((pathlib.Path(directory, path.name), path))
-                moves[-1][0].write_bytes(content)
-        for path, content in outputs:
-            if _is_special(path):
-                path.write_bytes(content)
-        for written, path in moves:
-            os.replace(written, path)
 
 
 _NO_ROWS = bytes(_runtime.TENSOR[3].size)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import math
@@ -84,10 +85,16 @@ class Subject:
     block_mask: BlockMask | None = None
     block_size: tuple[int, int] | None = None
 
+    @functools.cached_property
+    def given_kinds(self) -> np.ndarray:
+        """`block_kinds` of `block_mask`, read once."""
+        assert self.block_mask is not None
+        return self.block_mask.block_kinds()
+
     def given_classes(self, b: int, h: int) -> np.ndarray:
         """Of the lists of `block_mask`: int8, query blocks x key blocks, those that the lengths have."""
-        assert self.block_mask is not None and self.block_size is not None
-        kinds = self.block_mask.block_kinds()
+        assert self.block_size is not None
+        kinds = self.given_kinds
         rows, columns = (-(-self.sizes[name] // size) for name, size in zip(("Sq", "Skv"), self.block_size))
         found = kinds[b if len(kinds) > 1 else 0, h if kinds.shape[1] > 1 else 0, :rows, :columns]
         return np.pad(found, ((0, rows - found.shape[0]), (0, columns - found.shape[1])))
@@ -267,7 +274,8 @@ def _convert(param: Mapping[str, Any], value: Any) -> Any:
     """A number, or an array of the declared type and rank."""
     name, type_name = param["name"], param["type"]
     if "extents" not in param:
-        if isinstance(value, (bool, int, float, np.generic)) and np.ndim(value) == 0:
+        is_huge = isinstance(value, int) and value.bit_length() > 64  # too large for a float, perhaps
+        if isinstance(value, (bool, int, float, np.generic)) and np.ndim(value) == 0 and not is_huge:
             number = float(value)
             if type_name == "f32":
                 return number

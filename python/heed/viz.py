@@ -20,11 +20,11 @@ import io
 import json
 import os
 import pathlib
-import shutil
 from typing import Any
 
 import numpy as np
 
+from heed import files
 from heed.oracle import FULL, PARTIAL, SKIPPED
 from heed.subject import FORMS, Sizes, Subject, check_place, load, parse_assignments, positive
 from heed.terms import Progress, Report, Term, block_classes, evaluate_blocks, explain, split
@@ -175,20 +175,7 @@ def save(picture: Picture, path: str | os.PathLike[str]) -> None:
     if target.suffix not in SUFFIXES:
         raise ValueError(f"'{target}': expected a name that ends in {', '.join(SUFFIXES)}")
     content = to_html(picture).encode() if target.suffix == ".html" else _draw(picture, target)
-    place = target.resolve()  # of a link, what it leads to
-    if place.exists() and not place.is_file():  # a device
-        target.write_bytes(content)
-        return
-    written = place.with_name(f".{place.name}.{os.getpid()}")
-    try:
-        written.write_bytes(content)
-        if place.exists():
-            shutil.copymode(place, written)
-        written.replace(place)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(target)) from None
-    finally:
-        written.unlink(missing_ok=True)
+    files.write_together([(target.resolve(), content)])
 
 
 def _encode(array: np.ndarray) -> str:

@@ -312,7 +312,8 @@ class Kernel:
         elif name == "mma":
             self.multiply(w, i, active)
         elif name == "redux":
-            put(np.full(32, int(signed(get(o[1]), 32).sum()) & 0xFFFFFFFF, U))
+            reduce = {"add": np.sum, "min": np.min, "max": np.max}[op[2]]
+            put(np.full(32, int(reduce(signed(get(o[1]), 32))) & 0xFFFFFFFF, U))
         elif name == "shfl":
             x, lane = get(o[1]), get(o[2]).astype(np.int64)
             put(x[LANES ^ lane] if op[2] == "bfly" else x[lane & 31])

@@ -5,7 +5,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -235,6 +238,8 @@ def test_every_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     (["{examples}/causal.heed", "--q", "100000000000"], "blocks are too many to look at; give fewer --q and --kv"),
     (["{examples}/causal.heed", "--tune", "walk=trees"], "schedule option 'walk' expects bounds or lists, found 'walk=trees'"),
     (["{examples}/sliding_window.heed", "--param", "window=5.7"], "parameter 'window': expected one i32, found 5.7"),
+    (["{examples}/sliding_window.heed", "--param", f"window={10 ** 400}"], "parameter 'window': expected one i32, found 1000"),
+    (["{examples}/gemma2_softcap.heed", "--param", f"cap=-{10 ** 400}"], "parameter 'cap': expected one f32, found -1000"),
     (["{examples}/sliding_window.heed", "--param", "window=99999999999"], "parameter 'window': expected one i32, found 99999999999"),
     (["{broken}"], "error:"),
 ])
@@ -244,3 +249,13 @@ def test_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixtur
     assert main(["explain", *filled]) == 1
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["explain", "viz"])
+def test_a_reader_that_has_enough(command: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as closed:
+        done = subprocess.run([sys.executable, "-m", "heed", command, str(ROOT / "examples/causal.heed")], stdout=closed,
+                              stderr=subprocess.PIPE, text=True)
+    assert done.stderr == "" and done.returncode == 1

@@ -226,8 +226,10 @@ BlockWalk::Bounds BlockWalk::emitBounds(const Tile &tile) {
 }
 
 BlockWalk::Walk BlockWalk::beginBounds(const Tile &tile, const Bounds &bounds) {
-  Value start = reduceInstances(bounds.upper, [&](Value x, Value y) { return e.max(x, y); });
-  Value end = reduceInstances(bounds.lower, [&](Value x, Value y) { return e.min(x, y); });
+  // Of all lanes, among which the instances repeat: ptxas knows the results to be uniform, and so
+  // the branches that depend on them.
+  Value start = reduceOverLanes("max", bounds.upper);
+  Value end = reduceOverLanes("min", bounds.lower);
   return {tile, e.sub(start, 1), end, Value()};
 }
 
@@ -560,7 +562,7 @@ void BlockWalk::emitClassify(Value words) {
         Value count =
             e.ptx("{ mov.b32 $0, 0; @$2 ld.shared.b32 $0, [$1]; }", "=&r,r,b",
                   {e.add(base, e.shl(lane, 2)), e.lt(lane, e.cst(kClassifyWarps))}, e.i32())[0];
-        Value before = sumOverLanes(e.select(e.lt(lane, warp), count, e.cst(0)));
+        Value before = reduceOverLanes("add", e.select(e.lt(lane, warp), count, e.cst(0)));
         // Needed blocks are stored in their order.
         before = e.add(before, e.popcount(e.band(found.remaining, e.lanesBelow())));
         Value own = arith::ShRUIOp::create(e.b, e.loc, found.remaining, lane);
@@ -568,8 +570,8 @@ void BlockWalk::emitClassify(Value words) {
           Value place = e.add(e.add(v[1], before), 1);
           e.store(found.words, e.at(address, e.shl(place, 2)), 4);
         });
-        return {e.sub(v[0], kClassifyWarps * blocksOfWarp), e.add(v[1], sumOverLanes(count)),
-                e.bxor(v[2], 1)};
+        return {e.sub(v[0], kClassifyWarps * blocksOfWarp),
+                e.add(v[1], reduceOverLanes("add", count)), e.bxor(v[2], 1)};
       });
   e.ifThen(e.eq(e.threadId(), 0), [&] { e.store(state[1], address, 4); });
   if (sortsLists())
@@ -642,6 +644,6 @@ void BlockWalk::sortLists(Value words) {
   });
 }
 
-Value BlockWalk::sumOverLanes(Value x) {
-  return e.ptx("redux.sync.add.s32 $0, $1, -1;", "=r,r", x, e.i32())[0];
+Value BlockWalk::reduceOverLanes(llvm::StringRef operation, Value x) {
+  return e.ptx("redux.sync." + operation + ".s32 $0, $1, -1;", "=r,r", x, e.i32())[0];
 }

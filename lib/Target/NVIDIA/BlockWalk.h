@@ -118,7 +118,8 @@ private:
   Value classOf(const Bounds &bounds, Value block);
   /// Lanes that evaluate one block: the instances, rounded up to a power of two.
   int64_t lanesPerBlock() const { return llvm::PowerOf2Ceil(groups); }
-  Value sumOverLanes(Value x);
+  /// `operation`: add, min or max, of signed 32-bit numbers.
+  Value reduceOverLanes(llvm::StringRef operation, Value x);
   Value reduceInstances(Value x, llvm::function_ref<Value(Value, Value)> combine);
   Value tilesPerHead();
   /// Where a number lies in the order of tiles.

@@ -72,7 +72,10 @@ void HopperLowering::copy(const Ring &ring, Value destination, const IRMapping &
 void HopperLowering::fill(const Ring &ring, Cursor cursor, const IRMapping &mapping, Value word,
                           int64_t wordOffset) {
   Value slot = slotOf(ring, cursor);
-  e.ifThen(isElected, [&] {
+  // Among branches of a walk, ptxas knows a single lane only by an election beside the copy, and
+  // writes a loop over lanes around it otherwise (1.3% slower). Where this warp has the values to
+  // copy too, elections cost more than the loops (ALiBi at D 64: 3%).
+  e.ifThen(hasValueLoader ? electLane() : isElected, [&] {
     if (word)
       e.ptx("st.shared.b32 [$0], $1;", "r,r",
             {e.add(sharedAddress(wordOffset), e.shl(slot, 2)), word});

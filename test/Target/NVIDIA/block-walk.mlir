@@ -26,10 +26,8 @@ attn.variant @causal() {
 // CHECK:         "setmaxnreg.dec.sync.aligned.u32 56;"
 // CHECK:         scf.while (%{{.+}} = %{{.+}}, %[[COUNT:.+]] = %{{.+}}, %{{.+}} = %{{.+}}, %{{.+}} = %{{.+}})
 // The first block and the last one, of both instances.
-// CHECK:           "llvm.nvvm.shfl.sync.bfly.i32"
-// CHECK-NEXT:      arith.maxsi
-// CHECK:           "llvm.nvvm.shfl.sync.bfly.i32"
-// CHECK-NEXT:      arith.minsi
+// CHECK:           "redux.sync.max.s32 $0, $1, -1;"
+// CHECK-NEXT:      "redux.sync.min.s32 $0, $1, -1;"
 // From the last block down, until a block is needed.
 // CHECK:           scf.while
 // CHECK:             "mov.u32 $0, %laneid;"
@@ -49,6 +47,8 @@ attn.variant @causal() {
 // The next needed block's word, from the lane that has it.
 // CHECK:           math.cttz
 // CHECK:           "llvm.nvvm.shfl.sync.idx.i32"
+// An election beside the copies, and one where the warp has begun.
+// CHECK:           elect.sync
 // CHECK:           "cp.async.bulk.tensor
 // CHECK-NOT:   _classify
 func.func @causal_blocks(%q: !t, %k: !k, %v: !k, %scale: f32) -> (!t, !lse, !lse) {
