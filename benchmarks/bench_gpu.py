@@ -9,7 +9,8 @@ bf16, random data, B * S = 16384 tokens and H * D = 2048 (gpu_cases.py: cases, g
 in one process, in reversed order every other round, on the same tensors. Before each call the second-level cache is
 flushed and the GPU spins while the host prepares the launch, the same for all; events around the call time it, and its
 median counts for a round. A ratio is the median of those of the rounds. TFLOP/s count pairs that attend, 4 D each. Heed's
-result is checked against float64 on sampled rows first: what is wrong is not timed. Each section is a process that is
+result is checked against float64 on sampled rows first: what is wrong is not timed. Section `masks` makes the mask anew for
+each call, with each library's create_block_mask, and is timed by the clock on the wall. Each section is a process that is
 killed when it hangs, and goes on with the next case. flex_attention is compiled beforehand, several cases at once.
 
 Writes gpu.json and gpu-table.md into $OUT, or into bench-out/, and the table between the marks of docs/performance.md.
@@ -47,7 +48,7 @@ from pages import PAGE, write_table  # noqa: E402
 from run_gpu_tests import PORTABLE, find_gpu  # noqa: E402
 
 TABLE = "gpu-table"
-SECTIONS = ("library", "variants", "host", "cold", "sm_80", "examples")
+SECTIONS = ("library", "variants", "masks", "host", "cold", "sm_80", "examples")
 PEERS = ("cudnn", "flash", "flex")
 WRONG = 6e-3  # error of the output as a whole
 FLUSH_BYTES = 256 << 20
@@ -115,15 +116,34 @@ class Contenders:
         import torch
         from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-        q, k, v, score_mod, case = self.q, self.k, self.v, self.score_mod, self.case
-        block_mask = None
-        if self.mask_mod is not None:
-            by_batch = case.B if case.name in ("documents", "packed_documents", "bert_padding", "prefix", "prefix_lm", "global_tokens",
-                                               "transfusion") else None
-            block_mask = create_block_mask(self.mask_mod, by_batch, None, case.S, case.S, device=self.device)
+        q, k, v, score_mod = self.q, self.k, self.v, self.score_mod
+        block_mask = None if self.mask_mod is None else create_block_mask(**self.mask_arguments())
         torch._dynamo.reset()
         compiled = torch.compile(flex_attention, dynamic=False)
         return lambda: compiled(q, k, v, score_mod=score_mod, block_mask=block_mask)
+
+    def mask_arguments(self) -> dict[str, Any]:
+        """Of create_block_mask."""
+        case = self.case
+        by_batch = case.B if case.name in ("documents", "packed_documents", "bert_padding", "prefix", "prefix_lm", "global_tokens",
+                                           "transfusion") else None
+        return {"mask_mod": self.mask_mod, "B": by_batch, "H": None, "Q_LEN": case.S, "KV_LEN": case.S, "device": self.device}
+
+    def masked(self, name: str) -> Runner:
+        """The mask made anew and attention with it: `heed`, `flex` as FlexAttention's users write it, and
+        `flex, compiled mask`, where create_block_mask is compiled too."""
+        import torch
+        from torch.nn.attention import flex_attention as flex
+
+        import heed
+
+        q, k, v, arguments = self.q, self.k, self.v, self.mask_arguments()
+        if name == "heed":
+            return lambda: heed.flex_attention(q, k, v, block_mask=heed.create_block_mask(**arguments))
+        torch._dynamo.reset()
+        attention = torch.compile(flex.flex_attention, dynamic=False)
+        create = flex.create_block_mask if name == "flex" else torch.compile(flex.create_block_mask, dynamic=False)
+        return lambda: attention(q, k, v, block_mask=create(**arguments))
 
     def sampled(self) -> Any:
         """The float64 reference of some rows."""
@@ -276,6 +296,28 @@ def measure_host(case: Any, device: str, rounds: int = 61, calls: int = 120) -> 
     return {"outcome": "ok", "us": times}
 
 
+def measure_masked(case: Any, device: str, rounds: int, calls: int = 12) -> dict[str, Any]:
+    """ms of a call with its mask made anew, from a GPU at rest to a GPU at rest."""
+    contenders = Contenders(case, device)
+    runners = {name: contenders.masked(name) for name in ("heed", *case.peers)}
+    outputs = [run().double() for run in runners.values()]
+    errors = {name: float((found - outputs[0]).norm() / outputs[0].norm()) for name, found in zip(runners, outputs)}
+    if not max(errors.values()) < 5 * WRONG:
+        return {"outcome": "wrong", "message": f"contenders differ: {errors}", "errors": errors}
+    times: dict[str, list[float]] = {name: [] for name in runners}
+    for number in range(rounds):
+        for name in list(runners)[:: 1 if number % 2 == 0 else -1]:
+            taken = []
+            for _ in range(calls):
+                synchronize(device)
+                start = time.perf_counter()
+                runners[name]()
+                synchronize(device)
+                taken.append((time.perf_counter() - start) * 1e3)
+            times[name].append(statistics.median(taken))
+    return {"outcome": "ok", "with_mask_ms": times}
+
+
 def measure_cold(case: Any, device: str) -> dict[str, Any]:
     """Seconds from Python functions to the result, in new processes with empty caches."""
     seconds: dict[str, list[float]] = {}
@@ -328,6 +370,8 @@ def work(options: argparse.Namespace) -> None:
             try:
                 if case.section == "host":
                     result = measure_host(case, options.device)
+                elif case.section == "masks":
+                    result = measure_masked(case, options.device, options.rounds)
                 elif case.section == "cold":
                     result = measure_cold(case, options.device)
                 else:
@@ -404,7 +448,7 @@ def run_all(options: argparse.Namespace) -> dict[str, Any]:
         directory = pathlib.Path(name)
         environment = {"TORCHINDUCTOR_CACHE_DIR": f"{name}/inductor", "TRITON_CACHE_DIR": f"{name}/triton",
                        "HEED_CACHE_DIR": f"{name}/heed", "PYTHONUNBUFFERED": "1"}
-        with_flex = [case.id for case in cases if "flex" in case.peers and case.section in ("library", "variants", "examples")]
+        with_flex = [case.id for case in cases if "flex" in case.peers and case.section in ("library", "variants", "masks", "examples")]
         if with_flex and options.jobs > 0:
             print(f"compiling flex_attention for {len(with_flex)} cases, {options.jobs} at a time", flush=True)
             seconds = min(240.0, 0.4 * 60 * options.minutes)
@@ -453,12 +497,15 @@ def _flat(case: Any, end: dict[str, Any] | None) -> dict[str, Any]:
            "outcome": "missing" if end is None else end["outcome"], "goals": []}
     if end is None:
         return row | {"goals": [{"peer": g.peer, "goal": g.value, "found": None, "holds": None} for g in case.goals]}
-    row |= {key: end[key] for key in ("message", "errors", "notes", "ms", "us", "seconds", "flops", "spin_us") if key in end}
+    row |= {key: end[key] for key in ("message", "errors", "notes", "ms", "us", "seconds", "with_mask_ms", "flops", "spin_us") if key in end}
     if "ms" in end:
         own = end["ms"]["heed"]
         row["ratios"] = {peer: statistics.median(a / b for a, b in zip(times, own)) for peer, times in end["ms"].items() if peer != "heed"}
         row["tflops"] = {who: end["flops"] / statistics.median(times) * 1e-9 for who, times in end["ms"].items()}
     values = dict(row.get("ratios", {}))
+    if "with_mask_ms" in end:
+        own = end["with_mask_ms"]["heed"]
+        values = {peer: statistics.median(a / b for a, b in zip(times, own)) for peer, times in end["with_mask_ms"].items()}
     for kind in ("us", "seconds"):
         if kind in end and "heed" in end[kind]:
             values["heed"] = statistics.median(end[kind]["heed"])
@@ -482,7 +529,7 @@ def _ratio(row: dict[str, Any], peer: str) -> str:
 
 def table_rows(content: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     for row in content["cases"]:
-        if row["section"] in ("host", "cold"):
+        if row["section"] in ("host", "cold", "masks"):
             continue
         name = f"{row['section'] + ': ' if row['section'] in ('sm_80', 'examples') else ''}{row['name']} D{row['D']} S{row['S']}"
         if row["outcome"] == "ok":
@@ -495,12 +542,14 @@ def table_rows(content: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 def other_lines(content: dict[str, Any]) -> Iterator[str]:
     for row in content["cases"]:
-        for kind, unit, what in (("us", "us", "a hot call costs the host"), ("seconds", "s", "a cold variant takes")):
+        for kind, unit, what in (("us", "us", "a hot call costs the host"), ("seconds", "s", "a cold variant takes"),
+                                 ("with_mask_ms", "ms", "a call with its mask made anew takes")):
             if kind in row:
                 parts = ", ".join(f"{who} {statistics.median(values):.{1 if kind == 'us' else 2}f} {unit}" for who, values in row[kind].items())
-                verdict = "".join(f" ({g['goal']:g} {unit}: {'ok' if g['holds'] else 'miss'})" for g in row["goals"])
+                verdict = "".join(f" ({g['goal']:g} {unit}: {'ok' if g['holds'] else 'miss'})" if g["peer"] == "heed" else
+                                  f" ({g['found']:.1f} of {g['goal']:g} times {g['peer']}: {'ok' if g['holds'] else 'miss'})" for g in row["goals"])
                 yield f"{row['name']} D{row['D']}: {what}: {parts}{verdict}"
-        if row["section"] in ("host", "cold") and row["outcome"] not in ("ok",):
+        if row["section"] in ("host", "cold", "masks") and row["outcome"] not in ("ok",):
             yield f"{row['id']}: {row['outcome']}"
 
 

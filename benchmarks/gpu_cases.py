@@ -67,6 +67,7 @@ FLEX_EXAMPLES = 1.2
 FLASH_ON_SM_80 = 0.95
 HOST_US = 10.0
 COLD_SECONDS = 0.8
+MASKED = 10.0  # with the mask made anew
 
 
 # -- Cases, the most telling first -------------------------------------------------------------------
@@ -98,6 +99,13 @@ def _example_cases() -> Iterator[Case]:
                        quick=D == 128 and name in ("checkerboard", "gemma2_softcap", "t5_relative_bias", "transfusion"))
 
 
+def _masked_cases() -> Iterator[Case]:
+    peers = ("flex", "flex, compiled mask")
+    for D in (128, 64):
+        for name in ("documents", "sliding_window", "neighbourhood_2d", "prefix"):
+            yield Case("masks", name, D, 8192, peers, tuple(Goal(peer, MASKED) for peer in peers))
+
+
 def _portable_cases() -> Iterator[Case]:
     for S in (8192, 2048):
         for D in (128, 64, 256):
@@ -106,7 +114,7 @@ def _portable_cases() -> Iterator[Case]:
 
 
 def all_cases(small: bool = False) -> list[Case]:
-    cases = [*_library_cases(), *_variant_cases(),
+    cases = [*_library_cases(), *_variant_cases(), *_masked_cases(),
              *(Case("host", name, 64, 64, ("add", "sdpa", "flex") if name == "full" else (), (Goal("heed", HOST_US),), quick=name == "causal")
                for name in ("full", "causal", "alibi")),
              Case("host", "given_lists", 64, 64, ("flex",)),
