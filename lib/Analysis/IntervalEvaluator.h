@@ -52,12 +52,19 @@ struct StaticRange {
   int64_t magnitude() const { return std::max(std::abs(lo), std::abs(hi)); }
 };
 
+/// The bits of numbers that are not negative: those that all of them have, and those that some may
+/// have besides. i64.
+struct Bits {
+  Value ones, unknown;
+};
+
 /// An integer over the box: cq * q + ck * kv + [lo, hi].
 struct Integer {
   int64_t cq = 0, ck = 0;
   Value lo, hi; // i64; the same value where the interval is known to be a point
   StaticRange range;
-  bool usesKv = false; // of the computation of lo and hi, besides ck
+  bool usesKv = false;      // of the computation of lo and hi, besides ck
+  std::optional<Bits> bits; // where more is known than lo and hi tell
 
   bool isPlain() const { return cq == 0 && ck == 0; }
   bool isPoint() const { return lo == hi; }
@@ -261,6 +268,8 @@ private:
 
   /// The same integer without its linear part.
   Integer plain(const Integer &x) {
+    if (x.isPlain())
+      return x;
     Bounds r = bounds(x);
     return {0, 0, r.lo, r.hi, x.range, x.dependsOnKv()};
   }
@@ -339,6 +348,9 @@ private:
 
   /// Shifts by a constant, and masks of low bits, are products, quotients and remainders.
   std::optional<Integer> bitOperation(Operation &op, const Integer &x, int64_t c);
+  /// The numbers of [lo, hi], not negative, have the bits above the highest one in which lo and hi
+  /// differ in common.
+  Bits bitsOf(const Integer &x);
   /// &, | and ^ of numbers that are not negative.
   std::optional<Integer> combineBits(Operation &op, Integer x, Integer y);
 

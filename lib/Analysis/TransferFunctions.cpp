@@ -447,12 +447,21 @@ Integer IntervalEvaluator::modulo(Integer x, const Integer &y) {
 }
 
 std::optional<Integer> IntervalEvaluator::bitOperation(Operation &op, const Integer &x, int64_t c) {
+  auto shifted = [&](Integer result, auto shift) {
+    OpBuilder &b = at(x.usesKv);
+    if (x.bits)
+      result.bits = Bits{shift(b, x.bits->ones), shift(b, x.bits->unknown)};
+    return result;
+  };
   if (isa<arith::ShLIOp>(op) && c >= 0 && c < 31)
-    return multiply(x, point(int64_t(1) << c));
+    return shifted(multiply(x, point(int64_t(1) << c)),
+                   [&](OpBuilder &b, Value v) { return binary<arith::ShLIOp>(b, v, constant(c)); });
   if (isa<arith::ShRSIOp>(op) && c >= 0 && c < 31)
-    return divide(x, point(int64_t(1) << c));
+    return shifted(divide(x, point(int64_t(1) << c)), [&](OpBuilder &b, Value v) {
+      return binary<arith::ShRUIOp>(b, v, constant(c));
+    });
   if (isa<arith::AndIOp>(op) && c >= 0 && c < kMaxI32) {
-    if ((c & (c + 1)) == 0)
+    if ((c & (c + 1)) == 0 && !x.bits)
       return modulo(x, point(c + 1));
     if (x.range.lo < 0 || !x.range.fitsI32()) // else combineBits knows more
       return Integer{0, 0, constant(0), constant(c), {0, c}, false};
@@ -462,8 +471,16 @@ std::optional<Integer> IntervalEvaluator::bitOperation(Operation &op, const Inte
   return std::nullopt;
 }
 
-/// The numbers of [lo, hi], not negative, have the bits above the highest one in which lo and hi
-/// differ in common; of two such intervals combined, those above both are known.
+Bits IntervalEvaluator::bitsOf(const Integer &x) {
+  if (x.bits)
+    return *x.bits;
+  OpBuilder &b = at(x.usesKv);
+  Value unknown = binary<arith::XOrIOp>(b, x.lo, x.hi);
+  for (int64_t shift : {1, 2, 4, 8, 16})
+    unknown = binary<arith::OrIOp>(b, unknown, binary<arith::ShRUIOp>(b, unknown, constant(shift)));
+  return {sub(b, binary<arith::OrIOp>(b, x.lo, unknown), unknown), unknown};
+}
+
 std::optional<Integer> IntervalEvaluator::combineBits(Operation &op, Integer x, Integer y) {
   if (x.range.lo < 0 || y.range.lo < 0 || !x.range.fitsI32() || !y.range.fitsI32())
     return std::nullopt;
@@ -471,19 +488,26 @@ std::optional<Integer> IntervalEvaluator::combineBits(Operation &op, Integer x, 
   y = plain(y);
   bool usesKv = x.usesKv || y.usesKv;
   OpBuilder &b = at(usesKv);
-  Value differing = binary<arith::OrIOp>(b, binary<arith::XOrIOp>(b, x.lo, x.hi),
-                                         binary<arith::XOrIOp>(b, y.lo, y.hi));
-  int64_t most = x.range.hi | y.range.hi;
-  for (int64_t shift : {1, 2, 4, 8, 16}) {
-    Value lower = binary<arith::ShRUIOp>(b, differing, constant(shift));
-    differing = binary<arith::OrIOp>(b, differing, lower);
-    most |= most >> shift;
+  Bits ofX = bitsOf(x), ofY = bitsOf(y);
+  auto either = [&](Value u, Value v) { return binary<arith::OrIOp>(b, u, v); };
+  auto both = [&](Value u, Value v) { return binary<arith::AndIOp>(b, u, v); };
+  auto differing = [&](Value u, Value v) { return binary<arith::XOrIOp>(b, u, v); };
+  Value ones, possible; // those that are set, those that may be
+  if (isa<arith::XOrIOp>(op)) {
+    Value unknown = either(ofX.unknown, ofY.unknown);
+    possible = either(differing(ofX.ones, ofY.ones), unknown);
+    ones = differing(possible, unknown);
+  } else {
+    bool isAnd = isa<arith::AndIOp>(op);
+    auto combine = [&](Value u, Value v) { return isAnd ? both(u, v) : either(u, v); };
+    ones = combine(ofX.ones, ofY.ones);
+    possible = combine(either(ofX.ones, ofX.unknown), either(ofY.ones, ofY.unknown));
   }
-  Value known = isa<arith::AndIOp>(op)  ? binary<arith::AndIOp>(b, x.lo, y.lo)
-                : isa<arith::OrIOp>(op) ? binary<arith::OrIOp>(b, x.lo, y.lo)
-                                        : binary<arith::XOrIOp>(b, x.lo, y.lo);
-  Value hi = binary<arith::OrIOp>(b, known, differing);
+  Bits known{ones, differing(possible, ones)};
+  int64_t most = std::min(x.range.hi, y.range.hi);
   if (isa<arith::AndIOp>(op))
-    most = std::min(x.range.hi, y.range.hi);
-  return Integer{0, 0, sub(b, hi, differing), hi, {0, most}, usesKv};
+    possible = min(b, possible, min(b, x.hi, y.hi));
+  else
+    most = llvm::maskTrailingOnes<uint64_t>(llvm::bit_width<uint64_t>(x.range.hi | y.range.hi));
+  return Integer{0, 0, ones, possible, {0, most}, usesKv, known};
 }

@@ -432,7 +432,12 @@ TEST(BlockClasses, BitsAreDecided) {
   expectDecided({{"(b, h, q, kv) { return (q & -32) == (kv & -32) }", 1.0},
                  {"(b, h, q, kv) { return (q ^ kv) < 32 }", 0.9},
                  {"(b, h, q, kv) { return (q | 31) >= kv }", 0.9},
-                 {"(b, h, q, kv) { return (q & 192) == (kv & 192) }", 0.85}});
+                 {"(b, h, q, kv) { return (q & 192) == (kv & 192) }", 0.85},
+                 // The even bits of each, as of a Morton number.
+                 {"(b, h, q, kv) { let x = q & 341; let u = (x | x >> 1) & 819; let m = (u | u >> "
+                  "2) & 783; let y = kv & 341; let v = (y | y >> 1) & 819; let r = (v | v >> 2) & "
+                  "783; return abs(m - r) <= 2 }",
+                  0.95}});
 }
 
 TEST(BlockClasses, DistancesAreDecided) {
