@@ -135,7 +135,7 @@ def test_work_of_causal() -> None:
 
 
 def times(length: int) -> subject.Subject:
-    """Ascending times, so that few blocks are partial; intervals of 128 f32 do not say so."""
+    """Ascending times: all blocks but those of the diagonal are skipped or full."""
     ts = np.sort(np.random.default_rng(0).random(length)).astype(np.float32)
     return subject.of_object(lambda b, h, q, kv: ts[q] >= ts[kv], {}, subject.Sizes({"Sq": length}))
 
