@@ -124,9 +124,9 @@ def work(subject: Subject, report: Report, schedule: dict[str, Any], means: Mean
             totals[name] += float(value) / len(places)
     instances = subject.sizes["B"] * subject.sizes["Hq"]
     flops = 2 * (head_dim + value_head_dim)
-    size_of = _BYTES[dtype]
-    tensors = subject.sizes["B"] * size_of * (subject.sizes["Hq"] * q + subject.sizes["Hkv"] * kv) * (head_dim + value_head_dim)
-    tiles = instances * size_of * (totals["keys"] + q) * (head_dim + value_head_dim)
+    size = _BYTES[dtype]
+    tensors = subject.sizes["B"] * size * (subject.sizes["Hq"] * q + subject.sizes["Hkv"] * kv) * (head_dim + value_head_dim)
+    tiles = instances * size * (totals["keys"] + q) * (head_dim + value_head_dim)
     return {
         "sizes": subject.sizes.all(), "block_q": block_q, "block_kv": block_kv, "heads_looked_at": len(places), "means": means.text,
         "blocks": {"total": num_rows * num_columns,

@@ -300,7 +300,7 @@ def visited(subject: Subject, report: Report, is_exact: bool, block_size: tuple[
         yield from (Blocks.of_classes(subject.given_classes(b, h)) for b, h in places)
     elif node is None and report.mask is None:
         rows, columns = _blocks(subject, *block_size)
-        every_row = np.column_stack([np.arange(rows), *np.outer([0, columns, FULL], np.ones(rows, np.int64))])
+        every_row = np.column_stack(np.broadcast_arrays(np.arange(rows), 0, columns, FULL))
         yield from (Blocks((rows, columns), every_row) for _ in places)
     elif is_exact:
         found = block_runs(subject, block_size, report, node)
@@ -379,7 +379,8 @@ def block_runs(subject: Subject, block_size: tuple[int, int], report: Report | N
     # Unlike FlexAttention, for which Kernel.classify asks, a kernel takes a block that hangs over the end for full.
     words, tensors = classifier._pack(values, None) if values else (b"", b"")
     extents = [subject.sizes[name] for name in ("B", "Hq", "Hkv", "Sq", "Skv")]
-    question = _runtime.MaskQuestion(*extents, *block_size, words or None, 0, 0)
+    block_q, block_kv = (min(size, np.iinfo(np.int32).max) for size in block_size)  # lengths are less
+    question = _runtime.MaskQuestion(*extents, block_q, block_kv, words or None, 0, 0)
     result = ctypes.POINTER(_runtime.BlockRuns)()
     if _runtime.lib.heed_classify(classifier._address, question, tensors, result) != 0:
         raise _runtime.HeedError(_runtime.lib.heed_last_error().decode())

@@ -219,6 +219,11 @@ def test_given_lists_in_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     assert picture.cell == (4, 4) and picture.counts() == {"skipped": 496, "partial": 32, "full": 496}
 
 
+def test_blocks_longer_than_all() -> None:
+    assert viz.picture(load("causal"), 10 ** 10, 10 ** 10).counts() == {"skipped": 0, "partial": 1, "full": 0}
+    assert viz.picture(load("dense"), 10 ** 10, 128).counts() == {"skipped": 0, "partial": 0, "full": 8}
+
+
 def test_far_too_many_blocks() -> None:
     with pytest.raises(ValueError, match="too many to look at; give fewer --q and --kv, or larger blocks"):
         viz.picture(load("causal", 1 << 22), 1, 1)
