@@ -20,7 +20,8 @@ import numpy as np
 from heed import _compiler, _runtime, arrays
 from heed.block_runs import ceil_div
 from heed.subject import FORMS, Sizes, Subject, load, parse_assignments, positive
-from heed.terms import Means, Progress, Report, Stage, Term, cell_of, explain, key_bounds, loop_bounds, means_of, split, visited
+from heed.terms import (Means, Progress, Report, Stage, Term, cell_of, explain, has_bounds, key_bounds, loop_bounds, means_of,
+                        split, visited)
 from heed.tracing.expressions import Node
 from heed.tracing.printer import describe
 from heed.variant import QUERY_DTYPES, compile
@@ -82,7 +83,7 @@ def _term(term: Term, subject: Subject, report: Report, schedule: dict[str, Any]
     box = block_q * cell[0], block_kv * cell[1]
     (blocks,) = visited(subject, report, is_exact, box, node=term.node)
     bounds = np.zeros((0, 2), np.int64)
-    if not report.has_exact_lists(subject.sizes["Skv"]):
+    if has_bounds(subject, report):
         bounds = key_bounds(subject, box[0], 0, 0, report, term.node)
     return {**_entry(term.node, report.mask), "box": box, "is_exact": is_exact,
             "blocks": dict(zip(("never", "unknown", "always"), map(int, blocks.counts()))),
@@ -189,7 +190,8 @@ def report(subject: Subject, *, dtype: str = "f32", head_dim: int = 64, value_he
     with Progress() as progress:
         progress.update("looking at the terms of the mask")
         score = known.score and {**_entry(known.score.root, known.score), "hoisted": hoisted(known.score)}
-        mask = known.mask and {**_term(split(known.mask.root), subject, known, schedule, means.is_exact), "hoisted": hoisted(known.mask)}
+        mask = known.mask and {**_term(split(known.mask.root), subject, known, schedule, means.is_exact),
+                               "hoisted": hoisted(known.mask)}
         found = work(subject, known, schedule, means, dtype, head_dim, value_head_dim, progress)
         timing = None
         if rate and bandwidth:
@@ -205,9 +207,7 @@ def report(subject: Subject, *, dtype: str = "f32", head_dim: int = 64, value_he
     return {"variant": subject.name, "file": subject.file_name, "source": subject.source.strip(), "dtype": dtype,
             "head_dim": head_dim, "value_head_dim": value_head_dim, "params": params, "score": score, "mask": mask,
             "schedule": schedule, "walk": known.walk(subject.sizes["Skv"]), "work": found, "time": timing, "notes": subject.notes,
-            "given_lists": subject.block_mask is not None,
-            "has_bounds": subject.block_mask is None and known.mask is not None
-                          and not known.has_exact_lists(subject.sizes["Skv"])}
+            "given_lists": subject.block_mask is not None, "has_bounds": has_bounds(subject, known)}
 
 
 def _write_param(param: dict[str, Any]) -> str:
@@ -220,18 +220,19 @@ def _write_depends(entry: dict[str, Any]) -> str:
     return f"depends on {', '.join(entry['depends']) or 'nothing'}; {entry['computed']}"
 
 
-def _write_term(term: dict[str, Any], block_size: tuple[int, int], has_bounds: bool, indent: str) -> list[str]:
+def _write_term(term: dict[str, Any], block_size: tuple[int, int], with_bounds: bool, indent: str) -> list[str]:
     if "terms" in term:
         return [f"{indent}{term['op']}",
-                *(line for child in term["terms"] for line in _write_term(child, block_size, has_bounds, indent + "  "))]
+                *(line for child in term["terms"] for line in _write_term(child, block_size, with_bounds, indent + "  "))]
     found = term["blocks"]
     boxes = "blocks" if term["box"] == block_size else f"boxes of {term['box'][0]} x {term['box'][1]}"
     bounds = " and ".join(term["bounds"])
+    bounds = f"; bounds the {bounds} key in closed form" if bounds else "; its bounds leave out no key here"
     return [f"{indent}{term['text']}",
             f"{indent}    {_write_depends(term)}",
             f"{indent}    of {sum(found.values())} {boxes}: never true in {found['never']}, always in {found['always']}, "
             f"{'for some pairs' if term['is_exact'] else 'undecided'} in {found['unknown']}"
-            + ("" if not has_bounds else f"; bounds the {bounds} key in closed form" if bounds else "; its bounds leave out no key here")]
+            + (bounds if with_bounds else "")]
 
 
 def _write_hoisted(entries: list[dict[str, Any]]) -> list[str]:
@@ -277,20 +278,22 @@ def to_text(found: dict[str, Any]) -> str:
     lines = [f"{found['variant']}, {found['file']}", "", *(f"  {line}".rstrip() for line in found["source"].splitlines()), "",
              "Parameters", *(f"  {_write_param(param)}" for param in found["params"]), *([] if found["params"] else ["  none"])]
     score, mask, schedule, done = found["score"], found["mask"], found["schedule"], found["work"]
-    block_size, has_bounds = (schedule["block_q"], schedule["block_kv"]), found["has_bounds"]
+    block_size, with_bounds = (schedule["block_q"], schedule["block_kv"]), found["has_bounds"]
     lines += ["", "Score"]
     lines += ["  as it is"] if score is None else [f"  {score['text']}", f"      {_write_depends(score)}",
                                                    *_write_hoisted(score["hoisted"])]
     lines += ["", "Mask"]
-    lines += ["  every pair attends"] if mask is None else [*_write_term(mask, block_size, has_bounds, "  "), *_write_hoisted(mask["hoisted"])]
+    lines += ["  every pair attends"] if mask is None else [*_write_term(mask, block_size, with_bounds, "  "),
+                                                            *_write_hoisted(mask["hoisted"])]
     blocks = done["blocks"]
 
     def share(name: str) -> str:
         return f"{blocks[name]:10.10g}  {blocks[name] / blocks['total']:6.1%}"
 
-    lines += ["", f"Blocks of {done['block_q']} x {done['block_kv']}, for each batch and head: {blocks['total']}, from {done['means']}",
+    lines += ["", f"Blocks of {done['block_q']} x {done['block_kv']}, for each batch and head: {blocks['total']}, "
+                  f"from {done['means']}",
               *([f"  outside of the loop's bounds  {share('beyond_bounds')}", f"  skipped by the class test     {share('skipped')}"]
-                if has_bounds else [f"  skipped                       {share('skipped')}"]),
+                if with_bounds else [f"  skipped                       {share('skipped')}"]),
               f"  partial, mask evaluated       {share('partial')}", f"  full, mask not evaluated      {share('full')}"]
     lines += ["", f"Schedule for {schedule['target']}, {found['dtype']}, head dim {found['head_dim']}"
               + (f" and {found['value_head_dim']}" if found["value_head_dim"] != found["head_dim"] else ""),

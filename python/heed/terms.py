@@ -314,10 +314,15 @@ def visited(subject: Subject, report: Report, is_exact: bool, block_size: tuple[
             yield blocks
 
 
+def has_bounds(subject: Subject, report: Report) -> bool:
+    """Whether a kernel leaves out what is beyond bounds in closed form before it looks at blocks."""
+    return subject.block_mask is None and report.mask is not None and not report.has_exact_lists(subject.sizes["Skv"])
+
+
 def loop_bounds(subject: Subject, report: Report, block_q: int, b: int, h: int) -> tuple[np.ndarray, np.ndarray]:
     """For each row of blocks, the first key that a kernel's loop comes to and the one behind the last."""
     rows, keys = ceil_div(subject.sizes["Sq"], block_q), subject.sizes["Skv"]
-    if subject.block_mask is not None or report.mask is None or report.has_exact_lists(keys):
+    if not has_bounds(subject, report):
         return np.zeros(rows, np.int64), np.full(rows, keys)
     lower, upper = np.clip(key_bounds(subject, block_q, b, h), 0, keys).T
     return lower, upper

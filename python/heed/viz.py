@@ -127,8 +127,8 @@ def _picture(subject: Subject, block_size: tuple[int, int], b: int, h: int, targ
         (truth,) = visited(subject, report, True, block_size, [(b, h)])
         skipped, _, full = truth.counts() - found.counts()
         if coarse := int(skipped + full):
-            notes.append(f"the analysis is coarser than the mask: {coarse} partial block{'s'[:coarse != 1]} could be skipped or full "
-                         f"({skipped} skipped, {full} full)")
+            notes.append(f"the analysis is coarser than the mask: {coarse} partial block{'s'[:coarse != 1]} could be skipped or "
+                         f"full ({skipped} skipped, {full} full)")
         found = truth
     if cell == (1, 1):
         result.exact = found.classes()
@@ -209,7 +209,8 @@ def data(picture: Picture) -> dict[str, Any]:
         "term": picture.term and _term_data(picture.term, {id(leaf): i for i, leaf in enumerate(leaves)}),
         "leaves": [{"text": leaf.text, "place": place, "states": _encode(state.astype(np.uint8))}
                    for leaf, place, state in zip(leaves, picture.places, picture.states)],
-        "patterns": _encode(picture.patterns), "patternOf": _encode(picture.pattern_of.astype("<i4") if picture.patterns.size else picture.pattern_of[:0])}
+        "patterns": _encode(picture.patterns),
+        "patternOf": _encode(picture.pattern_of.astype("<i4")) if picture.patterns.size else ""}
 
 
 def _shares(picture: Picture) -> np.ndarray:

@@ -309,10 +309,10 @@ def test_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("command", ["explain", "viz"])
-def test_a_reader_that_has_enough(command: str) -> None:
+def test_a_reader_that_has_enough(command: str, tmp_path: pathlib.Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "wb") as closed:
         done = subprocess.run([sys.executable, "-m", "heed", command, str(ROOT / "examples/causal.heed")], stdout=closed,
-                              stderr=subprocess.PIPE, text=True)
+                              stderr=subprocess.PIPE, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT / "python")})
     assert done.stderr == "" and done.returncode == 1
