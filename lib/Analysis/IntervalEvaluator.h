@@ -137,7 +137,7 @@ public:
     if (keys.hi)
       keys.hi = select(inner, wraps, constant(kInfinity), keys.hi);
     // Of a part of the box arithmetic may not wrap where it does of the whole.
-    keys.isExact = keys.isExact && !leftKeysUnread && asConstant(wraps) == 0;
+    keys.isExact = keys.isExact && !leftKeysUnread && !equalitiesImply && asConstant(wraps) == 0;
     return keys;
   }
 
@@ -450,6 +450,7 @@ private:
   attn::MaskOp mask;
   const IRMapping &mapping;
   bool readKeys, leftKeysUnread = false;
+  bool equalitiesImply = false; // what comparisons do not say one by one
   Bounds q, kv;
   Value wraps;
   /// How many more values the closed form looks at.

@@ -117,6 +117,7 @@ Boolean IntervalEvaluator::withEqualities(Operation &conjunction, Boolean known)
         continue;
       auto imply = [&](const Integer &difference) {
         Boolean implied = compareWithZero(other.getPredicate(), difference);
+        equalitiesImply |= asConstant(implied.never) != 0;
         known.usesKv |= implied.usesKv;
         known.never = lor(at(known.usesKv), known.never, implied.never);
       };

@@ -4,16 +4,25 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
 from heed.block_runs import FULL, PARTIAL, SKIPPED
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 try:
     import torch
 except ImportError:
     torch = None
+
+
+def draws(count: int, **others: Any) -> settings:
+    """For a test of `count` random cases, the same ones in each run; with HEED_RANDOM_FACTOR=N of N times as many new ones."""
+    factor = int(os.environ.get("HEED_RANDOM_FACTOR", "0"))
+    return settings(max_examples=count * max(1, factor), derandomize=factor == 0, deadline=None, database=None,
+                    suppress_health_check=list(HealthCheck), **others)
 
 
 # Brute force: from bool (B, H, Sq, Skv).

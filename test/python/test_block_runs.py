@@ -16,9 +16,9 @@ import pytest
 from heed import HeedError, block_runs, tracing, variant
 from heed import block_mask as bm
 from heed.block_runs import FULL, PARTIAL, SKIPPED, BlockRuns
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from random_masks import GEOMETRY, Geometry, function_of, kinds_of, lists_of, mask_texts, random_captures
+from random_masks import GEOMETRY, Geometry, draws, function_of, kinds_of, lists_of, mask_texts, random_captures
 
 try:
     import torch
@@ -28,7 +28,6 @@ try:
 except ImportError:
     torch, GYM = None, {}
 
-COMMON = dict(deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
 KV_LISTS = ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices")
 
 
@@ -66,14 +65,14 @@ RANDOM = dict(text=mask_texts(), seed=st.integers(0, 2 ** 32 - 1), B=st.integers
 
 
 @pytest.mark.slow
-@settings(max_examples=160, **COMMON)
+@draws(160)
 @given(**RANDOM)
 def test_random_masks(text: str, seed: int, B: int, H: int, geometries: list[Geometry]) -> None:
     check_random(text, seed, B, H, geometries)
 
 
 @pytest.mark.slow
-@settings(max_examples=3000, **COMMON)
+@draws(3000)
 @given(**RANDOM)
 def test_many_random_masks(text: str, seed: int, B: int, H: int, geometries: list[Geometry]) -> None:
     check_random(text, seed, B, H, geometries)
@@ -85,14 +84,14 @@ LARGE_BLOCK = st.sampled_from((16, 64, 100, 1000, 4096, 30_000))
 THIN = st.one_of(st.builds(Geometry, FEW, MANY, FEW, LARGE_BLOCK), st.builds(Geometry, MANY, FEW, LARGE_BLOCK, FEW))
 
 
-@settings(max_examples=40, **COMMON)
+@draws(40)
 @given(text=mask_texts(), seed=st.integers(0, 2 ** 32 - 1), geometry=THIN)
 def test_random_thin_masks(text: str, seed: int, geometry: Geometry) -> None:
     check_random(text, seed, 1, 1, [geometry])
 
 
 @pytest.mark.slow
-@settings(max_examples=1000, **COMMON)
+@draws(1000)
 @given(text=mask_texts(), seed=st.integers(0, 2 ** 32 - 1), geometry=THIN)
 def test_many_random_thin_masks(text: str, seed: int, geometry: Geometry) -> None:
     check_random(text, seed, 1, 1, [geometry])
@@ -102,7 +101,7 @@ def test_random_masks_are_not_trivial() -> None:
     """Of the grammar: its masks attend here and there, and some blocks are full."""
     seen: list[set[int]] = []
 
-    @settings(max_examples=150, **COMMON)
+    @draws(150)
     @given(mask_texts(), st.integers(0, 2 ** 32 - 1))
     def look(text: str, seed: int) -> None:
         dense = bm.create_mask(function_of(text, random_captures(seed)), 1, 1, 96, 96, device="numpy")
@@ -352,7 +351,7 @@ def kind_arrays(draw: st.DrawFn) -> np.ndarray:
 def test_block_runs(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(block_runs, "_CHUNK_ENTRIES", entries)
 
-    @settings(max_examples=40, **COMMON)
+    @draws(40)
     @given(kind_arrays())
     def check(kinds: np.ndarray) -> None:
         runs = encode(kinds)
