@@ -676,7 +676,8 @@ class BlockMask:
     def validate(self) -> None:
         """Checks the entries of given lists.
 
-        Raises ValueError, with batch, head, row, what was expected and found, for: counts outside their list, blocks that do not exist, are listed twice, or are both partial and full, and q lists that
+        Raises ValueError, with batch, head, row, what was expected and found, for: fewer rows than query blocks, counts
+        outside their list, blocks that do not exist, are listed twice, or are both partial and full, and q lists that
         disagree with kv lists.
         """
         if not self._given:
@@ -685,12 +686,21 @@ class BlockMask:
         def matrix(runs: BlockRuns) -> np.ndarray:
             return runs.matrix().reshape(*self._batch_dims(), *runs.shape[2:])
 
+        (rows, _), q_len, (q_block, kv_block) = self._block_dims(), self.seq_lengths[0], self.BLOCK_SIZE
+        is_sliced = self._mask_mod is sliced_mask_mod  # and has the lengths of the whole until somebody sets them
+        if not is_sliced:
+            check_rows(rows, q_len, q_block)
         if self._derivation is not None and not self._lists:
             return
         self._check_shapes()
-        rows, columns = self._block_dims()[0], ceil_div(self.seq_lengths[1], self.BLOCK_SIZE[1])
+        columns = ceil_div(self.seq_lengths[1], kv_block)
         runs = {names: self._checked_runs(*names, extent) for names, extent in zip(_PAIRS, (columns, columns, rows, rows))
                 if self._lists.get(names[0]) is not None}
+        for counts_name in () if is_sliced else [names[0] for names in KV_PAIRS if names in runs]:
+            counts = _to_numpy(self._lists[counts_name])
+            if (where := np.argwhere((counts > 0) & (np.arange(rows) * q_block >= q_len))).size:
+                raise ValueError(f"{_place(where[0])}: expected {counts_name} to be 0, for there are only {q_len} queries, "
+                                 f"found {counts[tuple(where[0])]}")
         partial, full = (runs.get(names) for names in KV_PAIRS)
         if partial and full and self._runs().num_listed() < partial.num_listed() + full.num_listed():
             place = np.argwhere(matrix(partial) & matrix(full))[0]
@@ -796,6 +806,13 @@ class _Context:
 
 
 # Pieces of the members.
+
+
+def check_rows(rows: int, q_len: int, q_block: int) -> None:
+    """ValueError unless kv lists have a row for each query, as attention asks of them; further rows are for nobody, as in torch."""
+    if rows < ceil_div(q_len, q_block):
+        raise ValueError(f"expected kv_num_blocks to have {ceil_div(q_len, q_block)} rows, one for each {q_block} of {q_len} queries, "
+                         f"found {rows}")
 
 
 def _shape_of(array: Array) -> tuple[int, ...]:
