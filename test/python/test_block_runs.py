@@ -359,8 +359,55 @@ def test_block_runs(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
         assert matrix.dtype == np.int8 and runs.num_listed() == np.count_nonzero(kinds)
         np.testing.assert_array_equal(matrix, kinds)
         assert_lists(runs, kinds)
+        lists = lists_of(kinds)
+        pairs = [(PARTIAL, *lists[:2]), (FULL, *lists[2:])]
+        assert_same(BlockRuns.of_lists(pairs, kinds.shape[3]), runs)
+        np.testing.assert_array_equal(block_runs.matrix_of_lists(pairs, kinds.shape[3]), kinds)
+        np.testing.assert_array_equal(runs.transposed().matrix(), (kinds > 0).swapaxes(2, 3))
+        counts, indices = runs.short_column_lists()
+        whole = lists_of((kinds > 0).swapaxes(2, 3).astype(np.int8))
+        np.testing.assert_array_equal(counts, whole[0])
+        assert indices.shape[3] == counts.max(initial=0) and indices.dtype == np.int32
+        is_used = np.arange(indices.shape[3]) < counts[..., None]
+        np.testing.assert_array_equal(indices[is_used], whole[1][..., :indices.shape[3]][is_used])
 
     check()
+
+
+def assert_same(found: BlockRuns, expected: BlockRuns) -> None:
+    assert found.shape == expected.shape and found.offsets.dtype == np.int64 and found.runs.dtype == np.int32
+    np.testing.assert_array_equal(found.offsets, expected.offsets)
+    np.testing.assert_array_equal(found.runs, expected.runs)
+
+
+@settings(max_examples=60, **COMMON)
+@given(kind_arrays(), st.integers(1, 7), st.integers(1, 10), st.integers(0, 2 ** 32 - 1))
+def test_cells_and_slices(kinds: np.ndarray, row_step: int, column_step: int, seed: int) -> None:
+    visited, runs = (kinds > 0).astype(np.int64), encode(kinds)
+    cells = runs.num_visited(row_step, column_step)
+    expected = np.zeros((*kinds.shape[:2], -(-kinds.shape[2] // row_step), -(-kinds.shape[3] // column_step)), np.int64)
+    for place in np.ndindex(*expected.shape[2:]):
+        row, column = place[0] * row_step, place[1] * column_step
+        expected[(..., *place)] = visited[:, :, row:row + row_step, column:column + column_step].sum((2, 3))
+    np.testing.assert_array_equal(cells, expected)
+
+    rng = np.random.default_rng(seed)
+    selection: list[Any] = [slice(*sorted(rng.integers(0, extent + 1, 2).tolist())) for extent in kinds.shape[:3]]
+    axis = int(rng.integers(0, 3))
+    if kinds.shape[axis]:
+        selection[axis] = rng.integers(0, kinds.shape[axis], 3)
+    # Batches or heads that are all alike stay so.
+    parts = tuple(slice(None) if axis < 2 and kinds.shape[axis] == 1 else part for axis, part in enumerate(selection))
+    assert_same(runs.select(tuple(selection)), encode(kinds[parts]))
+
+
+def test_lists_of_anything() -> None:
+    """What names no block is ignored, what is listed twice counts once, and the last kind counts."""
+    counts, indices = np.array([[3, 9, -1, 2]]), np.array([[[1, -1, 10 ** 9], [0, 2, 1], [0, 1, 2], [2, 2, 0]]])
+    full = (FULL, np.array([[1, 1, 0, 0]]), np.array([[[1], [-5], [0], [0]]]))
+    expected = np.array([[[[0, 2, 0], [1, 1, 1], [0, 0, 0], [0, 0, 1]]]], np.int8)
+    assert_same(BlockRuns.of_lists([(PARTIAL, counts, indices), full], 3), encode(expected))
+    np.testing.assert_array_equal(block_runs.matrix_of_lists([(PARTIAL, counts, indices), full], 3), expected[0])
 
 
 def assert_lists(runs: BlockRuns, kinds: np.ndarray) -> None:
