@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import json
 import shutil
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from heed import _compiler, _runtime, oracle
+from heed import _compiler, oracle
 from heed.block_runs import FULL, PARTIAL, SKIPPED, BlockRuns, ceil_div
 from heed.subject import Subject
 from heed.tracing.evaluate import evaluate
@@ -381,15 +380,9 @@ def block_runs(subject: Subject, block_size: tuple[int, int], report: Report | N
     classifier = Variant(request.source, request.file_name, request.variant, request.defines).classifier()
     stored = subject.stored_values()
     values = [stored.get(param.name, param.default) for param in classifier.params]
-    # Unlike FlexAttention, for which Kernel.classify asks, a kernel takes a block that hangs over the end for full.
-    words, tensors = classifier._pack(values, None) if values else (b"", b"")
-    extents = [subject.sizes[name] for name in ("B", "Hq", "Hkv", "Sq", "Skv")]
+    b, hq, hkv, q, kv = (subject.sizes[name] for name in ("B", "Hq", "Hkv", "Sq", "Skv"))
     block_q, block_kv = (min(size, np.iinfo(np.int32).max) for size in block_size)  # lengths are less
-    question = _runtime.MaskQuestion(*extents, block_q, block_kv, words or None, 0, 0)
-    result = ctypes.POINTER(_runtime.BlockRuns)()
-    if _runtime.lib.heed_classify(classifier._address, question, tensors, result) != 0:
-        raise _runtime.HeedError(_runtime.lib.heed_last_error().decode())
-    return BlockRuns.take(result)
+    return classifier.classify((b, hq, hkv, q, kv), (block_q, block_kv), values, hanging_is_partial=False)
 
 
 def evaluate_blocks(subject: Subject, report: Report, nodes: Sequence[Node], at: np.ndarray, block_q: int, block_kv: int,

@@ -380,7 +380,7 @@ def assert_same(found: BlockRuns, expected: BlockRuns) -> None:
     np.testing.assert_array_equal(found.runs, expected.runs)
 
 
-@settings(max_examples=60, **COMMON)
+@draws(60)
 @given(kind_arrays(), st.integers(1, 7), st.integers(1, 10), st.integers(0, 2 ** 32 - 1))
 def test_cells_and_slices(kinds: np.ndarray, row_step: int, column_step: int, seed: int) -> None:
     visited, runs = (kinds > 0).astype(np.int64), encode(kinds)
