@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from heed.tracing import arithmetic, tensors
+from heed.tracing import arithmetic, formulas, tensors
 from heed.tracing.errors import fail
 from heed.tracing.expressions import Node
 from heed.tracing.proxies import Traced, is_traced
@@ -124,7 +124,7 @@ def _clamp_max(tracer: Tracer, input: Any, max: Any) -> Any:
     return _clamp(tracer, input, None, max)
 
 
-@_names("round")
+@_names("round", "around")
 def _round(tracer: Tracer, input: Any, decimals: int = 0) -> Any:
     if decimals == 0:
         return tracer.apply(arithmetic.rint, input)
@@ -156,6 +156,42 @@ def _elu(tracer: Tracer, input: Any, alpha: Any = 1.0, inplace: bool = False) ->
 @_names("lerp")
 def _lerp(tracer: Tracer, input: Any, end: Any, weight: Any) -> Any:
     return input + weight * (end - input)
+
+
+class _Functions:
+    """FUNCTIONS, as formulas call them."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+
+    def __getattr__(self, name: str) -> Any:
+        return functools.partial(FUNCTIONS[name], self._tracer)
+
+
+def _formula(formula: formulas.Formula, is_real: bool) -> Callable[..., Any]:
+    def operand(tracer: Tracer, value: Any) -> Any:
+        lifted = tracer.lift(value)
+        if lifted is None:
+            return value
+        if lifted._host is not None:  # the operators of the formula are to be traced, not Python's
+            lifted = Traced(tracer, lifted._node)
+        return tracer.cast(lifted, "float32") if is_real else lifted
+
+    def function(tracer: Tracer, *args: Any, inplace: bool = False, **kwargs: Any) -> Any:
+        if inplace:
+            raise TypeError
+        return formula(_Functions(tracer), *(operand(tracer, arg) for arg in args),
+                       **{name: operand(tracer, arg) for name, arg in kwargs.items()})
+
+    return function
+
+
+for _table, _is_real in ((formulas.REAL, True), (formulas.ANY, False)):
+    for _aliases, _each in _table.items():
+        FUNCTIONS.update(dict.fromkeys(_aliases.split(), _formula(_each, _is_real)))
+# What torch.special has under a name of its own.
+FUNCTIONS.update({f"special_{name}": FUNCTIONS[name] for name in
+                  "erf erfc exp2 expit expm1 log1p logit ndtr round sinc xlog1py xlogy".split()})
 
 
 # ---- Types and constants ----
@@ -197,23 +233,24 @@ def _full_like(tracer: Tracer, input: Any, *args: Any, fill_value: Any = None, d
                **kwargs: Any) -> Any:
     """full_like(x, value), x.new_full(size, value) and torch.full(size, traced value)."""
     *sizes, value = (*args, fill_value) if fill_value is not None else args
-    _scalar_only(sizes[0] if sizes else input if type(input) in (tuple, list) else size)
-    value = tracer.lift_number(value)
+    value = _of_size(tracer, value, sizes[0] if sizes else input if type(input) in (tuple, list) else size)
     if dtype is not None:
         return tracer.cast(value, dtype)
     return tracer.cast(value, input.dtype) if is_traced(input) else value
 
 
-def _scalar_only(size: Any) -> None:
+def _of_size(tracer: Tracer, value: Any, size: Any) -> Traced:
     if tuple(size) not in ((), (1,)):
         fail(f"a mod cannot make a tensor of shape {tuple(size)}; it sees one element at a time")
+    value = tracer.lift_number(value)
+    return Traced(tracer, (value._scalar,)) if size else value
 
 
 def _filled(value: int) -> Callable[..., Any]:
     def function(tracer: Tracer, input: Any, *size: Any, dtype: Any = None, **kwargs: Any) -> Any:
         size = kwargs.get("size", size)
-        _scalar_only(size[0] if size and type(size[0]) in (tuple, list) else size)
-        return tracer.cast(tracer.lift_number(value), input.dtype if dtype is None else dtype)
+        made = _of_size(tracer, value, size[0] if size and type(size[0]) in (tuple, list) else size)
+        return tracer.cast(made, input.dtype if dtype is None else dtype)
 
     return function
 
@@ -226,9 +263,37 @@ def _new_tensor(tracer: Tracer, input: Any, data: Any, dtype: Any = None, **kwar
     return tracer.cast(tracer.lift_number(data), input.dtype if dtype is None else dtype)
 
 
-@_names("contiguous", "clone", "detach", "cpu", "cuda", "squeeze", "copy", "alias", "broadcast_to", "expand_as")
+@_names("contiguous", "clone", "detach", "cpu", "cuda", "copy", "alias", "expand_as")
 def _same(tracer: Tracer, input: Any, *args: Any, **kwargs: Any) -> Any:
     return input
+
+
+def _shaped(repeats: bool) -> Callable[..., Any]:
+    """Shapes of no axis or one, which is all that a value in a mod has."""
+    def function(tracer: Tracer, input: Any, *shape: Any) -> Any:
+        sizes = shape[0] if len(shape) == 1 and type(shape[0]) in (tuple, list) else shape
+        elements = tracer.lanes(input) if input.shape else (input._node,)
+        count = sizes[0] if sizes else 1
+        if len(sizes) > 1 or not (count in (-1, len(elements)) or repeats and len(elements) == 1):
+            fail(f"a value of {len(elements)} elements in a mod cannot get shape {tuple(sizes)}; it sees one element at a time")
+        if not sizes:
+            return Traced(tracer, elements[0])
+        return input if input.shape and count in (-1, len(elements)) else Traced(tracer, elements * abs(count))
+
+    return function
+
+
+FUNCTIONS.update({"reshape": _shaped(False), "view": _shaped(False), "expand": _shaped(True), "broadcast_to": _shaped(True)})
+
+
+@_names("flatten", "ravel")
+def _flatten(tracer: Tracer, input: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+    return FUNCTIONS["reshape"](tracer, input, -1)
+
+
+@_names("squeeze")
+def _squeeze(tracer: Tracer, input: Any, dim: Any = None, axis: Any = None) -> Any:
+    return FUNCTIONS["reshape"](tracer, input, ()) if input.shape == (1,) else input
 
 
 @_names("unsqueeze", "atleast_1d")

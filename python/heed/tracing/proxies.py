@@ -195,6 +195,12 @@ class Traced:
     def __contains__(self, item: Any) -> bool:
         fail("`in` needs a value that is known while tracing; write torch.any(vector == x)")
 
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
+
     def __matmul__(self, other: Any) -> Any:
         return self._tracer.dispatch("dot", "@", (self, other), {})
 

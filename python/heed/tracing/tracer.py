@@ -584,7 +584,7 @@ class Tracer:
             raise AttributeError(f"a traced value has no attribute '{name}'")
         fail(f".{name} is not supported in a mod")
 
-    def _call_method(self, name: str, value: Traced, *args: Any, **kwargs: Any) -> Any:
+    def _call_method(self, name: str, value: Traced, /, *args: Any, **kwargs: Any) -> Any:
         return self.dispatch(name, f".{name}", (value, *args), kwargs)
 
     def torch_function(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
