@@ -197,7 +197,7 @@ FUNCTIONS.update({f"special_{name}": FUNCTIONS[name] for name in
 # ---- Types and constants ----
 
 
-@_names("to", "type", "astype", "type_as", "asarray", "as_tensor", "array", "tensor")
+@_names("to", "type", "astype", "type_as", "asarray", "as_tensor", "array", "tensor", "from_numpy")
 def _to(tracer: Tracer, input: Any, *args: Any, dtype: Any = None, **kwargs: Any) -> Any:
     """Floats narrower or wider than float32 stay float32: that is what scores are computed in."""
     if type(input) in (list, tuple):

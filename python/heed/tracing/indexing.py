@@ -11,6 +11,8 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from heed import gpu
 from heed.gpu import DeviceArray
 from heed.tracing import arithmetic, tensors
@@ -25,19 +27,15 @@ MAX_RANK = 6  # of a parameter
 _VIEWS = frozenset("permute transpose swapaxes reshape view flatten unsqueeze squeeze expand broadcast_to ravel "
                    "movedim moveaxis narrow select unflatten mT t".split())
 _NUMBERS = {"bool": "bool", "i8": "i32", "i32": "i32", "i64": "i64", "f16": "f32", "bf16": "f32", "f32": "f32"}
-_SAME = frozenset("contiguous clone detach cpu cuda copy".split())
+_SAME = frozenset("contiguous clone detach cpu cuda copy numpy".split())
 
 
 def new_tensor(tracer: Tracer, real: Any, path: Any, hint: str) -> Any:
     """What stands for a torch tensor or NumPy array: a TensorProxy, or a value if it has no axes."""
+    _refuse_other_layouts(real, hint)
     name = tensors.dtype_name(real.dtype)
-    if name == "int64":
-        dtype = "i64"
-    elif name in tensors.DIRECT:
-        dtype = tensors.DIRECT[name]
-    elif name in tensors.CONVERTED:
-        dtype = tensors.CONVERTED[name]
-    else:
+    dtype = tensors.DIRECT.get(name) or tensors.CONVERTED.get(name)
+    if dtype is None:
         fail(f"captured tensor '{hint}' has elements of {name}, which no kernel can read")
     if name in tensors.CONVERTED and isinstance(real, DeviceArray):
         fail(f"captured tensor '{hint}' has elements of {name}: convert it to {dtype}, or capture one of torch or CuPy")
@@ -52,7 +50,13 @@ def new_tensor(tracer: Tracer, real: Any, path: Any, hint: str) -> Any:
             return _number(tracer, dtype, path, hint)
         tracer.guard(f"not ({is_plain})", path)
     leaf = Leaf(hint, dtype, min(max(rank, 1), MAX_RANK))
-    value = path if name not in tensors.CONVERTED else path.apply(tensors.convert, dtype)
+    value = path
+    if name in tensors.CONVERTED:
+        value = path.apply(tensors.convert, dtype)
+    elif not tensors.is_plain(real):
+        value = path.apply(tensors.make_plain)
+    elif isinstance(real, np.ndarray):  # its dtype, which has the order of bytes, is a condition already
+        tracer.guard("{0}.flags.aligned", path)
     if rank == 0:
         value = value.method("reshape", 1)
     elif rank > MAX_RANK:
@@ -62,6 +66,16 @@ def new_tensor(tracer: Tracer, real: Any, path: Any, hint: str) -> Any:
     if rank == 0:
         return Traced(tracer, tracer.graph.load(leaf, (tracer.graph.constant(0),)))
     return TensorProxy(tracer, leaf, real, path, [Axis(i) for i in range(rank)], {})
+
+
+def _refuse_other_layouts(real: Any, hint: str) -> None:
+    """Says what to capture instead of a tensor that has no strides, or elements that are several numbers."""
+    if getattr(real, "is_nested", False):
+        fail(f"captured tensor '{hint}' is nested: capture its .values() and .offsets(), or torch.nested.to_padded_tensor of it")
+    if tensors.is_torch(real) and real.layout is not tensors.torch().strided:
+        fail(f"captured tensor '{hint}' is of layout {real.layout}: capture its .to_dense()")
+    if getattr(real.dtype, "names", None):
+        fail(f"captured array '{hint}' is one of structures: capture its fields, such as {hint}[{real.dtype.names[0]!r}]")
 
 
 def _number(tracer: Tracer, dtype: str, path: Any, hint: str) -> Traced:

@@ -479,7 +479,7 @@ class MappingProxy(ObjectProxy):
 
 
 class LibraryProxy:
-    """A module such as torch, numpy or math: its functions take traced values."""
+    """A module such as torch, numpy or math, or torch's class of tensors: its functions take traced values."""
 
     def __init__(self, tracer: Tracer, real: Any) -> None:
         self._tracer = tracer
@@ -487,6 +487,12 @@ class LibraryProxy:
 
     def __getattr__(self, name: str) -> Any:
         return self._tracer.library(getattr(self._real, name))
+
+    def __call__(self, data: Any) -> Any:
+        return self._tracer.construct(self._real, data)
+
+    def __instancecheck__(self, instance: Any) -> bool:
+        return isinstance(instance, self._real)
 
 
 class Namespace(dict):

@@ -490,7 +490,8 @@ class Tracer:
 
     def library(self, value: Any) -> Any:
         """What stands for a module or function that is not the user's."""
-        if isinstance(value, types.ModuleType):
+        torch = tensors.torch()
+        if isinstance(value, types.ModuleType) or torch and (value is torch.Tensor or type(value) is type(torch.FloatTensor)):
             return LibraryProxy(self, value)
         if not callable(value) or isinstance(value, type):
             return value
@@ -529,6 +530,13 @@ class Tracer:
             return function(*args, **kwargs)
         return self.dispatch(name, _qualified(function), args, kwargs)
 
+    def construct(self, kind: Any, data: Any) -> Any:
+        """torch.Tensor(data), or a class of torch's such as FloatTensor."""
+        if type(data) is int:
+            fail(f"torch.{kind.__name__}({data}) has no elements that are known; use torch.zeros or torch.tensor")
+        torch = tensors.torch()
+        return self._call_library(torch.tensor, data, dtype=torch.float32 if kind is torch.Tensor else kind.dtype)
+
     def _known(self, value: Any) -> Any:
         """An argument that a library needs to know while tracing."""
         if is_traced(value):
@@ -542,7 +550,7 @@ class Tracer:
         if not table.ndim:
             return table
         name = tensors.dtype_name(table.dtype)
-        constant = tensors.convert(table, tensors.CONVERTED[name]) if name in tensors.CONVERTED else table
+        constant = tensors.convert(table, tensors.CONVERTED[name]) if name in tensors.CONVERTED else tensors.make_plain(table)
         path = Path("{c0}", (), [Table(constant)])
         return indexing.new_tensor(self, table, path, "table" if hint in ("tensor", "array") else hint)
 
