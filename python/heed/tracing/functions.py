@@ -8,6 +8,7 @@ Names that mean the same in both libraries share an entry; so do a function and 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -263,7 +264,7 @@ def _new_tensor(tracer: Tracer, input: Any, data: Any, dtype: Any = None, **kwar
     return tracer.cast(tracer.lift_number(data), input.dtype if dtype is None else dtype)
 
 
-@_names("contiguous", "clone", "detach", "cpu", "cuda", "copy", "alias", "expand_as")
+@_names("contiguous", "clone", "detach", "cpu", "cuda", "copy", "alias")
 def _same(tracer: Tracer, input: Any, *args: Any, **kwargs: Any) -> Any:
     return input
 
@@ -284,6 +285,11 @@ def _shaped(repeats: bool) -> Callable[..., Any]:
 
 
 FUNCTIONS.update({"reshape": _shaped(False), "view": _shaped(False), "expand": _shaped(True), "broadcast_to": _shaped(True)})
+
+
+@_names("expand_as")
+def _expand_as(tracer: Tracer, input: Any, other: Any) -> Any:
+    return input.expand(other.shape) if input.shape else input
 
 
 @_names("flatten", "ravel")
@@ -334,7 +340,7 @@ def _size(tracer: Tracer, input: Any, dim: int | None = None) -> Any:
 
 @_names("numel")
 def _numel(tracer: Tracer, input: Any) -> int:
-    return int(input.shape[0]) if input.shape else 1
+    return math.prod(map(int, input.shape))
 
 
 # ---- Of vectors ----

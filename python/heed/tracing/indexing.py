@@ -8,6 +8,7 @@ non-negative, the wrap is written out. Extents are run-time values, unless a row
 
 from __future__ import annotations
 
+import itertools
 import operator
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ MAX_RANK = 6  # of a parameter
 _VIEWS = frozenset("permute transpose swapaxes reshape view flatten unsqueeze squeeze expand broadcast_to ravel "
                    "movedim moveaxis narrow select unflatten mT t".split())
 _NUMBERS = {"bool": "bool", "i8": "i32", "i32": "i32", "i64": "i64", "f16": "f32", "bf16": "f32", "f32": "f32"}
+_MAX_DEPTH = 64  # of operations on operations that wait for an index
 _SAME = frozenset("contiguous clone detach cpu cuda copy numpy".split())
 
 
@@ -117,15 +119,21 @@ def _base_index(tracer: Tracer, tensor: TensorProxy, axis: Axis, index: Any) -> 
     return arithmetic.add(g, node, g.constant(axis.offset)) if axis.offset else node
 
 
-def index_tensor(tracer: Tracer, tensor: TensorProxy, key: Any) -> Any:
+def _one_per_axis(key: Any, rank: int, name: str) -> list[Any]:
+    """The parts of an index, with whole slices for what `...` and the end leave out; None stays."""
     keys = list(key) if type(key) is tuple else [key]
     given = sum(1 for k in keys if k is not None and k is not Ellipsis)
-    if given > len(tensor._axes):
-        fail(f"captured tensor '{tensor._leaf.hint}' has {len(tensor._axes)} axes left, but {given} indices are given")
+    if given > rank:
+        fail(f"{name} has {rank} axes left, but {given} indices are given")
     if not any(k is Ellipsis for k in keys):
         keys.append(Ellipsis)
     at = next(i for i, k in enumerate(keys) if k is Ellipsis)
-    keys[at:at + 1] = [slice(None)] * (len(tensor._axes) - given)
+    keys[at:at + 1] = [slice(None)] * (rank - given)
+    return keys
+
+
+def index_tensor(tracer: Tracer, tensor: TensorProxy, key: Any) -> Any:
+    keys = _one_per_axis(key, len(tensor._axes), f"captured tensor '{tensor._leaf.hint}'")
     axes: list[Axis] = []
     bound = dict(tensor._bound)
     vectors: dict[int, tuple[Axis, tuple[Node, ...]]] = {}
@@ -247,13 +255,102 @@ def index_vector(tracer: Tracer, vector: Traced, key: Any) -> Any:
     if isinstance(key, slice):
         return Traced(tracer, tracer.lanes(vector)[key])
     if is_traced(key) and key._host is None:
-        fail("a computed vector is indexed by a traced value; index the captured tensor that it comes from")
+        fail("a computed vector is indexed by a traced value; index what it is made of, and compute with the elements")
     index = operator.index(key)
     if not -lanes <= index < lanes:
         raise IndexError(f"index {index} is outside a vector of {lanes} elements")
     node = vector._node
     index %= lanes
     return Traced(tracer, node[index] if isinstance(node, tuple) else tracer.graph.lane(node, index))
+
+
+class Elementwise(Traced):
+    """An operation on captured tensors that have axes left: to index it is to index them.
+
+    All elements are computed only where it is used as a value, which a row may be.
+    """
+
+    def __init__(self, tracer: Tracer, operation: arithmetic.Operation, operands: list[Traced]) -> None:
+        super().__init__(tracer, ())
+        self._operation = operation
+        self._operands = operands
+        self._shape = _broadcast(operands)
+        self._depth: int = 1 + max(getattr(operand, "_depth", 0) if type(operand) is Elementwise else 0 for operand in operands)
+        if self._depth > _MAX_DEPTH:
+            self._node  # noqa: B018  now, as Python's stack is finite
+
+    @property
+    def _node(self) -> Node | tuple[Node, ...]:
+        if not self._value:
+            self._value = self._tracer.compute(self._operation, self._operands)._node
+            self._depth = 0
+        return self._value
+
+    @property
+    def dtype(self) -> Any:
+        return self[(0,) * self.ndim].dtype
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        return self._shape
+
+    @property
+    def T(self) -> Any:
+        if self.ndim > 1:
+            fail("what is computed of a captured tensor is transposed; transpose the tensor itself")
+        return self
+
+    mT = T
+
+    def __getitem__(self, key: Any) -> Any:
+        keys = _one_per_axis(key, self.ndim, "what is computed of captured tensors")
+        if any(k is None for k in keys):
+            fail("what is computed of captured tensors cannot get another axis; give it to the tensors themselves")
+        return _index_operands(self, keys, self.shape, {})
+
+    def __repr__(self) -> str:
+        return f"<traced operation on captured tensors with {self.ndim} axes>"
+
+
+def is_unread(value: Traced) -> bool:
+    """Whether a value has axes that an index may still come for."""
+    return isinstance(value, (TensorProxy, Elementwise)) and value.ndim > 0
+
+
+def _broadcast(operands: list[Traced]) -> tuple[Any, ...]:
+    """The shape of what is combined; that lengths agree becomes a condition of the trace."""
+    shape = []
+    for lengths in itertools.zip_longest(*(operand.shape[::-1] for operand in operands)):
+        length, *others = (length for length in lengths if length is not None)
+        for other in others:
+            if other is length or other == length:
+                continue
+            if length != 1 and other != 1:
+                fail(f"vectors of {length} and {other} elements cannot be combined")
+            length = other if length == 1 else length
+        shape.append(length)
+    return tuple(shape[::-1])
+
+
+def _index_operands(value: Elementwise, keys: list[Any], shape: tuple[Any, ...], known: dict[int, Any]) -> Any:
+    """The operation on what `keys`, which are for `shape`, leave of the operands; each operand is indexed once."""
+
+    def index(operand: Any) -> Any:
+        if not operand.shape:
+            return operand
+        if id(operand) not in known:
+            rank = len(operand.shape)
+            own = [key if _number_of(length) != 1 or _number_of(all) == 1 else slice(None) if isinstance(key, slice) else 0
+                   for key, length, all in zip(keys[-rank:], operand.shape, shape[-rank:])]
+            known[id(operand)] = (_index_operands(operand, own, operand.shape, known) if type(operand) is Elementwise
+                                  else operand[tuple(own)])
+        return known[id(operand)]
+
+    return value._tracer.apply(value._operation, *map(index, value._operands))
+
+
+def _number_of(length: Any) -> Any:
+    return length._host.value if is_traced(length) else length
 
 
 def tensor_method(tracer: Tracer, tensor: TensorProxy, name: str) -> Any:

@@ -135,8 +135,14 @@ class Tracer:
         return tuple(self.graph.lane(node, i) for i in range(node.lanes))
 
     def apply(self, operation: Callable[..., Node], *operands: Any) -> Traced:
-        """An operation on nodes, element by element."""
+        """An operation on nodes, element by element; of captured tensors it waits for an index."""
         lifted = [self.lift_number(operand) for operand in operands]
+        if any(map(indexing.is_unread, lifted)):
+            return indexing.Elementwise(self, operation, lifted)
+        return self.compute(operation, lifted)
+
+    def compute(self, operation: Callable[..., Node], lifted: list[Traced]) -> Traced:
+        """An operation on values, for all of their elements."""
         nodes = [value._node for value in lifted]
         counts = {len(node) for node in nodes if isinstance(node, tuple)}
         if not counts:
@@ -665,12 +671,12 @@ class Tracer:
         if traced is None:
             raise located(f"a {kind} returns a {'bool' if kind == 'mask_mod' else 'number'}, found "
                           f"{type(result).__name__}", None, code)
-        node = traced._node
-        if isinstance(node, tuple) and len(node) == 1:
-            node = node[0]
-        if isinstance(node, tuple) or node.lanes is not None:
-            raise located(f"a {kind} returns one value, found a vector of {traced.shape[0]}; reduce it with torch.any, "
-                          "torch.all or torch.sum", None, code)
+        shape = [int(length) for length in traced.shape]
+        if shape not in ([], [1]):
+            found = f"vector of {shape[0]}" if len(shape) == 1 else f"tensor of {len(shape)} axes"
+            raise located(f"a {kind} returns one value, found a {found}; reduce it with torch.any, torch.all or torch.sum, or index it",
+                          None, code)
+        node = self.lanes(traced)[0] if shape else traced._scalar
         if kind == "mask_mod" and node.type != "bool":
             raise located(f"a mask_mod returns bool, found {node.type}; compare it, as in `x != 0`", None, code)
         if kind == "score_mod" and node.type == "bool":

@@ -177,6 +177,12 @@ INDEXING: dict[str, Any] = {
     "unpack": lambda b, h, q, kv: sum(part * i for i, part in enumerate(doc[q, :4])),
     "sizes": lambda b, h, q, kv: q % bias.shape[2] + kv % bias.size(-1) + len(doc) + doc.numel() + bias.dim() + bias.shape[0] * q,
     "nested": lambda b, h, q, kv: steps[steps[steps[kv] % 40] % 40],
+    "operations first": lambda b, h, q, kv: ((steps * 2)[kv] + (-steps)[q - kv] + torch.abs(doc)[q, kv] + torch.where(steps > 0, steps, 3)[kv]
+                                             + (steps / 100).exp()[kv] + torch.sinh(steps / 50)[-1] + (doc > 3).int()[q, -1]),
+    "of two": lambda b, h, q, kv: ((doc + steps)[q, kv] + (bias - doc)[b, h, q, kv] + (steps[:7, None] * steps[None])[q, kv] + (bias * 2)[b, h][q][kv]
+                                   + (doc[:1] * doc)[q, kv] + (steps * steps[3])[kv] + (steps[5:] + 1)[kv % 35] + (doc * 2 + q)[..., kv][q]),
+    "rows of operations": lambda b, h, q, kv: (doc * 2)[q].sum() + (doc + steps)[:, kv].max() + (steps * kv).sum() + (doc * 2)[q, torch.stack([q, kv])].sum(),
+    "index of operations": lambda b, h, q, kv: steps[(abs(steps) + 1)[kv] % 40] + steps[(steps % 40)[q]],
 }
 
 
@@ -195,8 +201,50 @@ def test_indexing(name: str) -> None:
     else:
         expected = vmapped(*arguments).double().numpy()
     actual = trace.evaluate_score(values, np.zeros(()), *AT)
-    tolerance = 1e-6 if name == "row mean" else 1e-12  # a float32 in torch
+    tolerance = 1e-6 if name in ("row mean", "operations first") else 1e-12  # a float32 in torch
     np.testing.assert_allclose(actual, np.broadcast_to(expected, (2, 3, 7, 40)), rtol=tolerance)
+
+
+def test_operations_on_tables_of_the_mod() -> None:
+    def mod(s, b, h, q, kv):
+        return (torch.exp2(-torch.arange(2.0))[b] + (torch.arange(40) * 2)[kv] + (2.0 ** -np.arange(3))[h] + np.sqrt(np.linspace(0, 1, 7))[q]
+                + (torch.tensor([1, 2, 3]) + steps[:3])[h] + (torch.eye(7) * 5)[q, q])
+
+    trace, values = tracing.lookup(mod, None)
+    b, h, q, kv = AT
+    expected = 0.5**b + 2 * kv + 0.5**h + np.sqrt(q / 6) + 1 + h + steps.numpy()[h] + 5
+    np.testing.assert_allclose(trace.evaluate_score(values, 0.0, *AT), np.broadcast_to(expected, (2, 3, 7, 40)), rtol=1e-6)
+    check(trace)
+
+
+def test_operations_on_long_tables_and_many_of_them() -> None:
+    table = torch.arange(100_000.0)  # more than a row may have
+
+    def halved(s, b, h, q, kv):
+        x = table
+        for i in range(200):
+            x = (x + x) * 0.5 if i < 30 else x
+        y = steps
+        for _ in range(150):  # of 40 elements, which are computed at some depth
+            y = y + 1
+        return (x * 2)[kv * 1000] + y[3]
+
+    trace, values = tracing.lookup(halved, None)
+    np.testing.assert_array_equal(trace.evaluate_score(values, 0.0, *AT)[0, 0, 0], np.arange(40) * 2000.0 + steps[3].item() + 150)
+
+
+def test_lengths_of_what_is_combined_are_guarded() -> None:
+    def make(left, right):
+        return lambda s, b, h, q, kv: s + (left * right)[kv]
+
+    x, y, one = torch.arange(40.0), torch.arange(40.0) + 1, torch.full((1,), 3.0)
+    traces = [tracing.lookup(make(*pair), None) for pair in ((x, y), (x, one), (one, y), (one, one), (x[:30], y[:30]))]
+    assert len({id(trace) for trace, _ in traces}) == 3  # of equal lengths, 1 among them, and of one to each side
+    expected = [x * y, x * 3, y * 3]
+    for (trace, values), row in zip(traces, expected):
+        np.testing.assert_array_equal(trace.evaluate_score(values, 0.0, *AT)[0, 0, 0], row)
+    with pytest.raises(tracing.TraceError, match="vectors of 40 and 30 elements cannot be combined"):
+        tracing.lookup(make(x, y[:30]), None)
 
 
 def test_texts() -> None:
