@@ -12,10 +12,10 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from heed.tracing import arithmetic, formulas, tensors
+from heed.tracing import arithmetic, formulas, indexing, tensors
 from heed.tracing.errors import fail
 from heed.tracing.expressions import Node
-from heed.tracing.proxies import Traced, is_traced
+from heed.tracing.proxies import TensorProxy, Traced, is_traced
 
 if TYPE_CHECKING:
     from heed.tracing.tracer import Tracer
@@ -343,6 +343,60 @@ def _numel(tracer: Tracer, input: Any) -> int:
     return math.prod(map(int, input.shape))
 
 
+# ---- Of captured tensors ----
+
+
+def _view(name: str, of_value: Callable[..., Any] | None) -> Callable[..., Any]:
+    """A view of a whole captured tensor, or what the name means for a value."""
+    def function(tracer: Tracer, input: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(input, TensorProxy) and input.ndim:
+            return indexing.view(tracer, input, name, *args, **kwargs)
+        if of_value is None:
+            raise TypeError
+        return of_value(tracer, input, *args, **kwargs)
+
+    return function
+
+
+FUNCTIONS.update({name: _view(name, FUNCTIONS.get(name)) for name in indexing.VIEWS})
+
+
+@_names("select")
+def _select(tracer: Tracer, input: Any, dim: Any, index: Any = 0) -> Any:
+    """torch.select, or np.select of conditions, values and a default."""
+    if type(input) in (list, tuple):
+        pairs = list(zip(input, dim))[::-1]
+        return functools.reduce(lambda rest, pair: tracer.apply(arithmetic.where, *pair, rest), pairs, index)
+    return input[(slice(None),) * (dim % input.ndim) + (index,)]
+
+
+@_names("index_select")
+def _index_select(tracer: Tracer, input: Any, dim: int, index: Any) -> Any:
+    """The index has an axis. If that has one element, the result's other axes may stay."""
+    if input.ndim > 1 and len(index) == 1:
+        return input[(slice(None),) * (dim % input.ndim) + (index[0], None)]
+    return _select(tracer, input, dim, index)
+
+
+@_names("take")
+def _take(tracer: Tracer, input: Any, index: Any, axis: int | None = None) -> Any:
+    if axis is not None:
+        return _select(tracer, input, axis, index)
+    return (input if input.ndim == 1 else input.reshape(-1))[index]
+
+
+@_names("gather")
+def _gather(tracer: Tracer, input: Any, dim: int, index: Any) -> Any:
+    if input.ndim != 1:
+        fail("gather of a tensor with several axes in a mod; index it, as in table[q_idx, index]")
+    return input[index]
+
+
+@_names("take_along_dim", "take_along_axis")
+def _take_along(tracer: Tracer, input: Any, index: Any, dim: int | None = None, axis: int | None = None) -> Any:
+    return _gather(tracer, input, 0, index)
+
+
 # ---- Of vectors ----
 
 
@@ -355,6 +409,9 @@ def _vector(tracer: Tracer, input: Any, name: str, dim: Any, kwargs: dict[str, A
     if type(input) in (list, tuple):
         input = _stack(tracer, input)
     vector = tracer.lift_number(input)
+    if vector.ndim > 1:
+        fail(f"{name} of a tensor with {vector.ndim} axes left: index it down to a row, as in table[:, h].{name}(), or compute it "
+             "outside of the mod and capture the result")
     if axis not in (None, 0, -1, (0,), (-1,), [0], [-1]):
         fail(f"{name} along axis {axis}: a vector in a mod has only axis 0")
     return vector if vector.shape else Traced(tracer, (vector._node,))  # type: ignore[arg-type]
@@ -399,17 +456,17 @@ def _extreme(name: str, operation: arithmetic.Operation) -> Callable[..., Any]:
     return function
 
 
-def _along(function: Callable[..., Any]) -> Callable[..., Any]:
+def _along(name: str) -> Callable[..., Any]:
     def along(tracer: Tracer, input: Any, dim: Any = None, **kwargs: Any) -> Any:
-        return function(tracer, _vector(tracer, input, "amax", dim, kwargs))
+        return FUNCTIONS[name](tracer, _vector(tracer, input, f"a{name}", dim, kwargs))
 
     return along
 
 
 FUNCTIONS["max"] = _extreme("max", arithmetic.maximum)
 FUNCTIONS["min"] = _extreme("min", arithmetic.minimum)
-FUNCTIONS["amax"] = _along(FUNCTIONS["max"])
-FUNCTIONS["amin"] = _along(FUNCTIONS["min"])
+FUNCTIONS["amax"] = _along("max")
+FUNCTIONS["amin"] = _along("min")
 
 
 @_names("prod")

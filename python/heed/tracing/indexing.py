@@ -8,13 +8,14 @@ non-negative, the wrap is written out. Extents are run-time values, unless a row
 
 from __future__ import annotations
 
+import functools
 import itertools
 import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from heed import gpu
+from heed import arrays, gpu
 from heed.gpu import DeviceArray
 from heed.tracing import arithmetic, tensors
 from heed.tracing.errors import fail
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from heed.tracing.tracer import Tracer
 
 MAX_RANK = 6  # of a parameter
-_VIEWS = frozenset("permute transpose swapaxes reshape view flatten unsqueeze squeeze expand broadcast_to ravel "
-                   "movedim moveaxis narrow select unflatten mT t".split())
+VIEWS = frozenset("permute transpose swapaxes reshape view flatten unsqueeze squeeze expand broadcast_to ravel movedim "
+                  "moveaxis narrow unflatten mT t flip fliplr flipud roll tril triu diagonal diag expand_dims".split())
 _NUMBERS = {"bool": "bool", "i8": "i32", "i32": "i32", "i64": "i64", "f16": "f32", "bf16": "f32", "f32": "f32"}
 _MAX_DEPTH = 64  # of operations on operations that wait for an index
 _SAME = frozenset("contiguous clone detach cpu cuda copy numpy".split())
@@ -367,7 +368,7 @@ def tensor_method(tracer: Tracer, tensor: TensorProxy, name: str) -> Any:
         return tensor if name == "data" else view(tracer, tensor, "transpose", -1, -2)
     if name in _SAME:
         return lambda *args, **kwargs: tensor
-    if name in _VIEWS:
+    if name in VIEWS:
         return lambda *args, **kwargs: view(tracer, tensor, name, *args, **kwargs)
     if name == "requires_grad":
         return tracer.concrete_of(tensor._path.attribute("requires_grad"), bool, tensor._real.requires_grad)
@@ -387,11 +388,19 @@ def view(tracer: Tracer, tensor: TensorProxy, name: str, *args: Any, **kwargs: A
         fail(f".{name}() of a captured tensor that is indexed already; call it on the whole tensor, or outside of the mod")
     args = tuple(_concrete(tracer, arg) for arg in args)
     kwargs = {key: _concrete(tracer, arg) for key, arg in kwargs.items()}
-    result = new_tensor(tracer, getattr(tensor._real, name)(*args, **kwargs), tensor._path.method(name, *args, **kwargs),
-                        tensor._leaf.hint)
+    real, path = tensor._real, tensor._path
+    if hasattr(real, name):
+        result = new_tensor(tracer, getattr(real, name)(*args, **kwargs), path.method(name, *args, **kwargs), tensor._leaf.hint)
+    else:  # NumPy has it as a function only
+        function = functools.partial(_view_of, getattr(arrays.library(real), name), args, kwargs)
+        result = new_tensor(tracer, function(real), path.apply(function), tensor._leaf.hint)
     if tensor._casts and isinstance(result, TensorProxy):
         result._casts = tensor._casts
     return result
+
+
+def _view_of(function: Any, args: Any, kwargs: Any, value: Any) -> Any:
+    return function(value, *args, **kwargs)
 
 
 def _concrete(tracer: Tracer, value: Any) -> Any:

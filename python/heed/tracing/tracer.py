@@ -596,7 +596,7 @@ class Tracer:
             fail(f".{name}() changes a tensor; a mod cannot: use .{name.rstrip('_')}()")
         if name.startswith("_") or not hasattr(tensors.torch().Tensor if tensors.torch() else np.ndarray, name):
             raise AttributeError(f"a traced value has no attribute '{name}'")
-        fail(f".{name} is not supported in a mod")
+        fail(f".{name} is not supported in a mod; if it does not depend on positions, compute it outside and capture the result")
 
     def _call_method(self, name: str, value: Traced, /, *args: Any, **kwargs: Any) -> Any:
         return self.dispatch(name, f".{name}", (value, *args), kwargs)

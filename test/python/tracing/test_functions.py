@@ -182,6 +182,13 @@ INDEXING: dict[str, Any] = {
     "of two": lambda b, h, q, kv: ((doc + steps)[q, kv] + (bias - doc)[b, h, q, kv] + (steps[:7, None] * steps[None])[q, kv] + (bias * 2)[b, h][q][kv]
                                    + (doc[:1] * doc)[q, kv] + (steps * steps[3])[kv] + (steps[5:] + 1)[kv % 35] + (doc * 2 + q)[..., kv][q]),
     "rows of operations": lambda b, h, q, kv: (doc * 2)[q].sum() + (doc + steps)[:, kv].max() + (steps * kv).sum() + (doc * 2)[q, torch.stack([q, kv])].sum(),
+    "rearranged": lambda b, h, q, kv: (steps.flip(0)[kv] + doc.flip((0, 1))[q, kv] + doc.roll(3, 1)[q, kv] + torch.roll(steps, -2)[q] + doc.tril()[q, kv]
+                                       + doc.triu(1)[q, kv] + doc.diagonal()[q] + torch.flip(doc, (0,))[q, kv] + torch.transpose(doc, 0, 1)[kv, q]
+                                       + torch.permute(bias, (3, 0, 1, 2))[kv, b, h, q] + torch.reshape(doc, (-1,))[kv] + torch.movedim(doc, 0, 1)[kv, q]),
+    "selected": lambda b, h, q, kv: (torch.take(doc, q * 40 + kv) + doc.take(kv) + steps.index_select(0, kv.view(1))[0]
+                                     + doc.index_select(1, kv.view(1))[q, 0] + torch.index_select(doc, 0, q.view(1))[0, kv] + doc.select(1, 3)[q]
+                                     + torch.gather(steps, 0, kv.view(1))[0] + doc[q].gather(0, kv.view(1)).sum()
+                                     + torch.take_along_dim(steps, q.view(1), 0)[0]),
     "index of operations": lambda b, h, q, kv: steps[(abs(steps) + 1)[kv] % 40] + steps[(steps % 40)[q]],
 }
 
@@ -203,6 +210,27 @@ def test_indexing(name: str) -> None:
     actual = trace.evaluate_score(values, np.zeros(()), *AT)
     tolerance = 1e-6 if name in ("row mean", "operations first") else 1e-12  # a float32 in torch
     np.testing.assert_allclose(actual, np.broadcast_to(expected, (2, 3, 7, 40)), rtol=tolerance)
+
+
+def test_numpy_views() -> None:
+    array, line = doc.numpy(), steps.numpy()
+
+    def mod(s, b, h, q, kv):
+        return (np.take(line, kv) + np.take(array, q * 40 + kv) + np.take(array, kv, axis=1)[q] + array.take(q, axis=0)[kv] + np.flip(array, axis=1)[q, kv]
+                + np.roll(line, 3)[kv] + np.tril(array)[q, kv] + np.transpose(array)[kv, q] + np.moveaxis(array, 0, 1)[kv, q] + np.expand_dims(line, 0)[0, q]
+                + np.ravel(array)[kv] + np.fliplr(array)[q, kv] + np.select([q > kv, q == kv], [s + 1, 5], 7) + array.T[kv, q])
+
+    trace, values = tracing.lookup(mod, None)
+    b, h, q, kv = np.broadcast_arrays(*AT)
+    ours = trace.evaluate_score(values, 0.0, *AT)
+    taken = array[q, kv]
+    expected = (line[kv] + array.ravel()[q * 40 + kv] + 2 * taken + np.flip(array, axis=1)[q, kv] + np.roll(line, 3)[kv] + np.tril(array)[q, kv] + 2 * taken
+                + line[q] + array.ravel()[kv] + np.fliplr(array)[q, kv] + np.select([q > kv, q == kv], [1, 5], 7) + taken)
+    np.testing.assert_array_equal(ours, expected)
+    array[3, 4] += 7  # read at each call
+    assert (trace.evaluate_score(trace.values(mod), 0.0, *AT) != ours).any()
+    array[3, 4] -= 7
+    check(trace)
 
 
 def test_operations_on_tables_of_the_mod() -> None:
