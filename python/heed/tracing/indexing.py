@@ -58,8 +58,8 @@ def new_tensor(tracer: Tracer, real: Any, path: Any, hint: str) -> Any:
         value = path.apply(tensors.convert, dtype)
     elif not tensors.is_plain(real):
         value = path.apply(tensors.make_plain)
-    elif isinstance(real, np.ndarray):  # its dtype, which has the order of bytes, is a condition already
-        tracer.guard("{0}.flags.aligned", path)
+    elif isinstance(real, np.ndarray) or tensors.is_torch(real):  # the order of bytes is one of the dtype
+        tracer.guard("not {0}.is_neg()" if tensors.is_torch(real) else "{0}.flags.aligned", path)
     if rank == 0:
         value = value.method("reshape", 1)
     elif rank > MAX_RANK:

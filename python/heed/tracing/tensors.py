@@ -78,7 +78,9 @@ def is_plain(value: Any) -> bool:
 
 
 def make_plain(value: Any) -> Any:
-    """A copy that is plain, or a torch tensor that is already."""
+    """The value if it is plain, else a copy that is."""
+    if is_plain(value):
+        return value
     return value.resolve_neg() if is_torch(value) else np.array(value, value.dtype.newbyteorder("="))
 
 
