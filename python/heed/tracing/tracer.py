@@ -674,8 +674,8 @@ class Tracer:
         shape = [int(length) for length in traced.shape]
         if shape not in ([], [1]):
             found = f"vector of {shape[0]}" if len(shape) == 1 else f"tensor of {len(shape)} axes"
-            raise located(f"a {kind} returns one value, found a {found}; reduce it with torch.any, torch.all or torch.sum, or index it",
-                          None, code)
+            raise located(f"a {kind} returns one value, found a {found}; reduce it with torch.any, torch.all or torch.sum, or "
+                          "index it", None, code)
         node = self.lanes(traced)[0] if shape else traced._scalar
         if kind == "mask_mod" and node.type != "bool":
             raise located(f"a mask_mod returns bool, found {node.type}; compare it, as in `x != 0`", None, code)

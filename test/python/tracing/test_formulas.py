@@ -41,8 +41,8 @@ FUNCTIONS: dict[str, Any] = {
     "is inf": lambda x, y: torch.isposinf(x) * 1.0 + torch.isneginf(x) * 2,
     "isclose": lambda x, y: torch.isclose(x, y) * 1.0 + torch.isclose(x, y, rtol=0.5, atol=1.0, equal_nan=True) * 2,
     "parameters": lambda x, y: torch.logit(x, eps=0.25) + torch.nan_to_num(x, 1.0, posinf=2.0, neginf=-3.0).clamp(-9, 9),
-    "activations": lambda x, y: (F.hardtanh(x, -2.0, 3.0) + F.threshold(x, 0.1, 20.0) * 0.5 + F.celu(x, alpha=0.7) + F.hardshrink(x, 2.0)
-                                 + F.softshrink(x, 1.5)),
+    "activations": lambda x, y: (F.hardtanh(x, -2.0, 3.0) + F.threshold(x, 0.1, 20.0) * 0.5 + F.celu(x, alpha=0.7)
+                                 + F.hardshrink(x, 2.0) + F.softshrink(x, 1.5)),
     "prelu": lambda x, y: F.prelu(x, torch.tensor([0.25], dtype=getattr(x, "dtype", None))),
     "addcmul": lambda x, y: torch.addcmul(x, y, y, value=0.5) + x.addcdiv(y, y * y + 1, value=2),
     "ldexp": lambda x, y: torch.ldexp(x, torch.floor(y.clamp(-3, 3))),
@@ -72,8 +72,11 @@ PAIRS = [(X, X[::-1]), (X, X), *((_edges, np.full_like(_edges, y)) for y in _edg
 
 
 def of_torch(function: Any, is_numpy: bool) -> np.ndarray:
+    def at(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.asarray(function(x, y) if is_numpy else function(torch.as_tensor(x.copy()), torch.as_tensor(y.copy())))
+
     with np.errstate(all="ignore"):
-        return evaluate(lambda x, y: np.asarray(function(x, y) if is_numpy else function(*map(torch.as_tensor, (x.copy(), y.copy())))))
+        return evaluate(at)
 
 
 def of_trace(function: Any) -> np.ndarray:
@@ -128,7 +131,8 @@ def test_of_integers(name: str) -> None:
 
 def test_texts() -> None:
     table = torch.zeros(3)
-    check(*(tracing.trace(lambda s, b, h, q, kv, f=function: f(s, table[q]), name=f"v{i}") for i, function in enumerate(FUNCTIONS.values())))
+    check(*(tracing.trace(lambda s, b, h, q, kv, f=function: f(s, table[q]), name=f"v{i}")
+            for i, function in enumerate(FUNCTIONS.values())))
 
 
 @pytest.mark.slow  # a kernel of all functions
@@ -155,8 +159,8 @@ def test_in_a_kernel() -> None:
 
 def test_shapes_of_one_value() -> None:
     def shaped(s, b, h, q, kv):
-        return (s.reshape(()) + q.view(()) + kv.expand(()) + s.flatten()[0] + s.new_ones(1)[0] + s.reshape(-1)[0] + s.ravel().squeeze()
-                + q.expand(3).sum() + s.new_full((1,), 2.0)[0] + torch.reshape(s, (1,)) + torch.stack([q, kv]).reshape(-1)[1]
+        return (s.reshape(()) + q.view(()) + kv.expand(()) + s.flatten()[0] + s.new_ones(1)[0] + s.reshape(-1)[0]
+                + s.ravel().squeeze() + q.expand(3).sum() + s.new_full((1,), 2.0)[0] + torch.reshape(s, (1,)) + torch.stack([q, kv]).reshape(-1)[1]
                 + np.broadcast_to(q, (2,))[1] + q.unsqueeze(0).squeeze(0) + s.new_zeros(()))
 
     trace, values = tracing.lookup(shaped, None)
