@@ -195,6 +195,12 @@ class Traced:
     def __contains__(self, item: Any) -> bool:
         fail("`in` needs a value that is known while tracing; write torch.any(vector == x)")
 
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
+
     def __matmul__(self, other: Any) -> Any:
         return self._tracer.dispatch("dot", "@", (self, other), {})
 
@@ -473,7 +479,7 @@ class MappingProxy(ObjectProxy):
 
 
 class LibraryProxy:
-    """A module such as torch, numpy or math: its functions take traced values."""
+    """A module such as torch, numpy or math, or torch's class of tensors: its functions take traced values."""
 
     def __init__(self, tracer: Tracer, real: Any) -> None:
         self._tracer = tracer
@@ -481,6 +487,12 @@ class LibraryProxy:
 
     def __getattr__(self, name: str) -> Any:
         return self._tracer.library(getattr(self._real, name))
+
+    def __call__(self, data: Any) -> Any:
+        return self._tracer.construct(self._real, data)
+
+    def __instancecheck__(self, instance: Any) -> bool:
+        return isinstance(instance, self._real)
 
 
 class Namespace(dict):
