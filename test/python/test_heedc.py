@@ -4,10 +4,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pathlib
 import re
+import select
+import signal
 import subprocess
+import time
 
 import pytest
 from conftest import HEEDC, ROOT, X86_TARGETS, run_heedc
@@ -180,6 +184,85 @@ def test_output_that_is_no_regular_file(tmp_path: pathlib.Path) -> None:
     _compile(tmp_path, CAUSAL, "--head-dim=64", output="pipe")
     assert reader.communicate(timeout=60)[0] == b"\x7fELF" and (tmp_path / "pipe").is_fifo()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe", "to"]
+
+
+@EMITS
+def test_a_link_to_what_is_not_there(tmp_path: pathlib.Path, emit: str) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "next").symlink_to("to")
+    (tmp_path / "link").symlink_to("far/next")
+    assert _compile(tmp_path, CAUSAL, "--head-dim=64", emit=emit, output="link").returncode == 0
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "far" / "to").read_bytes()[:4] == b"\x7fELF"
+    _nothing_in(tmp_path / "far", "next", "to")
+    (tmp_path / "far" / "to").unlink()
+    _refused(_compile(tmp_path, CAUSAL, "--head-dim=64", "--header=far/to", emit=emit, output="link"), "expected two files")
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    _refused(_compile(tmp_path, CAUSAL, "--head-dim=64", emit=emit, output="a"), r"cannot write '.*/a': Too many levels")
+    _nothing_in(tmp_path, "a", "b", "far", "link")
+
+
+@EMITS
+def test_permissions_stay(tmp_path: pathlib.Path, emit: str) -> None:
+    (tmp_path / "out.o").touch(mode=0o600)
+    for mode in (0o600, 0o666):  # the umask is for new files
+        (tmp_path / "out.o").chmod(mode)
+        assert _compile(tmp_path, CAUSAL, "--head-dim=64", emit=emit).returncode == 0
+        assert (tmp_path / "out.o").stat().st_mode & 0o777 == mode and (tmp_path / "out.o").stat().st_size
+
+
+def _linker(tmp_path: pathlib.Path, script: str) -> dict[str, str]:
+    """The environment of a heedc that finds a script as its linker."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ld.lld-22").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "bin" / "ld.lld-22").chmod(0o755)
+    return {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize("number", (signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
+def test_a_signal_leaves_nothing(tmp_path: pathlib.Path, number: int) -> None:
+    environment = _linker(tmp_path, "echo > started; exec sleep 60")
+    process = subprocess.Popen([HEEDC, CAUSAL, "--head-dim=64", "--emit=shared", "-o", "out.so"], cwd=tmp_path, env=environment,
+                               start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    while not (tmp_path / "started").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    assert len(list(tmp_path.glob("out.so.*.tmp*"))) == 2
+    os.killpg(process.pid, number)
+    assert process.wait(60) == -number
+    _nothing_in(tmp_path, "bin", "started")
+
+
+@EMITS
+def test_a_file_that_gets_too_large(tmp_path: pathlib.Path, emit: str) -> None:
+    result = subprocess.run(["sh", "-c", 'ulimit -f 2; "$@"', "sh", HEEDC, CAUSAL, "--head-dim=64", f"--emit={emit}", "-o", "out"],
+                            cwd=tmp_path, capture_output=True, text=True)
+    _refused(result, r"cannot write 'out': File too large\n$")
+    _nothing_in(tmp_path)
+
+
+def test_a_linker_that_fails(tmp_path: pathlib.Path) -> None:
+    """Its words, with the name that the user gave instead of that of the temporary file."""
+    environment = _linker(tmp_path, 'echo "ld: $3: No space left on device" >&2; exit 1')
+    command = [str(HEEDC), str(CAUSAL), "--head-dim=64", "--emit=shared", "-o", "out.so"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    _refused(result, "error: cannot link 'out.so': ld: out.so: No space left on device\n$")
+    (tmp_path / "bin" / "ld.lld-22").unlink()
+    result = subprocess.run(command, cwd=tmp_path, env={**environment, "PATH": f"{tmp_path}/bin"}, capture_output=True, text=True)
+    _refused(result, "no linker found for --emit=shared: install lld or binutils")
+    _nothing_in(tmp_path, "bin")
+
+
+def test_a_reader_that_goes_away(tmp_path: pathlib.Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)  # less than an object
+    process = subprocess.Popen([HEEDC, CAUSAL, "--head-dim=64", "-o", "pipe"], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+                               env={**os.environ, "TMPDIR": str(tmp_path)})
+    select.select([reader], [], [], 60)
+    os.close(reader)
+    assert process.communicate(timeout=60)[1] == "heedc: error: cannot write 'pipe': Broken pipe\n" and process.returncode == 1
+    _nothing_in(tmp_path, "pipe")
 
 
 def test_files_that_are_the_same(tmp_path: pathlib.Path) -> None:
