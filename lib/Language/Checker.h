@@ -244,6 +244,7 @@ private:
                                              Module &module);
   std::optional<ScalarConstant> defineFor(const ast::VariantDecl &variant,
                                           const ast::ParamDecl &param, bool &found);
+  void undefinable(llvm::StringRef name);
   Value evalDecl(const ast::Decl &decl, llvm::ArrayRef<Value> coordinates);
   Value evalMod(const ast::Mod &mod, llvm::ArrayRef<Value> coordinates, llvm::SMLoc loc);
   llvm::SmallVector<Value, 5> coordinateValues(ast::ModKind kind);

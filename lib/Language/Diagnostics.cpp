@@ -65,6 +65,11 @@ void Diagnostics::error(SMLoc loc, const Twine &message) {
   print(sourceMgr, loc, SourceMgr::DK_Error, message);
 }
 
+bool Diagnostics::hasErrorAt(SMLoc loc) const {
+  auto it = seen.lower_bound({loc.getPointer(), ""});
+  return it != seen.end() && it->first == loc.getPointer();
+}
+
 void Diagnostics::note(SMLoc loc, const Twine &message) {
   if (lastShown && loc.isValid())
     print(sourceMgr, loc, SourceMgr::DK_Note, message);
@@ -99,13 +104,15 @@ StringRef heed::lang::nearestName(StringRef name, ArrayRef<StringRef> candidates
   for (StringRef candidate : candidates) {
     if (candidate == name)
       continue;
-    unsigned distance = name.edit_distance(candidate, /*AllowReplacements=*/true, bestDistance);
+    unsigned distance =
+        name.edit_distance_insensitive(candidate, /*AllowReplacements=*/true, bestDistance);
     // Replacing every letter is not a misspelling.
     if (distance >= std::max(name.size(), candidate.size()))
       continue;
     // Of two equally near ones, that which only adds at the end: Sk is Skv, not
     // Sq.
-    bool completes = distance == bestDistance && !best.empty() && candidate.starts_with(name);
+    bool completes =
+        distance == bestDistance && !best.empty() && candidate.starts_with_insensitive(name);
     if (distance < bestDistance || completes) {
       best = candidate;
       bestDistance = distance;

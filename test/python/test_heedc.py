@@ -106,7 +106,9 @@ def test_not_utf8(tmp_path: pathlib.Path, data: bytes) -> None:
     (["--head-dim=64", "--target=x86-64-v9"], r"x86-64-v9"),
     (["--head-dim=64", "--target="], r"target"),
     (["--head-dim=64", "--dtype=f8"], r"--dtype.*f32, bf16 or f16.*'f8'"),
-    (["--head-dim=64", "--variant=casual"], r"no variant 'casual'.*causal"),
+    (["--head-dim=64", "--variant=casual"], r"no variant 'casual' in '.*' \(there: causal\); did you mean 'causal'\?"),
+    (["--check", "--variant=other"], r"no variant 'other' in '.*' \(there: causal\)$"),
+    (["--check", "--variant=casual", "-Dx=1"], r"no variant 'casual'"),
     (["--head-dim=64", "--target=x86-64-v3,aarch64"], r"aarch64|architecture"),
     (["--head-dim=64", "-Dnothing=1"], r"nothing"),
     (["--head-dim=64", "-Dx"], r"NAME=VALUE"),
@@ -400,6 +402,16 @@ def test_defines_are_read_as_in_the_language(tmp_path: pathlib.Path) -> None:
     program = [run_heedc(tmp_path / "x.heed", "--head-dim=16", "--emit=attn", *(f"-Dw={w}" for w in given)).stdout
                for given in (["010"], ["10"], ["8", "10"], ["0xa"], ["8"])]
     assert program[0] and program[0] == program[1] == program[2] == program[3] != program[4]
+
+
+def test_a_define_that_no_parameter_takes(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "x.heed").write_text("variant a(windw: i32, t: f32[Hq]) { score_mod(s, b, h, q, kv) { return s + windw + t[h] } }\nvariant b {}\n")
+    for arguments, message in (
+            (["-Dwindo=3"], r"no variant has a scalar parameter 'windo' to define; did you mean 'windw'\?"),
+            (["-Da.window=3"], r"scalar parameter 'a.window' to define; did you mean 'a.windw'\?"),
+            (["-Dwindw=3", "--variant=b"], "variant 'b' has no scalar parameter 'windw' to define$"),
+            (["-Dt=3"], "no variant has a scalar parameter 't' to define$")):
+        _refused(run_heedc(tmp_path / "x.heed", "--check", *arguments), message)
 
 
 def test_standard_input(tmp_path: pathlib.Path) -> None:

@@ -285,25 +285,21 @@ int compileFile() {
   }
   if (!program)
     return 1;
-  if (checkOnly)
-    return 0;
 
   llvm::SmallVector<const lang::Variant *> variants;
   if (variantNames.empty())
     for (const lang::Variant &variant : program->variants)
       variants.push_back(&variant);
   for (const std::string &name : variantNames) {
-    const lang::Variant *variant = program->lookup(name);
-    if (!variant) {
-      std::string known;
-      for (const lang::Variant &v : program->variants)
-        known += (known.empty() ? "" : ", ") + v.name.str();
-      return fail("no variant '" + name + "' in '" + inputPath + "' (there: " + known + ")");
-    }
-    if (llvm::is_contained(variants, variant))
+    llvm::Expected<const lang::Variant *> variant = program->require(name, inputPath);
+    if (!variant)
+      return fail(llvm::toString(variant.takeError()));
+    if (llvm::is_contained(variants, *variant))
       return fail("--variant names '" + name + "' twice");
-    variants.push_back(variant);
+    variants.push_back(*variant);
   }
+  if (checkOnly)
+    return 0;
   if (variants.empty())
     return fail("no variant in '" + inputPath + "': there is nothing to compile");
   if (!symbol.empty() && variants.size() > 1)
