@@ -121,11 +121,14 @@ Value Checker::select(const Value &condition, const Value &ifTrue, const Value &
   if (!commonType(ifTrue.type, ifFalse.type, type))
     return fail(loc,
                 what + " have different types: " + describe(ifTrue) + " and " + describe(ifFalse));
-  Value a = convert(ifTrue, type), b = convert(ifFalse, type);
+  return merge(condition, convert(ifTrue, type), convert(ifFalse, type), loc);
+}
+
+Value Checker::merge(const Value &condition, const Value &ifTrue, const Value &ifFalse, SMLoc loc) {
   at(loc);
-  return mapLanes({condition, a, b}, type, /*folds=*/true, loc, [&](ArrayRef<const Node *> lane) {
-    return builder->select(lane[0], lane[1], lane[2]);
-  });
+  return mapLanes(
+      {condition, ifTrue, ifFalse}, ifTrue.type, /*folds=*/true, loc,
+      [&](ArrayRef<const Node *> lane) { return builder->select(lane[0], lane[1], lane[2]); });
 }
 
 Value Checker::shapeOf(function_ref<Value()> eval) {

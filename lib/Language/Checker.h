@@ -170,6 +170,8 @@ private:
                  llvm::function_ref<const Node *(llvm::ArrayRef<const Node *>)> make);
   Value select(const Value &condition, const Value &ifTrue, const Value &ifFalse, llvm::SMLoc loc,
                const llvm::Twine &what);
+  /// The same for values of one type.
+  Value merge(const Value &condition, const Value &ifTrue, const Value &ifFalse, llvm::SMLoc loc);
   /// What `eval` would give, but for its lanes: of what a constant leaves out.
   Value shapeOf(llvm::function_ref<Value()> eval);
   /// What a constant chose, of the type and length that it has beside what was left out.

@@ -421,10 +421,16 @@ def test_standard_input(tmp_path: pathlib.Path) -> None:
     assert [x.returncode for x in run] == [0, 0] and "@causal" in run[1].stdout
     bad = subprocess.run([HEEDC, "-", "--check"], input="variant", capture_output=True, text=True)
     assert bad.returncode == 1 and "<stdin>:1:" in bad.stderr
+    directory = os.open(tmp_path, os.O_RDONLY)
+    try:
+        _refused(subprocess.run([HEEDC, "-", "--check"], stdin=directory, capture_output=True, text=True),
+                 "cannot read standard input: Is a directory$")
+    finally:
+        os.close(directory)
 
 
 def test_what_is_no_cubin(tmp_path: pathlib.Path) -> None:
-    for targets, expected in (("native", "GPU targets"), ("sm_80,sm_90a", "1 variant for 1 GPU target, found 1 variants and 2 targets")):
+    for targets, expected in (("native", "PTX and cubins are for GPU targets, such as sm_90a$"), ("sm_80,sm_90a", "1 variant for 1 GPU target, found 1 variants and 2 targets")):
         _refused(_compile(tmp_path, CAUSAL, "--head-dim=64", f"--target={targets}", emit="cubin"), expected)
     _refused(_compile(tmp_path, CAUSAL, "--head-dim=64", emit="ptx"), "GPU targets")
     result = subprocess.run([HEEDC, CAUSAL, "--head-dim=64", "--emit=cubin", "--target=sm_80", "-o", "x"], cwd=tmp_path,
