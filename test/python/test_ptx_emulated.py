@@ -211,13 +211,13 @@ def run(directory: pathlib.Path, case: Case, seed: int = 0) -> None:
     if f"{kernel.name}_classify" in entries:
         blocks, tiles = -(-skv // number["block_kv"]), -(-sq // rows)
         lists = b * tiles * (1 + blocks)
-        for word, content in ((32, np.full(4 * (lists + b * tiles), 0xAA, np.uint8)), (6, np.full(b * blocks * 4 * 8, 0xAA, np.uint8)),
+        for word, content in ((32, np.full(4 * (lists + b * tiles), 0xAA, np.uint8)), (6, np.full(b * (blocks - (-blocks // 16)) * 4 * 8, 0xAA, np.uint8)),
                               (31, np.zeros(32, np.uint8))):
             args[word] = memory.place(content)
             memory.allowed[args[word] - memory.base:][:content.nbytes] = True
         launches = [("_classify", b * tiles)]
         if case.summaries and f"{kernel.name}_summarise" in entries:
-            launches.insert(0, ("_summarise", b * -(-blocks // 4)))
+            launches.insert(0, ("_summarise", b * -(-blocks // 16)))
         else:
             args[6] = 0
         for suffix, count in launches:
@@ -257,6 +257,7 @@ FAST = [
     Case("bf16", (16, 16), (130, 130), BIASED, tune="block_kv=16,groups=2"),
     *(Case("f16", (16, 16), (200, 190), DOCUMENTS, tune="block_kv=16", batch=2, summaries=s) for s in (True, False)),
     Case("f16", (16, 16), (200, 190), DOCUMENTS, tune="block_kv=16,walk=bounds", batch=2),
+    Case("f16", (16, 16), (1700, 1700), DOCUMENTS, tune="block_kv=16"),  # groups of blocks that nobody needs
     Case("f16", (16, 16), (70, 190), RAMP, tune="block_kv=16,walk=lists"),
 ]
 SLOW = [

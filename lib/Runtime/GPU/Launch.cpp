@@ -261,7 +261,8 @@ static heed_status layOut(const heed_kernel &kernel, const heed_gpu_code &code,
                 "%lld",
                 nameOf(kernel), int(perThreadBlock), ll(numSummaries), ll(perList));
   geometry.summariseBlocks = unsigned(numSummaries * perList);
-  geometry.summaryBytes = numSummaries * kvBlocks * code.summary_words * 8;
+  // Of blocks, then of groups.
+  geometry.summaryBytes = numSummaries * (kvBlocks + perList) * code.summary_words * 8;
   return HEED_OK;
 }
 

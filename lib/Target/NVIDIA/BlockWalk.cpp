@@ -29,8 +29,6 @@ static Value fromBits(Emitter &e, Value bits, Type type) {
   return type.isInteger(64) ? bits : arith::TruncIOp::create(e.b, e.loc, type, bits).getResult();
 }
 
-static constexpr int64_t kNumLanes = 32;
-
 /// A classification of more ops than this would not fit the registers of a producer, of which one
 /// beside four warpgroups has fewer.
 static int64_t mostInlineOps(int64_t groups) { return groups < 4 ? 36 : 14; }
@@ -245,6 +243,15 @@ BlockWalk::Walk BlockWalk::begin(const Tile &tile) {
 
 Value BlockWalk::numBlocks() { return e.divCeil(uniform.word32(HEED_ARG_SKV), blockKv()); }
 
+Value BlockWalk::numGroups() { return e.divCeil(numBlocks(), kGroupBlocks); }
+
+bool BlockWalk::hasGroups() {
+  return hasLists &&
+         llvm::all_of(loop.getClassify().front().getOps<scf::ForOp>(), [&](scf::ForOp op) {
+           return isCollected(op) && llvm::is_contained(summaries, op);
+         });
+}
+
 Value BlockWalk::listAddress(Value list) {
   Value words = e.mul(e.toI64(list), e.toI64(e.add(numBlocks(), 1)));
   return e.at(uniform.pointer(HEED_ARG_LISTS), e.mul(words, 4));
@@ -264,12 +271,17 @@ Value BlockWalk::numLists() {
 
 Value BlockWalk::orderAddress(Value list) { return e.at(listAddress(numLists()), e.shl(list, 2)); }
 
-Value BlockWalk::classOf(const Bounds &bounds, Value block) {
+Value BlockWalk::classOf(const Bounds &bounds, Value number, bool isGroup) {
   Value full = e.cst(int64_t(tile::BlockClass::Full));
   Value partial = e.cst(int64_t(tile::BlockClass::Partial));
   Value skipped = e.cst(int64_t(tile::BlockClass::Skipped));
   Value skv = uniform.word32(HEED_ARG_SKV);
-  Value first = e.mul(block, blockKv()), end = e.add(first, blockKv());
+  Value block = number, last = number;
+  if (isGroup) {
+    block = e.mul(number, kGroupBlocks);
+    last = e.min(e.add(block, kGroupBlocks - 1), e.sub(numBlocks(), 1));
+  }
+  Value first = e.mul(block, blockKv()), end = e.mul(e.add(last, 1), blockKv());
   Value cls = full;
   if (!loop.getClassify().empty()) {
     Block &classify = loop.getClassify().front();
@@ -280,7 +292,9 @@ Value BlockWalk::classOf(const Bounds &bounds, Value block) {
     for (Operation &op : classify.without_terminator()) {
       auto summary = dyn_cast<scf::ForOp>(op);
       if (summary && llvm::is_contained(summaries, summary)) {
-        mapping.map(summary.getResults(), summaryOf(summary, mapping, block, word));
+        mapping.map(summary.getResults(), isGroup
+                                              ? loadSummary(summary, mapping, number, true, word)
+                                              : summaryOf(summary, mapping, number, word));
         word += summary.getNumResults();
       } else {
         uniform.emit(op, mapping);
@@ -291,7 +305,7 @@ Value BlockWalk::classOf(const Bounds &bounds, Value block) {
   // Keys beyond the end are masked like others.
   cls = e.select(e.band(e.lt(skv, end), e.eq(cls, full)), partial, cls);
   cls = e.select(e.lt(block, bounds.upper), cls, skipped);
-  return e.select(e.lt(block, bounds.lower), e.cst(kDone), cls);
+  return e.select(e.lt(last, bounds.lower), e.cst(kDone), cls);
 }
 
 //===----------------------------------------------------------------------===//
@@ -305,14 +319,35 @@ int64_t BlockWalk::summaryWords() const {
   return words;
 }
 
-Value BlockWalk::summaryAddress(const IRMapping &scalars, Value block) {
+Value BlockWalk::summaryAddress(const IRMapping &scalars, Value number, bool isGroup) {
   Value index = e.cst(0);
   if (ofSummaries.onBatch)
     index = scalars.lookup(kernel.getBatch());
   if (ofSummaries.onHead)
     index = e.add(e.mul(index, uniform.word32(HEED_ARG_HQ)), scalars.lookup(kernel.getHead()));
-  Value number = e.add(e.mul(e.toI64(index), e.toI64(numBlocks())), e.toI64(block));
-  return e.at(uniform.pointer(HEED_ARG_SUMMARIES), e.mul(number, 8 * summaryWords()));
+  Value place =
+      e.add(e.mul(e.toI64(index), e.toI64(isGroup ? numGroups() : numBlocks())), e.toI64(number));
+  if (isGroup) {
+    Value sets = ofSummaries.onBatch ? uniform.word32(HEED_ARG_B) : e.cst(1);
+    if (ofSummaries.onHead)
+      sets = e.mul(sets, uniform.word32(HEED_ARG_HQ));
+    place = e.add(place, e.mul(e.toI64(sets), e.toI64(numBlocks())));
+  }
+  return e.at(uniform.pointer(HEED_ARG_SUMMARIES), e.mul(place, 8 * summaryWords()));
+}
+
+Emitter::Values BlockWalk::loadSummary(scf::ForOp op, const IRMapping &mapping, Value number,
+                                       bool isGroup, int64_t word) {
+  // Lanes also evaluate what does not exist.
+  Value count = isGroup ? numGroups() : numBlocks();
+  Value existing = e.max(e.min(number, e.sub(count, 1)), e.cst(0));
+  Value address = e.at(summaryAddress(mapping, existing, isGroup), e.cst(8 * word));
+  Emitter::Values values;
+  for (Type type : op.getResultTypes()) {
+    values.push_back(fromBits(e, e.load(e.i64(), address, 8), type));
+    address = e.at(address, e.cst(8));
+  }
+  return values;
 }
 
 Emitter::Values BlockWalk::summaryOf(scf::ForOp op, const IRMapping &mapping, Value block,
@@ -320,17 +355,7 @@ Emitter::Values BlockWalk::summaryOf(scf::ForOp op, const IRMapping &mapping, Va
   // Where few tiles would share summaries, there are none.
   return e.ifElse(
       e.ne(uniform.word(HEED_ARG_SUMMARIES), 0), op.getResultTypes(),
-      [&] {
-        // Lanes also evaluate blocks that do not exist.
-        Value existing = e.max(e.min(block, e.sub(numBlocks(), 1)), e.cst(0));
-        Value address = e.at(summaryAddress(mapping, existing), e.cst(8 * word));
-        Emitter::Values values;
-        for (Type type : op.getResultTypes()) {
-          values.push_back(fromBits(e, e.load(e.i64(), address, 8), type));
-          address = e.at(address, e.cst(8));
-        }
-        return values;
-      },
+      [&] { return loadSummary(op, mapping, block, /*isGroup=*/false, word); },
       [&] {
         IRMapping inner = mapping;
         uniform.emit(*op, inner);
@@ -414,25 +439,33 @@ void BlockWalk::emitShared(scf::ForOp loop, IRMapping &mapping) {
     mapping.map(result, own.lookup(result));
 }
 
-void BlockWalk::emitSummarise(int64_t numThreads) {
+void BlockWalk::emitSummarise() {
   // Thread blocks of a batch and head (of those that have summaries of their own) follow each
-  // other.
-  int64_t perThreadBlock = numThreads / kNumLanes;
-  Value perList = e.divCeil(numBlocks(), perThreadBlock);
-  Value list = e.div(e.blockId(), perList);
+  // other, each with a group.
+  Value list = e.div(e.blockId(), numGroups());
   Value warp = e.shuffleIndex(e.shr(e.threadId(), 5), e.cst(0)), lane = e.laneId();
-  Value block = e.add(e.mul(e.sub(e.blockId(), e.mul(list, perList)), perThreadBlock), warp);
+  Value group = e.sub(e.blockId(), e.mul(list, numGroups()));
+  Value firstBlock = e.mul(group, kGroupBlocks), block = e.add(firstBlock, warp);
+  IRMapping ofList = uniform.arguments();
+  Value batch = list, head = e.cst(0);
+  if (ofSummaries.onHead) {
+    batch = e.div(list, uniform.word32(HEED_ARG_HQ));
+    head = e.sub(list, e.mul(batch, uniform.word32(HEED_ARG_HQ)));
+  }
+  ofList.map(kernel.getBatch(), batch);
+  ofList.map(kernel.getHead(), head);
+  auto store = [&](const IRMapping &mapping, Value number, bool isGroup) {
+    Value address = summaryAddress(mapping, number, isGroup);
+    for (scf::ForOp summary : summaries)
+      for (Value result : summary.getResults()) {
+        e.store(toBits(e, mapping.lookup(result)), address, 8);
+        address = e.at(address, e.cst(8));
+      }
+  };
   // Each lane has a part of the keys, if what it finds can be put together; else all have all.
   bool isShared = llvm::all_of(summaries, isCollected);
   e.ifThen(e.lt(block, numBlocks()), [&] {
-    IRMapping mapping = uniform.arguments();
-    Value batch = list, head = e.cst(0);
-    if (ofSummaries.onHead) {
-      batch = e.div(list, uniform.word32(HEED_ARG_HQ));
-      head = e.sub(list, e.mul(batch, uniform.word32(HEED_ARG_HQ)));
-    }
-    mapping.map(kernel.getBatch(), batch);
-    mapping.map(kernel.getHead(), head);
+    IRMapping mapping = ofList;
     Block &classify = loop.getClassify().front();
     Value skv = uniform.word32(HEED_ARG_SKV);
     Value first = e.mul(block, blockKv()), end = e.min(e.add(first, blockKv()), skv);
@@ -456,14 +489,24 @@ void BlockWalk::emitSummarise(int64_t numThreads) {
       if (isShared && summary && llvm::is_contained(summaries, summary))
         collect(summary, 1, mapping);
     }
-    e.ifThen(e.eq(lane, 0), [&] {
-      Value address = summaryAddress(mapping, block);
-      for (scf::ForOp summary : summaries)
-        for (Value result : summary.getResults()) {
-          e.store(toBits(e, mapping.lookup(result)), address, 8);
-          address = e.at(address, e.cst(8));
-        }
-    });
+    e.ifThen(e.eq(lane, 0), [&] { store(mapping, block, /*isGroup=*/false); });
+  });
+  if (!hasGroups())
+    return;
+  // The first warp puts together what all of them have stored.
+  e.barrierAll();
+  e.ifThen(e.eq(warp, 0), [&] {
+    IRMapping mapping = ofList;
+    Value own =
+        e.min(e.add(firstBlock, e.min(lane, e.cst(kGroupBlocks - 1))), e.sub(numBlocks(), 1));
+    int64_t word = 0;
+    for (scf::ForOp summary : summaries) {
+      mapping.map(summary.getResults(),
+                  loadSummary(summary, mapping, own, /*isGroup=*/false, word));
+      collect(summary, 1, mapping);
+      word += summary.getNumResults();
+    }
+    e.ifThen(e.eq(lane, 0), [&] { store(mapping, group, /*isGroup=*/true); });
   });
 }
 
@@ -471,10 +514,14 @@ BlockWalk::Position BlockWalk::startOf(const Walk &walk) {
   return {e.cst(0), e.cst(0), walk.start};
 }
 
-BlockWalk::Position BlockWalk::evaluateBlocks(const Walk &walk, const Bounds &bounds, Value block) {
-  int64_t perBlock = lanesPerBlock();
-  Value lane = e.freshLaneId(), instance = e.band(lane, perBlock - 1);
-  Value own = e.sub(block, e.div(lane, perBlock));
+BlockWalk::Position BlockWalk::evaluateFrom(const Walk &walk, const Bounds &bounds, Value block) {
+  Value own = e.sub(block, e.div(e.freshLaneId(), lanesPerBlock()));
+  return evaluateBlocks(walk, bounds, own, e.sub(block, blocksOfWarp()));
+}
+
+BlockWalk::Position BlockWalk::evaluateBlocks(const Walk &walk, const Bounds &bounds, Value own,
+                                              Value next) {
+  Value instance = e.band(e.freshLaneId(), lanesPerBlock() - 1);
   Value cls = classOf(bounds, own);
   Value concerns = e.band(e.ne(cls, 0), e.ne(cls, kDone));
   Value bits = arith::ShLIOp::create(e.b, e.loc, cls, e.shl(instance, 1));
@@ -484,7 +531,15 @@ BlockWalk::Position BlockWalk::evaluateBlocks(const Walk &walk, const Bounds &bo
   Value isNeeded = e.band(e.ge(own, walk.end), e.ne(e.band(bits, 1 << 16), 0));
   Value word = e.bor(e.mul(own, 256), e.band(bits, 255));
   Value votes = e.ballot(e.band(isNeeded, e.eq(instance, 0)));
-  return {word, votes, e.sub(block, kNumLanes / perBlock)};
+  return {word, votes, next};
+}
+
+Value BlockWalk::evaluateGroups(const Bounds &bounds, Value own) {
+  Value cls = classOf(bounds, own, /*isGroup=*/true);
+  Value concerns = e.band(e.ne(cls, 0), e.ne(cls, kDone));
+  Value any = reduceInstances(e.select(concerns, e.cst(1), e.cst(0)),
+                              [&](Value x, Value y) { return e.bor(x, y); });
+  return e.ne(any, 0);
 }
 
 BlockWalk::Position BlockWalk::readList(const Walk &walk, Value place) {
@@ -518,7 +573,7 @@ Value BlockWalk::next(const Walk &walk, Position &position) {
       position.values(), [&](ValueRange v) { return e.band(e.eq(v[1], 0), hasMore(v[2])); },
       [&](ValueRange v) {
         // Bounds are computed again for each step: a producer has few registers.
-        return (hasLists ? readList(walk, v[2]) : evaluateBlocks(walk, emitBounds(walk.tile), v[2]))
+        return (hasLists ? readList(walk, v[2]) : evaluateFrom(walk, emitBounds(walk.tile), v[2]))
             .values();
       }));
   Value isFound = e.ne(position.remaining, 0);
@@ -545,33 +600,70 @@ void BlockWalk::emitClassify(Value words) {
   Bounds bounds = emitBounds(tile);
   Walk walk = beginBounds(tile, bounds);
   Value address = listAddress(list);
-  int64_t blocksOfWarp = kNumLanes / lanesPerBlock();
-  Value ownOffset = e.mul(warp, blocksOfWarp);
-  // carried: the first block of a step, the length of the list so far, which counts a step uses:
-  // those of the step before may still be read.
+
+  // Blocks and groups that a step evaluates. Of groups the needed ones are noted in shared memory.
+  int64_t atOnce = kClassifyWarps * blocksOfWarp();
+  Value place = e.add(e.mul(warp, blocksOfWarp()), e.div(lane, lanesPerBlock()));
+  Value noted = e.add(words, 4 * kCountWords);
+  // Stores something for each lane that `votes` has, in the order of lanes and warps, and returns
+  // how many they are. `turn` is 0 and 1 in turns: the counts of the turn before may still be read.
+  auto append = [&](Value votes, Value turn, llvm::function_ref<void(Value)> store) -> Value {
+    Value base = e.add(words, e.mul(turn, 4 * kClassifyWarps));
+    e.ifThen(e.eq(lane, 0), [&] {
+      e.ptx("st.shared.b32 [$0], $1;", "r,r", {e.add(base, e.shl(warp, 2)), e.popcount(votes)});
+    });
+    e.barrierAll();
+    Value count =
+        e.ptx("{ mov.b32 $0, 0; @$2 ld.shared.b32 $0, [$1]; }", "=&r,r,b",
+              {e.add(base, e.shl(lane, 2)), e.lt(lane, e.cst(kClassifyWarps))}, e.i32())[0];
+    Value before = reduceOverLanes("add", e.select(e.lt(lane, warp), count, e.cst(0)));
+    before = e.add(before, e.popcount(e.band(votes, e.lanesBelow())));
+    Value own = arith::ShRUIOp::create(e.b, e.loc, votes, lane);
+    e.ifThen(e.ne(e.band(own, 1), 0), [&] { store(before); });
+    return reduceOverLanes("add", count);
+  };
+  Value firstGroup = e.div(walk.start, kGroupBlocks), lastGroup = e.div(walk.end, kGroupBlocks);
+  // A few are not worth asking about, nor those of which nothing was put together.
+  Value isAsked = e.lt(e.cst(kFewGroups), e.sub(firstGroup, lastGroup));
+  if (!summaries.empty())
+    isAsked = e.band(isAsked, e.ne(uniform.word(HEED_ARG_SUMMARIES), 0));
+  Value isEmpty = e.lt(walk.start, walk.end);
+  // carried: the first group of a step, the length of the list so far, the turn.
   Emitter::Values state = e.loopWhile(
-      {walk.start, e.cst(0), e.cst(0)}, [&](ValueRange v) { return e.ge(v[0], walk.end); },
+      {e.select(isEmpty, e.cst(-1), firstGroup), e.cst(0), e.cst(0)},
+      [&](ValueRange v) { return e.band(e.ge(v[0], lastGroup), e.ge(v[0], 0)); },
       [&](ValueRange v) -> Emitter::Values {
-        Position found = evaluateBlocks(walk, bounds, e.sub(v[0], ownOffset));
-        Value base = e.add(words, e.mul(v[2], 4 * kClassifyWarps));
-        e.ifThen(e.eq(lane, 0), [&] {
-          e.ptx("st.shared.b32 [$0], $1;", "r,r",
-                {e.add(base, e.shl(warp, 2)), e.popcount(found.remaining)});
+        Value group = e.sub(v[0], place), isNeeded = e.ge(group, lastGroup);
+        if (hasGroups())
+          isNeeded = e.ifElse(
+              isAsked, e.i1(),
+              [&]() -> Emitter::Values {
+                return {e.band(isNeeded, evaluateGroups(bounds, group))};
+              },
+              [&]() -> Emitter::Values { return {isNeeded}; })[0];
+        Value isFirstLane = e.eq(e.band(lane, lanesPerBlock() - 1), 0);
+        Value numNoted = append(e.ballot(e.band(isNeeded, isFirstLane)), v[2], [&](Value before) {
+          e.ptx("st.shared.b32 [$0], $1;", "r,r", {e.add(noted, e.shl(before, 2)), group});
         });
         e.barrierAll();
-        Value count =
-            e.ptx("{ mov.b32 $0, 0; @$2 ld.shared.b32 $0, [$1]; }", "=&r,r,b",
-                  {e.add(base, e.shl(lane, 2)), e.lt(lane, e.cst(kClassifyWarps))}, e.i32())[0];
-        Value before = reduceOverLanes("add", e.select(e.lt(lane, warp), count, e.cst(0)));
-        // Needed blocks are stored in their order.
-        before = e.add(before, e.popcount(e.band(found.remaining, e.lanesBelow())));
-        Value own = arith::ShRUIOp::create(e.b, e.loc, found.remaining, lane);
-        e.ifThen(e.ne(e.band(own, 1), 0), [&] {
-          Value place = e.add(e.add(v[1], before), 1);
-          e.store(found.words, e.at(address, e.shl(place, 2)), 4);
-        });
-        return {e.sub(v[0], kClassifyWarps * blocksOfWarp),
-                e.add(v[1], reduceOverLanes("add", count)), e.bxor(v[2], 1)};
+        // carried: how many groups are done, the list's length, the turn.
+        Emitter::Values inner = e.loopWhile(
+            {e.cst(0), v[1], e.bxor(v[2], 1)}, [&](ValueRange w) { return e.lt(w[0], numNoted); },
+            [&](ValueRange w) -> Emitter::Values {
+              Value number = e.add(w[0], e.div(place, kGroupBlocks));
+              Value exists = e.lt(number, numNoted);
+              Value ofLane = e.ptx("{ mov.b32 $0, 0; @$2 ld.shared.b32 $0, [$1]; }", "=&r,r,b",
+                                   {e.add(noted, e.shl(number, 2)), exists}, e.i32())[0];
+              Value within = e.sub(e.cst(kGroupBlocks - 1), e.band(place, kGroupBlocks - 1));
+              Value own = e.select(exists, e.add(e.mul(ofLane, kGroupBlocks), within), e.cst(-1));
+              Position found = evaluateBlocks(walk, bounds, own, own);
+              Value numFound = append(found.remaining, w[2], [&](Value before) {
+                Value index = e.add(e.add(w[1], before), 1);
+                e.store(found.words, e.at(address, e.shl(index, 2)), 4);
+              });
+              return {e.add(w[0], atOnce / kGroupBlocks), e.add(w[1], numFound), e.bxor(w[2], 1)};
+            });
+        return {e.sub(v[0], atOnce), inner[1], inner[2]};
       });
   e.ifThen(e.eq(e.threadId(), 0), [&] { e.store(state[1], address, 4); });
   if (sortsLists())

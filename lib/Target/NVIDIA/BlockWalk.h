@@ -91,15 +91,20 @@ public:
   /// The body of the kernel that fills lists: a thread block a list. The last one to end sorts
   /// them. `words` is the address (i32) of classifyWords() words of shared memory.
   void emitClassify(Value words);
-  int64_t classifyWords() const { return sortsLists() ? kMostSorted + 1 : 2 * kClassifyWarps; }
+  int64_t classifyWords() const {
+    int64_t ofList = kCountWords + kNumLanes * kClassifyWarps;
+    return sortsLists() ? std::max(kMostSorted + 1, ofList) : ofList;
+  }
 
   /// Numbers of 64 bits that are known of each block of keys; whether batches and heads have their
   /// own.
   int64_t summaryWords() const;
   bool summariesDependOnBatch() const { return ofSummaries.onBatch; }
   bool summariesDependOnHead() const { return ofSummaries.onHead; }
-  /// The body of the kernel that computes them: a warp a block.
-  void emitSummarise(int64_t numThreads);
+  /// The body of the kernel that computes them: a warp a block. What is known of the blocks of a
+  /// thread block together, a group, lies behind all blocks' numbers.
+  static constexpr int64_t kSummariseThreads = 512;
+  void emitSummarise();
 
 private:
   /// The lane's instance, and its blocks [lower, upper).
@@ -109,13 +114,19 @@ private:
   };
   Bounds emitBounds(const Tile &tile);
   Walk beginBounds(const Tile &tile, const Bounds &bounds);
-  /// As many blocks as the warp evaluates at a time, from `block` downwards.
-  Position evaluateBlocks(const Walk &walk, const Bounds &bounds, Value block);
+  /// Blocks that the warp evaluates at a time.
+  int64_t blocksOfWarp() const { return kNumLanes / lanesPerBlock(); }
+  /// As many of them, from `block` downwards.
+  Position evaluateFrom(const Walk &walk, const Bounds &bounds, Value block);
+  /// A block a lane, `own`; those behind begin with `next`.
+  Position evaluateBlocks(const Walk &walk, const Bounds &bounds, Value own, Value next);
+  /// i1: whether an instance may need a block of group `own`, of which there is one a lane.
+  Value evaluateGroups(const Bounds &bounds, Value own);
   Position readList(const Walk &walk, Value place);
   /// `next` where there is no mask: a step needs no lanes.
   Value nextOfAll(const Walk &walk, Position &position);
-  /// The class of a block for the lane's instance.
-  Value classOf(const Bounds &bounds, Value block);
+  /// The class of a block, or of a group of blocks, for the lane's instance.
+  Value classOf(const Bounds &bounds, Value number, bool isGroup = false);
   /// Lanes that evaluate one block: the instances, rounded up to a power of two.
   int64_t lanesPerBlock() const { return llvm::PowerOf2Ceil(groups); }
   /// `operation`: add, min or max, of signed 32-bit numbers.
@@ -159,11 +170,17 @@ private:
   const int64_t groups, instanceRows;
   Dependences dependencesOf(mlir::Operation &op);
   Value numBlocks();
-  /// Where the numbers of a block are, for the batch and head in `scalars`.
-  Value summaryAddress(const mlir::IRMapping &scalars, Value block);
-  /// The results of one of `summaries`, whose numbers begin at `word` of a block's.
+  Value numGroups();
+  /// Where the numbers of a block or a group are, for the batch and head in `scalars`.
+  Value summaryAddress(const mlir::IRMapping &scalars, Value number, bool isGroup);
+  /// The results of one of `summaries`, whose numbers begin at `word` of a block's or a group's.
+  Emitter::Values loadSummary(mlir::scf::ForOp op, const mlir::IRMapping &mapping, Value number,
+                              bool isGroup, int64_t word);
+  /// The same of a block, whether there are summaries or not.
   Emitter::Values summaryOf(mlir::scf::ForOp op, const mlir::IRMapping &mapping, Value block,
                             int64_t word);
+  /// Whether what is known of the blocks of a group can be put together, and says all about it.
+  bool hasGroups();
 
   /// Whether each result of a loop over captured tensors may be put together from those of parts.
   static bool isCollected(mlir::scf::ForOp loop);
@@ -175,6 +192,13 @@ private:
   std::pair<Value, Value> partOf(Value first, Value end, Value part, Value size);
   /// Emits a loop of which the lanes of an instance have a part each. By all lanes of a warp.
   void emitShared(mlir::scf::ForOp loop, mlir::IRMapping &mapping);
+
+  static constexpr int64_t kNumLanes = 32;
+  /// Blocks of a group.
+  static constexpr int64_t kGroupBlocks = kSummariseThreads / kNumLanes;
+  static constexpr int64_t kFewGroups = 4;
+  /// Of shared memory: what the warps counted, in two turns.
+  static constexpr int64_t kCountWords = 2 * kClassifyWarps;
 
   Dependences ofLists, ofMatrices, ofSummaries;
   SmallVector<mlir::scf::ForOp> sharedLoops; // over rows, of what lists are made from

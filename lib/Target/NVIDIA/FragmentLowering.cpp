@@ -29,8 +29,6 @@ static constexpr float kLarge = 16777216.0f; // 2^24
 /// The reference of rows from whose scores the largest is taken. As a number it is 0; its bits, of
 /// a subnormal number, are those of no other reference, since products flush to 0.
 static constexpr int64_t kLargeReference = 0x80000001;
-/// Of a thread block of the kernel that computes what is known of blocks of keys.
-static constexpr int64_t kSummariseThreads = 128;
 static constexpr float kLn2 = 0.69314718055994530942f;
 
 FragmentLowering::FragmentLowering(tile::KernelOp kernel, tile::GPUScheduleAttr schedule)
@@ -82,8 +80,9 @@ void FragmentLowering::emitClassifyKernel(int64_t numMaps) {
   LLVM::ReturnOp::create(builder, e.loc, ValueRange());
   unrollReads(function);
   if (walker->summaryWords() > 0) {
-    createKernel((kernel.getSymName() + "_summarise").str(), numMaps, kSummariseThreads, 1);
-    BlockWalk(e, *uniform, kernel, loop, groups(), kInstanceRows).emitSummarise(kSummariseThreads);
+    createKernel((kernel.getSymName() + "_summarise").str(), numMaps, BlockWalk::kSummariseThreads,
+                 1);
+    BlockWalk(e, *uniform, kernel, loop, groups(), kInstanceRows).emitSummarise();
     LLVM::ReturnOp::create(builder, e.loc, ValueRange());
     unrollReads(function);
   }
@@ -108,7 +107,7 @@ void FragmentLowering::describe(const Launch &launch) {
            number("lists_per_batch", walker->dependsOnBatch()),
            number("lists_per_head", walker->dependsOnHead()),
            number("summary_words", walker->summaryWords()),
-           number("summarise_threads", walker->summaryWords() ? kSummariseThreads : 0),
+           number("summarise_threads", walker->summaryWords() ? BlockWalk::kSummariseThreads : 0),
            number("summaries_per_batch", walker->summariesDependOnBatch()),
            number("summaries_per_head", walker->summariesDependOnHead())}));
 }

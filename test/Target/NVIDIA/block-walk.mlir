@@ -97,18 +97,27 @@ attn.variant @documents(%ids: !ids {attn.name = "ids"}) {
 // Lists of words, one a batch and tile: a lane reads one of 32 words.
 // CHECK-LABEL: llvm.func @document_blocks(
 // CHECK-SAME:    classify_threads = 256 : i64, lists_per_batch = 1 : i64, lists_per_head = 0 : i64
-// CHECK-SAME:    summaries_per_batch = 1 : i64, summaries_per_head = 0 : i64, summarise_threads = 128 : i64, summary_words = 2 : i64
+// CHECK-SAME:    summaries_per_batch = 1 : i64, summaries_per_head = 0 : i64, summarise_threads = 512 : i64, summary_words = 2 : i64
 // CHECK:         "setmaxnreg.dec.sync.aligned.u32 40;"
 // CHECK:         "{ mov.b32 $0, 0; @$2 ld.global.b32 $0, [$1]; }"
 // CHECK:         "llvm.nvvm.vote.ballot.sync"
 // CHECK:         "setmaxnreg.inc.sync.aligned.u32 232;"
-// Eight warps write a list: each evaluates other blocks, counts those that are needed, and learns how many the warps before
-// it have. Needed blocks are stored in their order, then their number in front.
+// Eight warps write a list. First they ask about groups of 16 blocks, where there are many, and note those that are needed.
+// Of these each evaluates other blocks, counts those that are needed, and learns how many the warps before it have. Needed
+// blocks are stored in their order, then their number in front.
 // CHECK-LABEL: llvm.func @document_blocks_classify(
 // CHECK-SAME:    nvvm.maxntid = array<i32: 256>
 // CHECK:         scf.for
 // CHECK:           "{ mov.b32 $0, 0; @$2 ld.global.nc.b32 $0, [$1]; }"
 // CHECK:         scf.while
+// CHECK:           scf.if
+// CHECK-COUNT-2:     llvm.load %{{.+}} {alignment = 8 : i64} : !llvm.ptr<1> -> i64
+// CHECK:           "llvm.nvvm.vote.ballot.sync"
+// CHECK:           "bar.sync 0;"
+// CHECK:           "st.shared.b32 [$0], $1;"
+// CHECK:           "bar.sync 0;"
+// CHECK:           scf.while
+// CHECK:             "{ mov.b32 $0, 0; @$2 ld.shared.b32 $0, [$1]; }"
 // Of keys it reads what is known of their block, unless nothing was computed of it.
 // CHECK-NOT:       scf.for
 // CHECK:           scf.if
@@ -128,13 +137,16 @@ attn.variant @documents(%ids: !ids {attn.name = "ids"}) {
 // CHECK:         scf.if
 // CHECK:           llvm.store %{{.+}} : i32, !llvm.ptr<1>
 // CHECK:         llvm.return
-// The least and the largest number of each block: a thread a block, once for all tiles of a batch.
+// The least and the largest number of each block: a warp a block, once for all tiles of a batch. Then those of 16 blocks.
 // CHECK-LABEL: llvm.func @document_blocks_summarise(
-// CHECK-SAME:    nvvm.maxntid = array<i32: 128>
+// CHECK-SAME:    nvvm.maxntid = array<i32: 512>
 // CHECK:         scf.for
 // CHECK:           "{ mov.b32 $0, 0; @$2 ld.global.nc.b32 $0, [$1]; }"
 // CHECK:           arith.minsi
 // CHECK:           arith.maxsi
+// CHECK-COUNT-2:   llvm.store %{{.+}} {alignment = 8 : i64} : i64, !llvm.ptr<1>
+// CHECK:         "bar.sync 0;"
+// CHECK-COUNT-2:   llvm.load %{{.+}} {alignment = 8 : i64} : !llvm.ptr<1> -> i64
 // CHECK-COUNT-2:   llvm.store %{{.+}} {alignment = 8 : i64} : i64, !llvm.ptr<1>
 // CHECK:         llvm.return
 func.func @document_blocks(%q: !t, %k: !k, %v: !k, %scale: f32, %ids: !ids) -> (!t, !lse, !lse) {
