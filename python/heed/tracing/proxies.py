@@ -8,7 +8,7 @@ import builtins
 import operator
 from collections.abc import Callable, Iterator
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -366,12 +366,18 @@ class ObjectProxy:
     def __delattr__(self, name: str) -> None:
         fail(f"a mod cannot change a captured object: '{name}' is deleted")
 
+    def _refuse_change(self, *args: Any) -> Any:
+        fail(f"a mod cannot change what it captures: an item of '{self._hint}' is assigned or deleted; use a variable or a list of "
+             "the mod, or change it outside")
+
+    __setitem__ = __delitem__ = _refuse_change
+
     def _special(self, name: str, *args: Any) -> Any:
         """A special method of the user's class, recreated like any captured function."""
         method = getattr(type(self._real), name, None)
         if not isinstance(method, FunctionType):
             fail(f"captured object '{self._hint}' of type {type(self._real).__name__} is used in a way that cannot be "
-                 f"traced ({name})")
+                 f"traced ({name}); a mod runs once: get what it needs outside of it, and capture that")
         path = self._path.derive(f"type({{0}}).{name}")
         return self._tracer.wrap(method, path, name)(self, *args)
 
@@ -387,6 +393,9 @@ class ObjectProxy:
     def __iter__(self) -> Iterator[Any]:
         iterator: Iterator[Any] = self._special("__iter__")
         return iterator
+
+    def __next__(self) -> Any:
+        return self._special("__next__")
 
     def __contains__(self, item: Any) -> bool:
         return bool(self._special("__contains__", item))
@@ -406,6 +415,28 @@ class ObjectProxy:
 
     def __repr__(self) -> str:
         return f"<captured {self._hint}: {type(self._real).__name__}>"
+
+
+class VolatileProxy:
+    """A function or object that gives another value at each call: random numbers, or the time."""
+
+    def __init__(self, name: str, is_clock: bool) -> None:
+        self._name = name
+        self._is_clock = is_clock
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return VolatileProxy(name, self._is_clock)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        refuse_volatile(self._name, self._is_clock)
+
+
+def refuse_volatile(name: str, is_clock: bool = False) -> NoReturn:
+    what, instead = ("the time", "the number") if is_clock else ("random numbers", "a tensor of random numbers")
+    fail(f"{what} ({name}) {'is' if is_clock else 'are'} not supported in a mod, which runs once, while it is traced; capture "
+         f"{instead} instead")
 
 
 class SequenceProxy(ObjectProxy):

@@ -16,25 +16,29 @@ import functools
 import sys
 import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from heed.arrays import Table
 from heed.tracing import arithmetic, indexing, tensors
 from heed.tracing.captures import Guard, Path
-from heed.tracing.errors import TraceError, at_assignment, fail, is_user_code, located
+from heed.tracing.errors import TraceError, at_assignment, fail, is_user_code, located, none_swallowed
 from heed.tracing.expressions import FITS_I64, Graph, Leaf, Node, fits, in_range
 from heed.tracing.functions import FUNCTIONS
 from heed.tracing.printer import describe
 from heed.tracing.proxies import (Host, LibraryProxy, MappingProxy, Namespace, ObjectProxy, SequenceProxy, TensorProxy,
-                                  Traced, find_traced, is_traced)
+                                  Traced, VolatileProxy, find_traced, is_traced, refuse_volatile)
 
 # Functions of torch and NumPy that make a tensor; in a mod it is a table that the trace owns.
 _FACTORIES = frozenset("tensor as_tensor array asarray arange zeros ones full linspace logspace eye tril triu "
                        "from_numpy empty_like scalar_tensor".split())
-_RANDOM = frozenset("rand randn randint rand_like randn_like randint_like randperm bernoulli multinomial normal dropout "
-                    "alpha_dropout feature_alpha_dropout".split())
+# Functions and modules that give other values at each call: random numbers, or the time.
+_RANDOM = frozenset("""rand randn randint rand_like randn_like randint_like randperm bernoulli multinomial normal poisson binomial
+    dropout alpha_dropout feature_dropout feature_alpha_dropout rrelu _standard_gamma _sample_dirichlet uniform_ normal_ random_
+    bernoulli_ exponential_ cauchy_ geometric_ log_normal_ urandom getrandom""".split())
+_CLOCKS = frozenset("now utcnow today".split())
+_VOLATILE = ("random", "secrets", "time", "numpy.random")
 # Functions of math that give a float for floats: of captured numbers they stay symbolic.
 _MATH = frozenset("sqrt exp exp2 log log2 log10 log1p tanh sin cos tan erf pow expm1".split())
 
@@ -274,6 +278,9 @@ class Tracer:
             return value
         if tensors.is_numpy(value) or tensors.is_torch(value) or tensors.is_foreign(value):
             return self._share(value, path, lambda: self._tensor(value, path, hint))
+        if (module := _volatile_module(value)) is not None:
+            self._guard_type(value, path)
+            return VolatileProxy(hint, module == "time")
         if kind is types.FunctionType:
             return self._share(value, path, lambda: self._function(value, path))
         if kind is types.MethodType:
@@ -492,18 +499,21 @@ class Tracer:
         """What stands for a module or function that is not the user's."""
         if isinstance(value, types.ModuleType):
             return LibraryProxy(self, value)
+        name = getattr(value, "__name__", "")
+        if (volatile := _volatile_module(value)) is not None:
+            return VolatileProxy(name, volatile == "time")
         if not callable(value) or isinstance(value, type):
             return value
-        name = getattr(value, "__name__", "")
+        if name in _RANDOM:
+            return VolatileProxy(name, False)
         module = getattr(value, "__module__", None) or type(value).__module__ or ""
-        if name in _RANDOM or module in ("random", "numpy.random") or "random" in type(
-                getattr(value, "__self__", None)).__module__:
-            return functools.partial(_refuse_random, name)
         if module == "math":
             return functools.partial(self._math, value)
         if module == "builtins":
             owner = getattr(value, "__self__", builtins)
-            return self.builtin(name) if owner is builtins else functools.partial(_refuse_method, type(owner).__name__, name)
+            return self.builtin(name) if owner is builtins else functools.partial(
+                _refuse, f"{type(owner).__name__}.{name} of what a mod captures cannot be called in it: it may change that, and is "
+                "called once, not for each position; call it outside of the mod, or read elements with [ ]")
         if name in FUNCTIONS or name in _FACTORIES:
             return functools.partial(self._call_library, value)
         return value
@@ -568,8 +578,8 @@ class Tracer:
             if found is not None:
                 return found
         if name in ("item", "tolist", "numpy", "__dlpack__"):
-            fail(f".{name}() needs the value while tracing; a mod runs once, for all positions: compute with the traced "
-                 "value itself, or look it up in a captured tensor")
+            return functools.partial(_refuse, f".{name}() needs the value while tracing; a mod runs once, for all positions: "
+                                     "compute with the traced value itself, or look it up in a captured tensor")
         if name in ("T", "mT", "real", "data"):
             return value
         if name == "requires_grad":
@@ -578,11 +588,18 @@ class Tracer:
             return lambda condition, other: self.dispatch("where", ".where", (condition, value, other), {})
         if name in FUNCTIONS:
             return functools.partial(self._call_method, name, value)
-        if name.endswith("_"):
-            fail(f".{name}() changes a tensor; a mod cannot: use .{name.rstrip('_')}()")
-        if name.startswith("_") or not hasattr(tensors.torch().Tensor if tensors.torch() else np.ndarray, name):
+        kind = tensors.torch().Tensor if tensors.torch() else np.ndarray
+        if name.startswith("_") or not hasattr(kind, name):
             raise AttributeError(f"a traced value has no attribute '{name}'")
-        fail(f".{name} is not supported in a mod")
+        message = (f".{name} is not supported in a mod, which sees one element at a time: write it with operators and functions "
+                   "that work element by element, or compute it outside and capture the result")
+        if name.endswith("_"):
+            plain = name.rstrip("_")
+            instead = f".{plain}()" if plain in FUNCTIONS and hasattr(kind, plain) else "a new value, as torch.where gives"
+            message = f".{name}() changes a tensor; a mod cannot: use {instead}"
+        if not callable(getattr(kind, name)):
+            fail(message)
+        return functools.partial(_refuse, message)  # when it is called: hasattr may ask for it
 
     def _call_method(self, name: str, value: Traced, *args: Any, **kwargs: Any) -> Any:
         return self.dispatch(name, f".{name}", (value, *args), kwargs)
@@ -641,7 +658,7 @@ class Tracer:
         code = code_of(function)
         try:
             mod = self.wrap(function, Path(kind), kind)
-            with _variable_names():
+            with _watched(), none_swallowed():
                 result = mod(*(Traced(self, self.graph.coordinate(name)) for name in coordinates))
             for cell, contents, name in self._cells:
                 if cell.cell_contents is not contents:
@@ -652,7 +669,10 @@ class Tracer:
         except TraceError:
             raise
         except Exception as error:
-            raise located(f"{type(error).__name__}: {error}", error.__traceback__, code) from error
+            message = f"{type(error).__name__}: {error}"
+            if isinstance(error, KeyError) and find_traced(error.args) is not None:
+                message = f"a traced value ({error}) is no key of a dict; capture a tensor of the dict's values and index that"
+            raise located(message, error.__traceback__, code) from error
         traced = self.lift(result)
         if traced is None:
             raise located(f"a {kind} returns a {'bool' if kind == 'mask_mod' else 'number'}, found "
@@ -697,18 +717,26 @@ def _find_operator(function: Any) -> Any:
     return definitions.OPDEFS.get(str(name).partition(".")[0]) if definitions else None
 
 
-def _refuse_method(kind: str, name: str, *args: Any, **kwargs: Any) -> Any:
-    fail(f"{kind}.{name} of what a mod captures cannot be called in it: it may change that, and is called once, not for each "
-         "position; call it outside of the mod, or read elements with [ ]")
+def _refuse(message: str, *args: Any, **kwargs: Any) -> NoReturn:
+    fail(message)
 
 
-def _refuse_random(name: str, *args: Any, **kwargs: Any) -> Any:
-    fail(f"random numbers ({name}) are not supported in a mod; capture a tensor of random numbers instead")
+def _volatile_module(value: Any) -> str | None:
+    """The module of a function, a method's object, a class or an object, if it is one of random numbers or the time."""
+    owner = value.__self__ if isinstance(value, (types.BuiltinFunctionType, types.MethodType)) else value
+    for place in (value, owner, type(owner)):
+        module = getattr(place, "__module__", None)
+        if type(module) is str and (module in _VOLATILE or module.startswith("numpy.random.")):
+            return module
+    return None
 
 
 @contextlib.contextmanager
-def _variable_names() -> Iterator[None]:
-    """Names the nodes after the user's variables that hold them, for the text."""
+def _watched() -> Iterator[None]:
+    """Names the nodes after the user's variables that hold them, for the text.
+
+    And refuses random numbers that libraries draw, by the C functions that draw them: that the state of a generator has changed
+    would say the same, but another thread may have done that."""
 
     def on_event(frame: types.FrameType, event: str, argument: Any) -> None:
         if event == "return" and type(frame.f_globals) is Namespace:
@@ -716,6 +744,8 @@ def _variable_names() -> Iterator[None]:
                 if issubclass(type(value), Traced) and type(value.__dict__.get("_value")) is Node:
                     node = value.__dict__["_value"]
                     node.name = node.name or name
+        elif event == "c_call" and (argument.__name__ in _RANDOM or argument.__name__ in _CLOCKS):
+            refuse_volatile(argument.__name__, argument.__name__ in _CLOCKS)  # called by what a library's function has returned
 
     before: Any = sys.getprofile()
     sys.setprofile(on_event)
