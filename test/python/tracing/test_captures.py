@@ -447,7 +447,34 @@ def test_names() -> None:
 
     trace = tracing.trace(None, named)
     check(trace)
-    assert sorted(p.name for p in trace.params) == ["B_", "Sq_", "b_", "let_", "q_", "tanh_", "value"]
+    assert sorted(p.name for p in trace.params) == ["B_", "Sq_", "b_", "captured", "let_", "q_", "tanh_"]
+
+
+def test_names_of_arguments() -> None:
+    """A kernel's call has arguments of its own, and takes what mods capture as further ones."""
+    scale, out, query, key = 0.5, torch.zeros(8), 2, 3
+
+    def mod(s, b, h, q, kv):
+        return s * scale + out[q] + query + key
+
+    trace = tracing.trace(mod)
+    check(trace)
+    assert [p.name for p in trace.params] == ["scale_", "out_", "query_", "key_"]
+
+
+@pytest.mark.parametrize("length", [30, 80, 128, 1000])
+def test_long_names(length: int) -> None:
+    name = "n" * length
+    numbers = {name + letter: number for number, letter in enumerate("abc")}
+    tables = {name + letter: torch.full((8,), number) for number, letter in enumerate("abc")}
+
+    def mod(s, b, h, q, kv):
+        chosen = torch.where(tables[name + "a"][q] > numbers[name + "b"], tables[name + "b"][kv], tables[name + "c"][kv])
+        return s + torch.where(q > numbers[name + "a"], numbers[name + "b"], numbers[name + "c"]) * chosen
+
+    trace, values = tracing.lookup(mod, None)
+    check(trace)
+    np.testing.assert_array_equal(trace.evaluate_score(values, 0.0, *AT)[0, 0], np.where(Q > 0, 1, 2)[0, 0] * 2 + 0 * KV[0, 0])
 
 
 def test_function_of_its_kind() -> None:
