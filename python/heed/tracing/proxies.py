@@ -7,7 +7,7 @@ from __future__ import annotations
 import builtins
 import operator
 from collections.abc import Callable, Iterator
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -141,7 +141,7 @@ class Traced:
 
     def __bool__(self) -> bool:
         if self._host is not None:
-            return bool(self._tracer.concrete(self))
+            return self._tracer.concrete_of(self._host.path, bool, bool(self._host.value))  # type: ignore[no-any-return]
         fail("the value of a traced condition is not known while tracing: a mod runs once, for all positions; instead "
              "of `if`, `and`, `or`, `not`, min() and max() use torch.where, `&`, `|`, `~`, torch.minimum and "
              "torch.maximum (np.where, ... without torch)")
@@ -203,7 +203,7 @@ class Traced:
 
     def __round__(self, digits: int | None = None) -> Any:
         if self._host is not None:
-            return self._tracer.round(self, digits)
+            return self._tracer.compute(round, self, *(() if digits is None else (digits,)))
         return self._tracer.dispatch("round", "round", (self,), {} if digits is None else {"decimals": digits})
 
 
@@ -520,8 +520,9 @@ class Namespace(dict):
     Python looks names up through __getitem__ because this is not exactly a dict.
     """
 
-    def __init__(self, tracer: Tracer, real: dict[str, Any], path: Path, wrapped: dict[str, Any]) -> None:
+    def __init__(self, tracer: Tracer, real: dict[str, Any], path: Path, wrapped: dict[str, Any], code: CodeType) -> None:
         self._tracer = tracer
+        self._code = code
         self._real = real
         self._path = path
         self._wrapped = wrapped
@@ -539,7 +540,7 @@ class Namespace(dict):
             if name in self._real:
                 value = self._tracer.wrap(self._real[name], self._path.item(name), name)
             elif hasattr(builtins, name):
-                value = self._tracer.builtin(name)
+                return self._tracer.builtin(name, self._code)
             else:
                 raise KeyError(name)
             self._wrapped[name] = value

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import dis
 import enum
 import functools
 import sys
@@ -39,8 +40,6 @@ _RANDOM = frozenset("""rand randn randint rand_like randn_like randint_like rand
     bernoulli_ exponential_ cauchy_ geometric_ log_normal_ urandom getrandom""".split())
 _CLOCKS = frozenset("now utcnow today".split())
 _VOLATILE = ("random", "secrets", "time", "numpy.random")
-# Functions of math that give a float for floats: of captured numbers they stay symbolic.
-_MATH = frozenset("sqrt exp exp2 log log2 log10 log1p tanh sin cos tan erf pow expm1".split())
 
 
 class Tracer:
@@ -53,7 +52,7 @@ class Tracer:
         self._seen: set[Any] = set()
         self._shared: dict[int, tuple[Path, Any]] = {}
         self._sizes: dict[tuple[Leaf, int], Traced] = {}
-        self._floats: dict[Path, Traced] = {}
+        self._computed: dict[Path, Traced] = {}
         self._wrapped: dict[int, Any] = {}  # what stands for the value at a path
         self._literals: dict[Any, Path] = {}
         self._cells: list[tuple[types.CellType, Any, str]] = []
@@ -193,11 +192,8 @@ class Tracer:
             return self.apply(operation, left, right)
         value = python(left._host.value, right._host.value)
         path = left._host.path.derive(f"{{0}} {text} {{1}}", bases=[right._host.path])
-        if type(value) is float:
-            return self._float(value, path)
-        if type(value) is int and text in ("**", "<<"):
-            self.guard("{0} == {c0}", path, constants=(value,))
-            return Traced(self, self.graph.constant(value), Host(value, path))
+        if type(value) is float or type(value) is int and text in ("**", "<<"):
+            return self._number(value, path)
         if type(value) is complex:
             fail("a captured number becomes complex")
         if type(value) is bool:  # of numbers that f32 and i32 might round
@@ -231,12 +227,25 @@ class Tracer:
 
         return self.apply(shift, left, right)
 
-    def _float(self, value: float, path: Path) -> Traced:
-        """A number that Python computes, in its own precision: f32 might round each step of it."""
-        known = self._floats.get(path)
+    def _number(self, value: int | float, path: Path) -> Traced:
+        """A number that Python computes at each call, in its own precision: f32 might round each step of it, and i32 wrap around."""
+        known = self._computed.get(path)
         if known is None:
-            known = self._floats[path] = self._scalar(value, path, "number")
+            known = self._computed[path] = self._scalar(value, path, "number")
         return known
+
+    def compute(self, function: Any, *args: Any) -> Any:
+        """function(*args) of numbers that Python knows while tracing, computed at each call where the result is a number."""
+        hosts = [host for arg in args if (host := self.lift_number(arg)._host) is not None]
+        if len(hosts) < len(args):  # a tensor that the mod made
+            return function(*map(self._known, args))
+        value = function(*(host.value for host in hosts))
+        first, *others = (host.path for host in hosts)
+        path = first.derive(f"{{c0}}({', '.join(f'{{{i}}}' for i in range(len(hosts)))})", function, bases=others)
+        if type(value) is float or type(value) is int and fits(value, "i64"):
+            return self._number(value, path)
+        self.guard("{0} == {c0}", path, constants=(value,))
+        return value
 
     def unary(self, operation: Any, python: Any, text: str, operand: Traced) -> Any:
         if operand._host is None or type(operand._host.value) is bool:
@@ -245,12 +254,6 @@ class Tracer:
         if type(value) is int:
             operand = self._unwrapped(value, path, [operand])[0]
         return Traced(self, self.apply(operation, operand)._node, Host(value, path))
-
-    def round(self, number: Traced, digits: int | None) -> Traced:
-        """Python's round of a captured number, in Python's precision."""
-        assert number._host is not None
-        value, arguments = number._host.value, () if digits is None else (digits,)
-        return self._scalar(round(value, *arguments), number._host.path.apply(round, *arguments), "rounded")
 
     # ---- Captures ----
 
@@ -388,7 +391,7 @@ class Tracer:
         first, wrapped = self._globals.setdefault(id(function.__globals__), (path, {}))
         if first is not path:
             self.guard("{0} is {1}", path, first)
-        namespace = Namespace(self, function.__globals__, first, wrapped)
+        namespace = Namespace(self, function.__globals__, first, wrapped, function.__code__)
         self._namespaces.append((namespace, function.__code__))
         return namespace
 
@@ -518,10 +521,21 @@ class Tracer:
             return functools.partial(self._call_library, value)
         return value
 
-    def builtin(self, name: str) -> Any:
+    def builtin(self, name: str, code: types.CodeType | None = None) -> Any:
+        """What stands for one of Python's own functions and classes in `code`."""
         if name == "len":
             return self._len
+        if name in ("int", "float") and code is not None and _is_only_called(code, name):
+            return functools.partial(self._convert, getattr(builtins, name))
         return getattr(builtins, name)
+
+    def _convert(self, kind: type, *args: Any, **kwargs: Any) -> Any:
+        """int() or float(); Python wants a number of its own from them, so a class of ours could not give another."""
+        if len(args) == 1 and not kwargs and is_traced(args[0]) and args[0]._host is not None:
+            number = args[0]._host.value
+            if type(number) in (int, float):
+                return args[0] if type(number) is kind else self.compute(kind, args[0])
+        return kind(*args, **kwargs)
 
     def _len(self, value: Any) -> Any:
         """len(tensor) as a run-time number."""
@@ -563,13 +577,7 @@ class Tracer:
             name = function.__name__
             hint = f"use torch.{name} or np.{name}" if name in FUNCTIONS else "use a function of torch or NumPy"
             fail(f"math.{name} needs a number, but the value is traced; {hint}")
-        if not traced or function.__name__ not in _MATH:
-            return function(*(self._known(arg) for arg in args))
-        lifted = [self.lift_number(arg) for arg in args]
-        value = function(*(arg._host.value for arg in lifted))  # type: ignore[union-attr]
-        names = ", ".join(f"{{{i}}}" for i in range(len(lifted)))
-        path = Path(f"{{c0}}({names})", [arg._host.path for arg in lifted], [function])  # type: ignore[union-attr]
-        return self._float(value, path)
+        return self.compute(function, *args) if traced else function(*map(self._known, args))
 
     def method(self, value: Traced, name: str) -> Any:
         """A method or attribute of a traced value."""
@@ -698,6 +706,13 @@ def code_of(function: Any) -> types.CodeType | None:
     function = getattr(function, "_torchdynamo_orig_callable", function)
     code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
     return code if isinstance(code, types.CodeType) else None
+
+
+def _is_only_called(code: types.CodeType, name: str) -> bool:
+    """Whether a function does nothing with a global but call it, in the words of Python 3.11 and newer; False in older ones."""
+    loads = (i for i in dis.get_instructions(code) if i.argval == name and i.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
+    return (sys.version_info >= (3, 11) and all(i.opname == "LOAD_GLOBAL" and i.arg is not None and i.arg & 1 for i in loads)
+            and all(_is_only_called(part, name) for part in code.co_consts if isinstance(part, types.CodeType)))
 
 
 def _qualified(function: Any) -> str:

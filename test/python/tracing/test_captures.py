@@ -8,6 +8,8 @@ import dataclasses
 import enum
 import functools
 import gc
+import math
+import sys
 import threading
 import types
 import weakref
@@ -318,9 +320,13 @@ def test_constants_are_guarded() -> None:
     (lambda n: lambda b, h, q, kv: sum((q == i).int() for i in range(n)) > 0, "q == 0", None, 4),
     (lambda n: lambda b, h, q, kv: q > kv if n > 2 else q < kv, "q > kv", 5, 1),
     (lambda n: lambda b, h, q, kv: q >> n > kv, "q >> n > kv", 4, None),
-    (lambda n: lambda b, h, q, kv: q < 2**n, "q < 8", None, 4),
+    (lambda n: lambda b, h, q, kv: q**n > kv, "q * (q * q) > kv", None, 4),
+    (lambda n: lambda b, h, q, kv: q > kv if n else q < kv, "q > kv", 5, 0),
+    (lambda n: lambda b, h, q, kv: q > kv if n == 3 else q < kv, "q > kv", None, 4),
     (lambda n: lambda b, h, q, kv: [q, kv, b, h][n] > 1, "h > 1", None, 2),
-    (lambda n: lambda b, h, q, kv: q > int(n), "q > 3", None, 5),
+    (lambda n: lambda b, h, q, kv: q > len(range(n)), "q > 3", None, 5),
+    (lambda n: lambda b, h, q, kv: q > int(n) if isinstance(n, int) else q < kv, "q > 3", None, 5),
+    (lambda n: lambda b, h, q, kv: q > next(map(int, [n])), "q > 3", None, 5),
     (lambda n: lambda b, h, q, kv: q > {3: 1, 4: 0}[n], "q > 1", None, 4),
 ])
 def test_specialisation(use: Any, body_of: str, same: int | None, other: int | None) -> None:
@@ -333,6 +339,45 @@ def test_specialisation(use: Any, body_of: str, same: int | None, other: int | N
         assert tracing.lookup(None, use(other))[0] is not trace
         tracing.lookup(None, use(other))
     assert tracing.lookup(None, use(3))[0] is trace
+
+
+knows_calls = pytest.mark.skipif(sys.version_info < (3, 11), reason="the code does not say what is called")
+
+
+@pytest.mark.parametrize("use", [
+    lambda n: lambda s, b, h, q, kv: s * n**2,
+    lambda n: lambda s, b, h, q, kv: s * 2**n,
+    lambda n: lambda s, b, h, q, kv: s * (1 << n),
+    lambda n: lambda s, b, h, q, kv: s * math.floor(n / 2),
+    lambda n: lambda s, b, h, q, kv: s * math.ceil(n / 2) + math.ceil(n / 2),
+    lambda n: lambda s, b, h, q, kv: s * math.trunc(-n / 2),
+    lambda n: lambda s, b, h, q, kv: s * math.gcd(n, 6) + math.hypot(n, n),
+    lambda n: lambda s, b, h, q, kv: s * round(n / 7, 1),
+    pytest.param(lambda n: lambda s, b, h, q, kv: s * float(n), marks=knows_calls),
+    pytest.param(lambda n: lambda s, b, h, q, kv: s * int(n / 2) + int(n), marks=knows_calls),
+    pytest.param(lambda n: lambda s, b, h, q, kv: s * sum([float(n) for _ in range(3)]), marks=knows_calls),
+])
+def test_computed_numbers_are_run_time_values(use: Any) -> None:
+    """One kernel and one parameter, whose value is Python's."""
+    first, values = tracing.lookup(use(3), None)
+    assert len(first.params) == len(values) <= 2
+    for n in (3, 6, 10, 20):
+        trace, values = tracing.lookup(use(n), None)
+        assert trace is first
+        np.testing.assert_allclose(trace.evaluate_score(values, 1.5, 0, 0, 2, 1), use(n)(1.5, 0, 0, 2, 1), rtol=1e-6)
+
+
+def test_computed_numbers_of_other_types() -> None:
+    """A result of another type, or of another size, is another trace."""
+    def make(n):
+        return lambda b, h, q, kv: q < 2**n
+
+    types_of = {n: tracing.lookup(None, make(n))[0].params[0].dtype for n in (3, 40, -1, 5)}
+    assert types_of == {3: "i32", 40: "i64", -1: "f32", 5: "i32"}
+    with pytest.raises(tracing.TraceError, match="does not fit 64 bits"):
+        tracing.lookup(None, make(70))
+    with pytest.raises(tracing.TraceError, match="OverflowError"):
+        tracing.lookup((lambda n: lambda s, b, h, q, kv: s * math.floor(n))(float("inf")), None)
 
 
 def test_structure_is_guarded() -> None:
@@ -391,7 +436,7 @@ def test_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     from heed.tracing import traces as module
 
     def make(n):
-        return lambda b, h, q, kv: q > int(n)
+        return lambda b, h, q, kv: q > len(range(n))
 
     for n in range(module.MAX_CANDIDATES + 20):
         tracing.lookup(None, make(n))
