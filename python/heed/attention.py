@@ -40,6 +40,7 @@ SCHEDULE_OPTIONS = {"BLOCK_N": "block_kv", "num_warpgroups": "groups", "num_stag
 _PRECISIONS = ("ieee", "tf32")
 _WALKS = ("bounds", "lists")
 _LARGEST_SCALE = float(np.finfo(np.float32).max)
+_INTERNAL_OPTIONS = ("OUTPUT_LOGSUMEXP", "OUTPUT_MAX")  # FlexAttention's to set, by what is asked for
 _BACKENDS = ("AUTO", "TRITON", "TRITON_DECODE", "FLASH")
 _QUERY_CODES = {DTYPES.index(name): name for name in variant.QUERY_DTYPES}
 
@@ -158,10 +159,14 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
     max_scores = arrays.empty(plan.shape[:3], query, "f32") if wants_max else None
     addresses = ADDRESSES.pack(q_pointer, k_pointer, v_pointer, o_pointer, 0 if lse is None else _address_of(lse),
                                0 if max_scores is None else _address_of(max_scores))
-    if device is None:
-        plan.kernel.run(plan.call, addresses, values)
-    else:
-        plan.kernel.launch(plan.call, addresses, values, device, _torch_stream(device))
+    try:
+        if device is None:
+            plan.kernel.run(plan.call, addresses, values)
+        else:
+            plan.kernel.launch(plan.call, addresses, values, device, _torch_stream(device))
+    except NotImplementedError:
+        _check_mask_captures(trace, values)
+        raise
     if not wants_lse and not wants_max:
         return output if return_aux is None else (output, AuxOutput())
     return (output, AuxOutput(lse, max_scores)) if return_aux is not None else (output, lse)
@@ -270,10 +275,14 @@ def _unplanned(query: Any, key: Any, value: Any, trace: tracing.Trace, values: l
     addresses = ADDRESSES.pack(*(0 if x is None else _address_of(x) for x in (query, key, value, output, lse, max_scores)))
     device = arrays.device_of(query)
     kernel = variant.of_trace(trace).kernel(_QUERY_CODES[code], query.shape[3], value.shape[3], device, options)
-    if device is None:
-        kernel.run(call, addresses, values)
-    else:
-        kernel.launch(call, addresses, values, device, gpu.stream_of(query, device))
+    try:
+        if device is None:
+            kernel.run(call, addresses, values)
+        else:
+            kernel.launch(call, addresses, values, device, gpu.stream_of(query, device))
+    except NotImplementedError:
+        _check_mask_captures(trace, values)
+        raise
 
     if mods is not None:
         hot.remember(*mods, trace, kernel, query, options)
@@ -347,6 +356,8 @@ def options_of(options: dict[str, Any] | str) -> str:
     chosen: dict[str, Any] = {}
     for key, value in options.items():
         name = key.removeprefix("fwd_").removeprefix("bwd_")
+        if name in _INTERNAL_OPTIONS:
+            raise AssertionError(f"{key} must not be in kernel_options: return_aux says what is returned")
         if name not in _KERNEL_OPTIONS:
             raise ValueError(f"Unknown kernel option {key!r}; known: {', '.join(sorted(_KERNEL_OPTIONS))}")
         if name == "BACKEND" and value not in _BACKENDS:
@@ -386,6 +397,14 @@ def _check_tensors(query: Any, key: Any, value: Any) -> None:
         raise ValueError(f"FlexAttention is only supported on CUDA, CPU or HPU devices. Found input tensors on {query.device.type}.")
     if (query.requires_grad or key.requires_grad or value.requires_grad) and sys.modules["torch"].is_grad_enabled():
         raise no_backward(query.is_cuda)
+
+
+def _check_mask_captures(trace: tracing.Trace, values: list[Any]) -> None:
+    """FlexAttention's refusal of captures that require gradients, where it is the mask_mod that has them."""
+    of_mask = (value for param, value in zip(trace.params, values) if param.name in trace.mask_params)
+    if any(getattr(value, "requires_grad", False) for value in of_mask):
+        raise AssertionError("Captured buffers from mask mod that require grad are not supported. Detach them, or call it under "
+                             "torch.no_grad().")
 
 
 def no_backward(is_cuda: bool) -> NotImplementedError:

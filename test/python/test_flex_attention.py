@@ -297,6 +297,11 @@ def test_grad_modes_and_subclasses() -> None:
         heed.flex_attention(q, k, v, score_mod=lambda s, b, h, i, j: s + bias[j])
     with torch.no_grad():
         assert torch.equal(heed.flex_attention(q, k, v, score_mod=lambda s, b, h, i, j: s + bias[j]), expected)
+    for _ in range(2):  # what FlexAttention refuses under no_grad, too; the second time it is no new call
+        with torch.no_grad():
+            assert torch.equal(heed.flex_attention(q, k, v, mask_mod=lambda b, h, i, j: bias[j] == 0), expected)
+        with pytest.raises(AssertionError, match="Captured buffers from mask mod that require grad"):
+            heed.flex_attention(q, k, v, mask_mod=lambda b, h, i, j: bias[j] == 0)
     with torch.inference_mode():
         assert torch.equal(heed.flex_attention(q.clone(), k, v), expected)
     assert torch.equal(heed.flex_attention(trainable.detach(), k, v), expected)
@@ -327,6 +332,11 @@ def _adding(t: Any) -> Any:
     return lambda s, b, h, i, j: s + t[j]
 
 
+def _at_marked(t: Any) -> Any:
+    return lambda b, h, i, j: t[j] > 0
+
+
+LISTED = heed.BlockMask.from_kv_blocks(torch.tensor([[[1]]]), torch.tensor([[[[0]]]]), BLOCK_SIZE=20)
 UNUSED = heed.create_block_mask(causal, None, None, 20, 30, "numpy")
 REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "3D": (lambda: heed.flex_attention(Q[0], K[0], V[0]), NotImplementedError,
@@ -395,7 +405,22 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
                "Cannot use mask_mod from a sliced BlockMask"),
     "torch sliced": (lambda: heed.flex_attention(Q, Q, Q, None, torch_flex.create_block_mask(causal, 1, 1, 20, 20, "cpu")[0]),
                      RuntimeError, "Cannot use mask_mod from a sliced BlockMask"),
-    "score_mod's type": (lambda: heed.flex_attention(Q, Q, Q, lambda s, b, h, i, j: None), heed.TraceError, ""),
+    "score_mod's type": (lambda: heed.flex_attention(Q, Q, Q, lambda s, b, h, i, j: None), RuntimeError,
+                         "Expected output of score_mod to be a tensor."),
+    "score_mod's text": (lambda: heed.flex_attention(Q, Q, Q, lambda s, b, h, i, j: "s"), heed.TraceError,
+                         "Expected output of score_mod to be a tensor."),
+    "lists": (lambda: heed.flex_attention(Q, Q, Q, None, LISTED.to("meta")), RuntimeError,
+              "Expect q/k/v and block_mask to be on the same device"),
+    "torch's lists": (
+        lambda: heed.flex_attention(Q, Q, Q, None, torch_flex.create_block_mask(causal, 1, 1, 20, 20, "cpu").to("meta")),
+        RuntimeError, "Expect q/k/v and block_mask to be on the same device"),
+    "LSE's option": (lambda: heed.flex_attention(Q, Q, Q, kernel_options={"OUTPUT_LOGSUMEXP": True}), AssertionError,
+                     "OUTPUT_LOGSUMEXP must not be in kernel_options"),
+    "gradients of a mask": (lambda: heed.flex_attention(Q, Q, Q, mask_mod=_at_marked(torch.ones(20, requires_grad=True))),
+                            AssertionError, "Captured buffers from mask mod that require grad are not supported."),
+    "converted gradients of a mask": (
+        lambda: heed.flex_attention(Q, Q, Q, mask_mod=_at_marked(torch.ones(20, dtype=torch.float64, requires_grad=True))),
+        AssertionError, "Captured buffers from mask mod that require grad are not supported."),
     "a mask_mod for a score_mod": (lambda: heed.flex_attention(Q, Q, Q, causal), heed.TraceError, ""),
 }
 

@@ -239,6 +239,7 @@ def _mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: torch.Tensor, key
     if is_derived:
         derived: Mod = block_mask.mask_mod
         return derived
+    given_lists.check_device(block_mask, query)
     kinds = given_lists.kinds_on(torch, block_mask, query.device)
     return given_lists.mask_of(kinds, block_mask.BLOCK_SIZE, block_mask.mask_mod)
 

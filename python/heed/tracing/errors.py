@@ -30,6 +30,13 @@ class TraceError(ValueError):
         self.lineno = lineno
 
 
+class OutputError(TraceError, RuntimeError):
+    """A score_mod returns what is no number: a RuntimeError in FlexAttention, with these first words."""
+
+    def __init__(self, error: TraceError) -> None:
+        super().__init__(f"Expected output of score_mod to be a tensor.\n{error}", error.filename, error.lineno)
+
+
 def is_user_code(filename: str) -> bool:
     """Whether a file is the user's, not Heed's, the standard library's, torch's or NumPy's."""
     if filename.startswith((_HEED, "<frozen")) or "-packages/torch/" in filename or "-packages/numpy/" in filename:

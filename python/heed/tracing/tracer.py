@@ -24,7 +24,7 @@ import numpy as np
 from heed.arrays import Table
 from heed.tracing import arithmetic, indexing, tensors
 from heed.tracing.captures import Guard, Path
-from heed.tracing.errors import TraceError, at_assignment, fail, is_user_code, located, none_swallowed
+from heed.tracing.errors import OutputError, TraceError, at_assignment, fail, is_user_code, located, none_swallowed
 from heed.tracing.expressions import FITS_I64, Graph, Leaf, Node, fits, in_range
 from heed.tracing.functions import FUNCTIONS
 from heed.tracing.printer import describe
@@ -683,8 +683,9 @@ class Tracer:
             raise located(message, error.__traceback__, code) from error
         traced = self.lift(result)
         if traced is None:
-            raise located(f"a {kind} returns a {'bool' if kind == 'mask_mod' else 'number'}, found "
-                          f"{type(result).__name__}", None, code)
+            refusal = located(f"a {kind} returns a {'bool' if kind == 'mask_mod' else 'number'}, found "
+                              f"{type(result).__name__}", None, code)
+            raise OutputError(refusal) if kind == "score_mod" else refusal
         node = traced._node
         if isinstance(node, tuple) and len(node) == 1:
             node = node[0]
