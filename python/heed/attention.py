@@ -18,7 +18,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -29,12 +29,6 @@ from heed.block_mask import BlockMask
 from heed.kernel import Kernel
 
 Mod = Callable[..., Any]
-_KERNEL_OPTIONS = {
-    "BLOCK_M", "BLOCK_N", "BLOCK_M1", "BLOCK_N1", "BLOCK_M2", "BLOCK_N2", "num_warps", "num_stages", "PRESCALE_QK",
-    "ROWS_GUARANTEED_SAFE", "BLOCKS_ARE_CONTIGUOUS", "WRITE_DQ", "USE_TMA", "FORCE_USE_FLEX_ATTENTION", "BACKEND", "kpack",
-    "matrix_instr_nonkdim", "waves_per_eu", "FLOAT32_PRECISION", "SPLIT_KV", "IS_DIVISIBLE", "num_consumer_groups",
-    "num_buffers_warp_spec", "SKIP_MASK_SCORE", "SPARSE_Q_BLOCK_SIZE", "SPARSE_KV_BLOCK_SIZE", "num_warpgroups", "PRECISION",
-    "STRICT_MATH", "BLOCK_WALK"}
 # Those that GPU kernels follow, as the compiler spells them.
 SCHEDULE_OPTIONS = {"BLOCK_N": "block_kv", "num_warpgroups": "groups", "num_stages": "stages"}
 _PRECISIONS = ("ieee", "tf32")
@@ -59,9 +53,48 @@ class AuxOutput(NamedTuple):
     max_scores: Any = None
 
 
+class FlexKernelOptions(TypedDict, total=False):
+    """What kernel_options may have, for type checkers. `fwd_` before a name is taken too, `bwd_` is not for the forward pass."""
+
+    BLOCK_N: int  # keys of a block, on GPUs: a multiple of 16 up to 256
+    num_stages: int  # blocks of keys and values in shared memory at a time, on GPUs
+    num_warpgroups: int  # 1 to 4 groups of four warps that compute, on GPUs; Heed's
+    PRECISION: Literal["ieee", "tf32"]  # of products of f32 inputs, on GPUs; Heed's
+    STRICT_MATH: bool  # no approximate instructions in mods, on GPUs; Heed's
+    BLOCK_WALK: Literal["bounds", "lists"]  # where a mask's blocks come from; Heed's
+    BACKEND: Literal["AUTO", "TRITON", "TRITON_DECODE", "FLASH"]  # this one and all below: FlexAttention's, without effect
+    BLOCK_M: int
+    BLOCK_M1: int
+    BLOCK_N1: int
+    BLOCK_M2: int
+    BLOCK_N2: int
+    num_warps: int
+    num_consumer_groups: int
+    num_buffers_warp_spec: int
+    PRESCALE_QK: bool
+    ROWS_GUARANTEED_SAFE: bool
+    BLOCKS_ARE_CONTIGUOUS: bool
+    IS_DIVISIBLE: bool
+    SKIP_MASK_SCORE: bool
+    SPARSE_Q_BLOCK_SIZE: int
+    SPARSE_KV_BLOCK_SIZE: int
+    SPLIT_KV: int
+    FLOAT32_PRECISION: str
+    WRITE_DQ: bool
+    USE_TMA: bool
+    FORCE_USE_FLEX_ATTENTION: bool
+    kpack: int
+    matrix_instr_nonkdim: int
+    waves_per_eu: int
+
+
+_KERNEL_OPTIONS = frozenset(FlexKernelOptions.__annotations__)
+
+
 def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None = None, block_mask: Any = None,
                    scale: float | None = None, enable_gqa: bool = False, return_lse: bool = False,
-                   kernel_options: dict[str, Any] | None = None, *, return_aux: Any = None, mask_mod: Mod | None = None) -> Any:
+                   kernel_options: FlexKernelOptions | dict[str, Any] | None = None, *, return_aux: Any = None,
+                   mask_mod: Mod | None = None) -> Any:
     """softmax(score_mod(scale * query @ key^T) where mask) @ value, in one fused kernel.
 
     query (B, Hq, L, E), key (Bkv, Hkv, S, E), value (Bkv, Hkv, S, Ev): NumPy arrays, torch tensors on the CPU or an NVIDIA
@@ -347,7 +380,7 @@ def _check_aux(return_lse: bool, return_aux: Any) -> tuple[bool, bool]:
     return bool(return_aux.lse), bool(getattr(return_aux, "max_scores", False))
 
 
-def options_of(options: dict[str, Any] | str) -> str:
+def options_of(options: Mapping[str, Any] | str) -> str:
     """Checks kernel_options. What they ask of a schedule, in the compiler's words: "block_kv=64,tf32"."""
     if isinstance(options, str):  # torch.compile's operator has what this returned
         return options

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import pathlib
 import sys
@@ -322,6 +323,22 @@ def test_numpy_bf16_is_uint16() -> None:
     np.testing.assert_array_equal(found, heed.flex_attention(q, k, v).view(torch.uint16).numpy())
 
 
+def test_names_of_torch() -> None:
+    """What code imports from torch.nn.attention.flex_attention is in heed, with the same parameters, also behind underscores."""
+    assert set(torch_flex.__all__) <= set(heed.__all__)
+    assert heed._DEFAULT_SPARSE_BLOCK_SIZE == torch_flex._DEFAULT_SPARSE_BLOCK_SIZE
+    assert len(heed._score_mod_signature.__args__) == len(torch_flex._score_mod_signature.__args__)
+    assert len(heed._mask_mod_signature.__args__) == len(torch_flex._mask_mod_signature.__args__)
+    assert set(torch_flex.FlexKernelOptions.__annotations__) <= set(heed.FlexKernelOptions.__annotations__)
+    for name in ("flex_attention", "create_block_mask", "create_mask"):
+        ours, theirs = (list(inspect.signature(getattr(module, name)).parameters) for module in (heed, torch_flex))
+        assert ours[:len(theirs)] == theirs
+    options: heed.FlexKernelOptions = {"BLOCK_M": 64, "num_stages": 2}
+    q, k, v = tensors((1, 2, 2, 20, 30), (16, 16))
+    mask = heed.create_block_mask(causal, None, None, 20, 30, "numpy", 128, False, True, True, False)
+    check(run(q, k, v, block_mask=mask, kernel_options=options), dense(q, k, v, mask=causal))
+
+
 # -- Refusals ----------------------------------------------------------------------------------------
 
 Q, K, V = tensors((2, 4, 2, 20, 30), (16, 16))
@@ -393,6 +410,10 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "no BlockMask": (lambda: heed.flex_attention(Q, Q, Q, block_mask=causal), TypeError, "block_mask: expected a BlockMask"),
     "two masks": (lambda: heed.flex_attention(Q, Q, Q, block_mask=UNUSED, mask_mod=causal), ValueError,
                   "Cannot specify both block_mask and mask_mod"),
+    "full blocks": (lambda: heed.create_block_mask(causal, None, None, 20, 20, separate_full_blocks=False), NotImplementedError,
+                    "separate_full_blocks=False is not supported"),
+    "order": (lambda: heed.create_block_mask(causal, None, None, 20, 20, dq_kv_order=[0]), ValueError,
+              "dq_kv_order must be a bool when using create_block_mask"),
     "mask too short": (lambda: heed.flex_attention(torch.cat([Q, Q], 2), K, V, None, UNUSED, enable_gqa=True), ValueError,
                        BIG + "(1, 1, 20, 30) but got q_len=40 and kv_len=30. As the block mask was created for a smaller"),
     "mask too long": (lambda: heed.flex_attention(Q, K[:, :, :9], V[:, :, :9], None, UNUSED, enable_gqa=True), ValueError,

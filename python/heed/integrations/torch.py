@@ -26,7 +26,7 @@ from __future__ import annotations
 import functools
 import linecache
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 from urllib.parse import quote, unquote
 
@@ -199,7 +199,7 @@ def _refuse(what: str, hint: str) -> NoReturn:
 
 def flex_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, score_mod: Mod | None = None,
                    block_mask: Any = None, scale: float | None = None, enable_gqa: bool = False, return_lse: bool = False,
-                   kernel_options: dict[str, Any] | None = None, *, return_aux: Any = None,
+                   kernel_options: Mapping[str, Any] | None = None, *, return_aux: Any = None,
                    mask_mod: Mod | None = None) -> Any:
     """What torch.compile traces in place of heed.flex_attention: takes and returns the same.
 
