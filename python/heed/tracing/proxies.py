@@ -169,6 +169,9 @@ class Traced:
     def __format__(self, spec: str) -> str:
         return format(repr(self) if self._host is None else self._tracer.concrete(self), spec)
 
+    def __str__(self) -> str:
+        return repr(self) if self._host is None else str(self._tracer.concrete(self))
+
     def __repr__(self) -> str:
         node = self._node
         if isinstance(node, tuple):

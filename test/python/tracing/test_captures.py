@@ -327,6 +327,7 @@ def test_constants_are_guarded() -> None:
     (lambda n: lambda b, h, q, kv: q > len(range(n)), "q > 3", None, 5),
     (lambda n: lambda b, h, q, kv: q > int(n) if isinstance(n, int) else q < kv, "q > 3", None, 5),
     (lambda n: lambda b, h, q, kv: q > next(map(int, [n])), "q > 3", None, 5),
+    (lambda n: lambda b, h, q, kv: q > {"3": 1}.get(str(int(n)), 0), "q > 1", None, 5),
     (lambda n: lambda b, h, q, kv: q > {3: 1, 4: 0}[n], "q > 1", None, 4),
 ])
 def test_specialisation(use: Any, body_of: str, same: int | None, other: int | None) -> None:
