@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 # A Python that has PyTorch with CUDA, and pytest for the tests. heed is the one it has installed, or that of build/.
 GPU_PYTHON ?= python3
 
-.PHONY: help setup build demo wheel test test-quick test-gpu bench bench-gpu format lint docs clean
+.PHONY: help setup build demo wheel test test-quick test-masks test-gpu bench bench-gpu format lint docs clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -36,6 +36,10 @@ test: build build-fuzz wheel ## run every test; ends with 'N passed, N failed, N
 test-quick: build ## the tests that take little time: 73 s on two cores
 	@scripts/setup.sh test
 	$(PYTHON) scripts/run_tests.py --quick
+
+test-masks: build ## a million random masks of the language against brute force, and 80,000 of Python; new ones each time, an hour or two
+	HEED_SOUNDNESS_SEED=$$(date +%s) HEED_SOUNDNESS_MASKS=1000000 $(BUILD)/bin/heed-block-classes-tests --gtest_filter='*Random*'
+	HEED_RANDOM_FACTOR=20 $(PYTHON) -m pytest -q test/python/test_block_runs.py -k random
 
 test-gpu: ## the tests that take an NVIDIA GPU; GPU_PYTHON has PyTorch with CUDA
 	@$(GPU_PYTHON) scripts/run_gpu_tests.py --find-gpu

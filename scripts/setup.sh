@@ -66,9 +66,12 @@ install_packages() {
   logged "apt-get install" "${apt[@]}" install --no-install-recommends "${missing[@]}"
 }
 
+has_gpu() { ldconfig -p 2>/dev/null | grep -q 'libcuda\.so\.1 '; }
+cpu_torch=https://download.pytorch.org/whl/cpu
+
 # install_python REQUIREMENTS: brings .venv to what the file lists, unless its marker says that this has been done.
 install_python() {
-  local requirements=$1 python=python3 stamp hash
+  local requirements=$1 python=python3 stamp hash sources=()
   stamp=.venv/.installed-$(basename "$requirements" .txt)
   if [[ ! -x .venv/bin/python ]] || ! .venv/bin/python -c '' 2>/dev/null; then
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
@@ -79,11 +82,13 @@ install_python() {
   hash=$(sha256sum "$requirements" | cut -d' ' -f1)
   [[ -f $stamp && $(<"$stamp") == "$hash" ]] && return 0
   say "installing Python packages from $requirements"
-  logged "pip install" .venv/bin/python -m pip install --disable-pip-version-check -r "$requirements"
+  # PyPI's torch brings gigabytes of CUDA libraries.
+  if ! has_gpu && .venv/bin/python -c "import urllib.request as r; r.urlopen('$cpu_torch/torch/', timeout=10)" 2>/dev/null; then
+    sources=(--extra-index-url "$cpu_torch")
+  fi
+  logged "pip install" .venv/bin/python -m pip install --disable-pip-version-check "${sources[@]}" -r "$requirements"
   echo "$hash" >"$stamp"
 }
-
-has_gpu() { ldconfig -p 2>/dev/null | grep -q 'libcuda\.so\.1 '; }
 
 if [[ -z ${HEED_SKIP_APT:-} ]]; then
   command -v apt-get >/dev/null || die "no apt-get here: this is written for Debian 12." \

@@ -31,9 +31,9 @@ using mlir::Operation;
 using mlir::Type;
 using mlir::Value;
 
-/// Far beyond every coordinate, and far from overflowing 64 bits in sums and small products. An i64
-/// that may be beyond it is not tracked.
-constexpr int64_t kInfinity = int64_t(1) << 40;
+/// Far beyond every coordinate, and far from overflowing 64 bits in sums and small products. Where
+/// an i64 may be beyond kLargestI64, the box becomes unknown at run time.
+constexpr int64_t kInfinity = int64_t(1) << 44;
 constexpr int64_t kLargestI64 = kInfinity / 2;
 constexpr int64_t kMinI32 = std::numeric_limits<int32_t>::min();
 constexpr int64_t kMaxI32 = std::numeric_limits<int32_t>::max();
@@ -48,8 +48,14 @@ struct StaticRange {
   }
   static StaticRange make(__int128 lo, __int128 hi) { return {clamp(lo), clamp(hi)}; }
   bool fitsI32() const { return lo >= kMinI32 && hi <= kMaxI32; }
-  bool isBounded() const { return lo > -kInfinity && hi < kInfinity; }
+  bool fitsI64() const { return lo >= -kLargestI64 && hi <= kLargestI64; }
   int64_t magnitude() const { return std::max(std::abs(lo), std::abs(hi)); }
+};
+
+/// The bits of numbers that are not negative: those that all of them have, and those that some may
+/// have besides. i64.
+struct Bits {
+  Value ones, unknown;
 };
 
 /// An integer over the box: cq * q + ck * kv + [lo, hi].
@@ -57,11 +63,21 @@ struct Integer {
   int64_t cq = 0, ck = 0;
   Value lo, hi; // i64; the same value where the interval is known to be a point
   StaticRange range;
-  bool usesKv = false; // of the computation of lo and hi, besides ck
+  bool usesKv = false;      // of the computation of lo and hi, besides ck
+  std::optional<Bits> bits; // where more is known than lo and hi tell
 
   bool isPlain() const { return cq == 0 && ck == 0; }
   bool isPoint() const { return lo == hi; }
   bool dependsOnKv() const { return usesKv || ck != 0; }
+};
+
+/// An f32 over the box: between lo and hi, as the type's own arithmetic rounds, where `known`
+/// holds; then all of it is finite.
+struct Real {
+  Value lo, hi;     // f32
+  Value known;      // i1
+  double magnitude; // at most this, where it is known
+  bool usesKv = false;
 };
 
 /// A boolean over the box.
@@ -83,6 +99,7 @@ struct Abstract {
   /// The value itself, where it depends on neither q nor kv.
   Value uniform;
   std::optional<Integer> integer;
+  std::optional<Real> real;
   std::optional<Boolean> boolean;
 };
 
@@ -120,7 +137,7 @@ public:
     if (keys.hi)
       keys.hi = select(inner, wraps, constant(kInfinity), keys.hi);
     // Of a part of the box arithmetic may not wrap where it does of the whole.
-    keys.isExact = keys.isExact && !leftKeysUnread && asConstant(wraps) == 0;
+    keys.isExact = keys.isExact && !leftKeysUnread && !equalitiesImply && asConstant(wraps) == 0;
     return keys;
   }
 
@@ -170,6 +187,9 @@ private:
   }
   Value compare(OpBuilder &b, arith::CmpIPredicate p, Value x, Value y) {
     return b.createOrFold<arith::CmpIOp>(loc(), p, x, y);
+  }
+  Value compare(OpBuilder &b, arith::CmpFPredicate p, Value x, Value y) {
+    return b.createOrFold<arith::CmpFOp>(loc(), p, x, y);
   }
 
   //===-- Values ----------------------------------------------------------===//
@@ -225,7 +245,7 @@ private:
   /// found here.
   Value uniformOf(Value v) {
     Abstract &a = values[v];
-    if (!a.uniform && !a.integer && !a.boolean)
+    if (!a.uniform && !a.integer && !a.real && !a.boolean)
       if (Value mapped = mapping.lookupOrNull(v))
         a.uniform = mapped;
     return a.uniform;
@@ -248,6 +268,8 @@ private:
 
   /// The same integer without its linear part.
   Integer plain(const Integer &x) {
+    if (x.isPlain())
+      return x;
     Bounds r = bounds(x);
     return {0, 0, r.lo, r.hi, x.range, x.dependsOnKv()};
   }
@@ -259,18 +281,20 @@ private:
 
   void noteWrap(Value condition) { wraps = lor(inner, wraps, condition); }
 
-  /// Records a result: where an i32 may leave its range the box becomes unknown at run time; an i64
-  /// that may is dropped.
+  /// Notes at run time where `x` may be beyond `least` or `most`, and goes on as if it were not.
+  void confine(Integer &x, int64_t least, int64_t most) {
+    OpBuilder &b = at(x.dependsOnKv());
+    Bounds r = bounds(x);
+    noteWrap(lor(b, compare(b, arith::CmpIPredicate::slt, r.lo, constant(least)),
+                 compare(b, arith::CmpIPredicate::sgt, r.hi, constant(most))));
+    x.range = {std::clamp(x.range.lo, least, most), std::clamp(x.range.hi, least, most)};
+  }
+
   void setInteger(Value result, Integer x) {
-    if (result.getType().isInteger(32) && !x.range.fitsI32()) {
-      OpBuilder &b = at(x.dependsOnKv());
-      Bounds r = bounds(x);
-      noteWrap(lor(b, compare(b, arith::CmpIPredicate::slt, r.lo, constant(kMinI32)),
-                   compare(b, arith::CmpIPredicate::sgt, r.hi, constant(kMaxI32))));
-      x.range = StaticRange::make(std::max(x.range.lo, kMinI32), std::min(x.range.hi, kMaxI32));
-    } else if (!x.range.isBounded()) {
-      return;
-    }
+    if (result.getType().isInteger(32) && !x.range.fitsI32())
+      confine(x, kMinI32, kMaxI32);
+    else if (!x.range.fitsI64())
+      confine(x, -kLargestI64, kLargestI64);
     values[result].integer = x;
   }
 
@@ -289,6 +313,10 @@ private:
   /// `x == y && p(x)` is never true where p(y) is not, although neither side says so by itself.
   Boolean withEqualities(Operation &conjunction, Boolean known);
 
+  /// lhs - rhs of `other` without what cancels where `equality` holds: of `q - start[doc[q]]` and
+  /// `kv - start[doc[kv]]` in one document q - kv. None where nothing cancels.
+  std::optional<Integer> differenceUnder(arith::CmpIOp equality, arith::CmpIOp other);
+
   /// lhs - rhs, with the linear parts combined.
   std::optional<Integer> difference(arith::CmpIOp op);
 
@@ -302,27 +330,66 @@ private:
 
   static std::optional<int64_t> asConstant(const Integer &x);
 
-  std::optional<Integer> multiply(Integer x, Integer y);
+  Integer multiply(Integer x, Integer y);
+
+  Integer absolute(const Integer &of);
+
+  Integer square(const Integer &of);
 
   Integer extremum(Integer x, Integer y, bool isMin);
 
   Integer choose(const Boolean &c, Integer x, Integer y);
 
-  /// Division by something that is one positive number over the whole box; anything where it is
-  /// not.
+  /// Division by something that is one positive number over the whole box, or a constant; anything
+  /// where it is not.
   Integer divide(Integer x, const Integer &y);
 
   Integer modulo(Integer x, const Integer &y);
 
   /// Shifts by a constant, and masks of low bits, are products, quotients and remainders.
   std::optional<Integer> bitOperation(Operation &op, const Integer &x, int64_t c);
+  /// The numbers of [lo, hi], not negative, have the bits above the highest one in which lo and hi
+  /// differ in common.
+  Bits bitsOf(const Integer &x);
   /// &, | and ^ of numbers that are not negative.
   std::optional<Integer> combineBits(Operation &op, Integer x, Integer y);
 
+  //===-- Floating point --------------------------------------------------===//
+
+  Value real(double v);
+
+  std::optional<Real> getReal(Value v);
+
+  /// Rounding keeps the order of numbers, so that the ends of a result are results for ends. Where
+  /// these are not finite, nothing is known.
+  void setReal(Value result, Real x);
+
+  void evaluateReal(Operation &op, Value result);
+
+  /// Of an op whose results grow with its operand.
+  template <typename Op>
+  Real growing(const Real &x, double magnitude);
+
+  /// The least and the largest of `op` for the ends of x and y: of a product, or of a quotient.
+  template <typename Op>
+  Real betweenEnds(const Real &x, const Real &y, double magnitude);
+
+  /// With what was rounded away: an addition behind a product may take it unrounded.
+  Real widened(const Real &x);
+
+  Real absolute(const Real &x);
+
+  Real extremum(const Real &x, const Real &y, bool isMin);
+
+  Boolean compareReals(arith::CmpFPredicate predicate, const Real &x, const Real &y);
+
+  /// Toward zero.
+  Integer truncate(const Real &x);
+
   //===-- Summaries of tensors --------------------------------------------===//
 
-  /// The least and the largest element that a load reads over the box, of the type it yields; of
-  /// booleans: all, any.
+  /// The least and the largest element that a load reads over the box, of the type it yields, NaN
+  /// if one is; of booleans: all, any.
   struct Summary {
     Value least, most;
     bool usesKv;
@@ -340,8 +407,8 @@ private:
   /// is known.
   std::optional<Summary> summarise(attn::LoadOp load);
 
-  /// The largest or the least number of a type; true and false, where booleans are ordered like
-  /// that.
+  /// The largest or the least number of a type, infinity if it has that; true and false, where
+  /// booleans are ordered like that.
   Value limitOf(OpBuilder &b, Type type, bool largest);
 
   /// Loops over `axes`, whose indices are still null in `indices`, and folds what is read into
@@ -383,6 +450,7 @@ private:
   attn::MaskOp mask;
   const IRMapping &mapping;
   bool readKeys, leftKeysUnread = false;
+  bool equalitiesImply = false; // what comparisons do not say one by one
   Bounds q, kv;
   Value wraps;
   /// How many more values the closed form looks at.

@@ -147,8 +147,14 @@ Bounds IntervalEvaluator::hull(Value e, const Bounds &range) {
     return linearHull(*d, range);
   if (isa<arith::ExtSIOp, arith::TruncIOp>(op))
     return hull(op->getOperand(0), range);
-  if (Value x = operandOfMagnitude(e); x && range.hi && !range.lo)
-    return hull(x, {sub(inner, constant(0), range.hi), range.hi});
+  if (Value x = operandOfMagnitude(e); x && range.hi && !range.lo) {
+    Bounds keys = hull(x, {sub(inner, constant(0), range.hi), range.hi});
+    // Of several queries even keys that none of them has may lie between such ends.
+    Value isEmpty = compare(inner, arith::CmpIPredicate::slt, range.hi, constant(0));
+    if (keys.hi)
+      keys.hi = select(inner, isEmpty, constant(-kInfinity), keys.hi);
+    return keys;
+  }
   if (auto select = dyn_cast<arith::SelectOp>(op))
     return unite(intersect(hull(select.getCondition(), false), hull(select.getTrueValue(), range)),
                  intersect(hull(select.getCondition(), true), hull(select.getFalseValue(), range)));

@@ -17,7 +17,7 @@ using namespace heed::intervals;
 std::optional<IntervalEvaluator::Summary> IntervalEvaluator::summarise(attn::LoadOp load) {
   Type type = load.getResult().getType();
   Value tensor = uniformOf(load.getTensor());
-  if (!tensor || !isa<IntegerType>(type))
+  if (!tensor || !(isa<IntegerType>(type) || type.isF32()))
     return std::nullopt;
   SmallVector<Value> indices; // null where they move over the box
   SmallVector<Axis> axes;
@@ -66,6 +66,10 @@ std::optional<IntervalEvaluator::Summary> IntervalEvaluator::summarise(attn::Loa
 }
 
 Value IntervalEvaluator::limitOf(OpBuilder &b, Type type, bool largest) {
+  if (auto f = dyn_cast<FloatType>(type)) {
+    APFloat infinity = APFloat::getInf(f.getFloatSemantics(), /*Negative=*/!largest);
+    return arith::ConstantOp::create(b, loc(), b.getFloatAttr(f, infinity));
+  }
   unsigned width = type.getIntOrFloatBitWidth();
   APInt value = width == 1 ? APInt(1, largest)
                 : largest  ? APInt::getSignedMaxValue(width)
@@ -80,6 +84,9 @@ std::pair<Value, Value> IntervalEvaluator::emitReads(OpBuilder &b, Value tensor,
     Value element = attn::LoadOp::create(b, loc(), tensor, indices);
     if (type.isInteger(1))
       return {land(b, least, element), lor(b, most, element)};
+    if (type.isF32())
+      return {binary<arith::MinimumFOp>(b, least, element),
+              binary<arith::MaximumFOp>(b, most, element)};
     return {min(b, least, element), max(b, most, element)};
   }
   auto toIndex = [&](Value v) {

@@ -7,6 +7,7 @@
 //===----------------------------------------------------------------------===//
 
 #include "IntervalEvaluator.h"
+#include "heed/Analysis/Magnitude.h"
 
 using namespace mlir;
 using namespace heed;
@@ -29,6 +30,8 @@ void IntervalEvaluator::evaluate(Operation &op) {
     values[result].boolean = evaluateBoolean(op);
   else if (result.getType().isInteger(32) || result.getType().isInteger(64))
     evaluateInteger(op, result);
+  else if (result.getType().isF32())
+    evaluateReal(op, result);
 }
 
 Boolean IntervalEvaluator::evaluateBoolean(Operation &op) {
@@ -62,6 +65,10 @@ Boolean IntervalEvaluator::evaluateBoolean(Operation &op) {
       return evaluateBooleanCompare(compareOp);
     if (std::optional<Integer> d = difference(compareOp))
       return compareWithZero(compareOp.getPredicate(), *d);
+  }
+  if (auto compareOp = dyn_cast<arith::CmpFOp>(op)) {
+    std::optional<Real> x = getReal(compareOp.getLhs()), y = getReal(compareOp.getRhs());
+    return x && y ? compareReals(compareOp.getPredicate(), *x, *y) : unknownBoolean();
   }
   if (auto load = dyn_cast<attn::LoadOp>(op))
     if (std::optional<Summary> s = summarise(load))
@@ -105,22 +112,83 @@ Boolean IntervalEvaluator::withEqualities(Operation &conjunction, Boolean known)
   for (arith::CmpIOp equality : compares) {
     if (equality.getPredicate() != arith::CmpIPredicate::eq)
       continue;
-    for (arith::CmpIOp other : compares)
+    for (arith::CmpIOp other : compares) {
+      if (other == equality)
+        continue;
+      auto imply = [&](const Integer &difference) {
+        Boolean implied = compareWithZero(other.getPredicate(), difference);
+        equalitiesImply |= asConstant(implied.never) != 0;
+        known.usesKv |= implied.usesKv;
+        known.never = lor(at(known.usesKv), known.never, implied.never);
+      };
       for (unsigned side : {0, 1})
         for (unsigned place : {0, 1}) {
-          if (other == equality || other->getOperand(place) != equality->getOperand(side))
+          if (other->getOperand(place) != equality->getOperand(side))
             continue;
           std::optional<Integer> x = getInteger(equality->getOperand(1 - side)),
                                  y = getInteger(other->getOperand(1 - place));
-          if (!x || !y)
-            continue;
-          Boolean implied = compareWithZero(other.getPredicate(),
-                                            place == 0 ? subtract(*x, *y) : subtract(*y, *x));
-          known.usesKv |= implied.usesKv;
-          known.never = lor(at(known.usesKv), known.never, implied.never);
+          if (x && y)
+            imply(place == 0 ? subtract(*x, *y) : subtract(*y, *x));
         }
+      if (std::optional<Integer> rest = differenceUnder(equality, other))
+        imply(*rest);
+    }
   }
   return known;
+}
+
+/// Whether u and v are computed alike, from the same values or from those of `equality`.
+static bool areEqualUnder(arith::CmpIOp equality, Value u, Value v, unsigned depth = 6) {
+  if (u == v || (u == equality.getLhs() && v == equality.getRhs()) ||
+      (u == equality.getRhs() && v == equality.getLhs()))
+    return true;
+  Operation *x = u.getDefiningOp(), *y = v.getDefiningOp();
+  return depth > 0 && x && y && x->getNumRegions() == 0 && x->getNumOperands() > 0 &&
+         OperationEquivalence::isEquivalentTo(
+             x, y,
+             [&](Value a, Value b) { return success(areEqualUnder(equality, a, b, depth - 1)); },
+             /*markEquivalent=*/nullptr, OperationEquivalence::IgnoreLocations);
+}
+
+std::optional<Integer> IntervalEvaluator::differenceUnder(arith::CmpIOp equality,
+                                                          arith::CmpIOp other) {
+  constexpr size_t mostTerms = 8;
+  struct Term {
+    Value value;
+    bool isNegative;
+  };
+  SmallVector<Term> terms, pending = {{other.getLhs(), false}, {other.getRhs(), true}};
+  while (!pending.empty()) {
+    auto [value, isNegative] = pending.pop_back_val();
+    Operation *op = value.getDefiningOp();
+    if (isa_and_present<arith::AddIOp, arith::SubIOp>(op)) {
+      pending.push_back({op->getOperand(0), isNegative});
+      pending.push_back({op->getOperand(1), isNegative != isa<arith::SubIOp>(op)});
+    } else {
+      terms.push_back({value, isNegative});
+    }
+    if (terms.size() + pending.size() > mostTerms)
+      return std::nullopt;
+  }
+  size_t numTerms = terms.size();
+  for (size_t i = 0; i < terms.size(); ++i)
+    for (size_t j = i + 1; j < terms.size(); ++j)
+      if (terms[i].isNegative != terms[j].isNegative &&
+          areEqualUnder(equality, terms[i].value, terms[j].value)) {
+        terms.erase(terms.begin() + j);
+        terms.erase(terms.begin() + i--);
+        break;
+      }
+  if (terms.size() == numTerms)
+    return std::nullopt;
+  Integer rest = point(0);
+  for (auto [value, isNegative] : terms) {
+    std::optional<Integer> x = getInteger(value);
+    if (!x)
+      return std::nullopt;
+    rest = subtract(rest, isNegative ? *x : subtract(point(0), *x));
+  }
+  return rest;
 }
 
 std::optional<Integer> IntervalEvaluator::difference(arith::CmpIOp op) {
@@ -181,8 +249,10 @@ void IntervalEvaluator::evaluateInteger(Operation &op, Value result) {
   if (isa<arith::SubIOp>(op) && x && y)
     return setInteger(result, subtract(*x, *y));
   if (isa<arith::MulIOp>(op) && x && y)
-    if (std::optional<Integer> r = multiply(*x, *y))
-      return setInteger(result, *r);
+    return setInteger(result, op.getOperand(0) == op.getOperand(1) ? square(*x) : multiply(*x, *y));
+  if (Value of = operandOfMagnitude(result))
+    if (std::optional<Integer> signedValue = getInteger(of))
+      return setInteger(result, absolute(*signedValue));
   if (isa<arith::MinSIOp, arith::MaxSIOp>(op) && x && y)
     return setInteger(result, extremum(*x, *y, isa<arith::MinSIOp>(op)));
   if (isa<attn::FloorDivOp>(op) && x && y)
@@ -199,6 +269,9 @@ void IntervalEvaluator::evaluateInteger(Operation &op, Value result) {
         result,
         {0, 0, select(b, c.always, one, zero), select(b, c.never, zero, one), {0, 1}, c.usesKv});
   }
+  if (isa<arith::FPToSIOp>(op))
+    if (std::optional<Real> of = getReal(op.getOperand(0)))
+      return setInteger(result, truncate(*of));
   if (isa<arith::AndIOp>(op) && y && asConstant(op.getOperand(0)))
     if (std::optional<Integer> r = bitOperation(op, *y, *asConstant(op.getOperand(0))))
       return setInteger(result, *r);
@@ -239,7 +312,7 @@ std::optional<int64_t> IntervalEvaluator::asConstant(const Integer &x) {
   return x.isPlain() && x.isPoint() ? asConstant(x.lo) : std::nullopt;
 }
 
-std::optional<Integer> IntervalEvaluator::multiply(Integer x, Integer y) {
+Integer IntervalEvaluator::multiply(Integer x, Integer y) {
   StaticRange range = productRange(x.range, y.range);
   if (asConstant(x))
     std::swap(x, y);
@@ -247,16 +320,22 @@ std::optional<Integer> IntervalEvaluator::multiply(Integer x, Integer y) {
     // A constant factor keeps the linear part, as long as the coefficients stay small.
     constexpr int64_t limit = int64_t(1) << 20;
     if (std::abs(*c) < limit && std::abs(x.cq * *c) < limit && std::abs(x.ck * *c) < limit) {
+      if (int64_t most = (int64_t(1) << 62) / (std::abs(*c) + 1); x.range.magnitude() > most) {
+        confine(x, -most, most); // or the product would overflow
+        range = productRange(x.range, y.range);
+      }
       OpBuilder &b = at(x.usesKv);
       Value lo = mul(b, *c >= 0 ? x.lo : x.hi, y.lo);
       Value hi = x.isPoint() ? lo : mul(b, *c >= 0 ? x.hi : x.lo, y.lo);
       return Integer{x.cq * *c, x.ck * *c, lo, hi, range, x.usesKv};
     }
   }
-  if (!x.range.fitsI32() || !y.range.fitsI32())
-    return std::nullopt;
-  x = plain(x);
-  y = plain(y);
+  for (Integer *factor : {&x, &y}) {
+    *factor = plain(*factor);
+    if (!factor->range.fitsI32())
+      confine(*factor, kMinI32, kMaxI32);
+  }
+  range = productRange(x.range, y.range);
   bool usesKv = x.usesKv || y.usesKv;
   OpBuilder &b = at(usesKv);
   Value p0 = mul(b, x.lo, y.lo), p1 = mul(b, x.lo, y.hi), p2 = mul(b, x.hi, y.lo),
@@ -264,6 +343,23 @@ std::optional<Integer> IntervalEvaluator::multiply(Integer x, Integer y) {
   return Integer{
       0,     0,     min(b, min(b, p0, p1), min(b, p2, p3)), max(b, max(b, p0, p1), max(b, p2, p3)),
       range, usesKv};
+}
+
+Integer IntervalEvaluator::absolute(const Integer &of) {
+  Integer x = plain(of);
+  OpBuilder &b = at(x.usesKv);
+  Value zero = constant(0), least = sub(b, zero, x.hi), most = sub(b, zero, x.lo);
+  return {0,
+          0,
+          max(b, max(b, x.lo, least), zero),
+          max(b, x.hi, most),
+          {std::max({x.range.lo, -x.range.hi, int64_t(0)}), x.range.magnitude()},
+          x.usesKv};
+}
+
+Integer IntervalEvaluator::square(const Integer &of) {
+  Integer x = absolute(of);
+  return multiply(x, x);
 }
 
 Integer IntervalEvaluator::extremum(Integer x, Integer y, bool isMin) {
@@ -303,6 +399,9 @@ Integer IntervalEvaluator::choose(const Boolean &c, Integer x, Integer y) {
 }
 
 Integer IntervalEvaluator::divide(Integer x, const Integer &y) {
+  if (std::optional<int64_t> c = asConstant(y);
+      c && *c < 0) // both negated, the quotient is the same
+    return divide(subtract(point(0), x), point(-*c));
   x = plain(x);
   StaticRange wide = {-x.range.magnitude(), x.range.magnitude()};
   Value divisor = y.isPlain() && y.isPoint() ? y.lo : Value();
@@ -322,6 +421,8 @@ Integer IntervalEvaluator::divide(Integer x, const Integer &y) {
 }
 
 Integer IntervalEvaluator::modulo(Integer x, const Integer &y) {
+  if (std::optional<int64_t> c = asConstant(y); c && *c < 0)
+    return subtract(point(0), modulo(subtract(point(0), x), point(-*c)));
   x = plain(x);
   // The sign of the divisor, and nearer to zero.
   StaticRange wide = {std::min<int64_t>(y.range.lo + 1, 0), std::max<int64_t>(y.range.hi - 1, 0)};
@@ -347,12 +448,21 @@ Integer IntervalEvaluator::modulo(Integer x, const Integer &y) {
 }
 
 std::optional<Integer> IntervalEvaluator::bitOperation(Operation &op, const Integer &x, int64_t c) {
+  auto shifted = [&](Integer result, auto shift) {
+    OpBuilder &b = at(x.usesKv);
+    if (x.bits)
+      result.bits = Bits{shift(b, x.bits->ones), shift(b, x.bits->unknown)};
+    return result;
+  };
   if (isa<arith::ShLIOp>(op) && c >= 0 && c < 31)
-    return multiply(x, point(int64_t(1) << c));
+    return shifted(multiply(x, point(int64_t(1) << c)),
+                   [&](OpBuilder &b, Value v) { return binary<arith::ShLIOp>(b, v, constant(c)); });
   if (isa<arith::ShRSIOp>(op) && c >= 0 && c < 31)
-    return divide(x, point(int64_t(1) << c));
+    return shifted(divide(x, point(int64_t(1) << c)), [&](OpBuilder &b, Value v) {
+      return binary<arith::ShRUIOp>(b, v, constant(c));
+    });
   if (isa<arith::AndIOp>(op) && c >= 0 && c < kMaxI32) {
-    if ((c & (c + 1)) == 0)
+    if ((c & (c + 1)) == 0 && !x.bits)
       return modulo(x, point(c + 1));
     if (x.range.lo < 0 || !x.range.fitsI32()) // else combineBits knows more
       return Integer{0, 0, constant(0), constant(c), {0, c}, false};
@@ -362,8 +472,16 @@ std::optional<Integer> IntervalEvaluator::bitOperation(Operation &op, const Inte
   return std::nullopt;
 }
 
-/// The numbers of [lo, hi], not negative, have the bits above the highest one in which lo and hi
-/// differ in common; of two such intervals combined, those above both are known.
+Bits IntervalEvaluator::bitsOf(const Integer &x) {
+  if (x.bits)
+    return *x.bits;
+  OpBuilder &b = at(x.usesKv);
+  Value unknown = binary<arith::XOrIOp>(b, x.lo, x.hi);
+  for (int64_t shift : {1, 2, 4, 8, 16})
+    unknown = binary<arith::OrIOp>(b, unknown, binary<arith::ShRUIOp>(b, unknown, constant(shift)));
+  return {sub(b, binary<arith::OrIOp>(b, x.lo, unknown), unknown), unknown};
+}
+
 std::optional<Integer> IntervalEvaluator::combineBits(Operation &op, Integer x, Integer y) {
   if (x.range.lo < 0 || y.range.lo < 0 || !x.range.fitsI32() || !y.range.fitsI32())
     return std::nullopt;
@@ -371,19 +489,26 @@ std::optional<Integer> IntervalEvaluator::combineBits(Operation &op, Integer x, 
   y = plain(y);
   bool usesKv = x.usesKv || y.usesKv;
   OpBuilder &b = at(usesKv);
-  Value differing = binary<arith::OrIOp>(b, binary<arith::XOrIOp>(b, x.lo, x.hi),
-                                         binary<arith::XOrIOp>(b, y.lo, y.hi));
-  int64_t most = x.range.hi | y.range.hi;
-  for (int64_t shift : {1, 2, 4, 8, 16}) {
-    Value lower = binary<arith::ShRUIOp>(b, differing, constant(shift));
-    differing = binary<arith::OrIOp>(b, differing, lower);
-    most |= most >> shift;
+  Bits ofX = bitsOf(x), ofY = bitsOf(y);
+  auto either = [&](Value u, Value v) { return binary<arith::OrIOp>(b, u, v); };
+  auto both = [&](Value u, Value v) { return binary<arith::AndIOp>(b, u, v); };
+  auto differing = [&](Value u, Value v) { return binary<arith::XOrIOp>(b, u, v); };
+  Value ones, possible; // those that are set, those that may be
+  if (isa<arith::XOrIOp>(op)) {
+    Value unknown = either(ofX.unknown, ofY.unknown);
+    possible = either(differing(ofX.ones, ofY.ones), unknown);
+    ones = differing(possible, unknown);
+  } else {
+    bool isAnd = isa<arith::AndIOp>(op);
+    auto combine = [&](Value u, Value v) { return isAnd ? both(u, v) : either(u, v); };
+    ones = combine(ofX.ones, ofY.ones);
+    possible = combine(either(ofX.ones, ofX.unknown), either(ofY.ones, ofY.unknown));
   }
-  Value known = isa<arith::AndIOp>(op)  ? binary<arith::AndIOp>(b, x.lo, y.lo)
-                : isa<arith::OrIOp>(op) ? binary<arith::OrIOp>(b, x.lo, y.lo)
-                                        : binary<arith::XOrIOp>(b, x.lo, y.lo);
-  Value hi = binary<arith::OrIOp>(b, known, differing);
+  Bits known{ones, differing(possible, ones)};
+  int64_t most = std::min(x.range.hi, y.range.hi);
   if (isa<arith::AndIOp>(op))
-    most = std::min(x.range.hi, y.range.hi);
-  return Integer{0, 0, sub(b, hi, differing), hi, {0, most}, usesKv};
+    possible = min(b, possible, min(b, x.hi, y.hi));
+  else
+    most = llvm::maskTrailingOnes<uint64_t>(llvm::bit_width<uint64_t>(x.range.hi | y.range.hi));
+  return Integer{0, 0, ones, possible, {0, most}, usesKv, known};
 }

@@ -77,20 +77,16 @@ public:
   }
 
   llvm::Expected<const lang::Variant *> choose() const {
+    if (request.variant)
+      return checked->require(request.variant, fileName());
+    if (checked->variants.size() == 1)
+      return &checked->variants.front();
     std::string known;
     for (const lang::Variant &variant : checked->variants)
       known += (known.empty() ? "" : ", ") + variant.name.str();
-    if (!request.variant) {
-      if (checked->variants.size() == 1)
-        return &checked->variants.front();
-      return llvm::createStringError(
-          "'" + fileName() + "' has " +
-          (known.empty() ? "no variant" : "several variants; choose one of " + known));
-    }
-    if (const lang::Variant *variant = checked->lookup(request.variant))
-      return variant;
-    return llvm::createStringError("no variant '" + std::string(request.variant) + "' in '" +
-                                   fileName() + "' (there: " + known + ")");
+    return llvm::createStringError(
+        "'" + fileName() + "' has " +
+        (known.empty() ? "no variant" : "several variants; choose one of " + known));
   }
 
   const lang::CheckedProgram &get() const { return *checked; }

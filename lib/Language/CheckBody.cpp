@@ -313,9 +313,11 @@ void Checker::runArms(const Value &condition, SMLoc loc, function_ref<void()> th
   run(thenArm, true);
   run(elseArm, false);
   for (auto &[index, values] : assigned) {
+    auto &[ifTrue, ifFalse] = values;
+    assert((ifTrue.isError() || ifFalse.isError() || ifTrue.type == ifFalse.type) &&
+           "an assignment changes the type of its variable");
     trail.push_back({index, variables[index].value});
-    variables[index].value =
-        select(condition, values.first, values.second, loc, "the values of this variable");
+    variables[index].value = merge(condition, ifTrue, ifFalse, loc);
   }
 }
 

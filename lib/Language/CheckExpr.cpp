@@ -121,11 +121,14 @@ Value Checker::select(const Value &condition, const Value &ifTrue, const Value &
   if (!commonType(ifTrue.type, ifFalse.type, type))
     return fail(loc,
                 what + " have different types: " + describe(ifTrue) + " and " + describe(ifFalse));
-  Value a = convert(ifTrue, type), b = convert(ifFalse, type);
+  return merge(condition, convert(ifTrue, type), convert(ifFalse, type), loc);
+}
+
+Value Checker::merge(const Value &condition, const Value &ifTrue, const Value &ifFalse, SMLoc loc) {
   at(loc);
-  return mapLanes({condition, a, b}, type, /*folds=*/true, loc, [&](ArrayRef<const Node *> lane) {
-    return builder->select(lane[0], lane[1], lane[2]);
-  });
+  return mapLanes(
+      {condition, ifTrue, ifFalse}, ifTrue.type, /*folds=*/true, loc,
+      [&](ArrayRef<const Node *> lane) { return builder->select(lane[0], lane[1], lane[2]); });
 }
 
 Value Checker::shapeOf(function_ref<Value()> eval) {
@@ -193,6 +196,7 @@ void Checker::unknownName(const Ident &ident) {
   std::vector<StringRef> names(sizeNames().begin(), sizeNames().end());
   for (auto &entry : frame->names)
     names.push_back(entry.first);
+  names.insert(names.end(), {"true", "false", "inf"});
   // The order of a hash table must not choose between equally near names.
   llvm::sort(names);
   error(ident.loc, "unknown name '" + ident.name + "'" + didYouMean(ident.name, names));
@@ -211,8 +215,11 @@ void Checker::unknownCallee(const Ident &ident) {
                  "there is no cast to '" + ident.name + "': values are bool, i32, i64 or f32");
   std::vector<StringRef> names = modules.visibleNames(*frame->module);
   names.insert(names.end(), builtinNames().begin(), builtinNames().end());
+  std::string module = modules.standardModuleOf(ident.name);
   error(ident.loc,
-        "unknown function, mask or score '" + ident.name + "'" + didYouMean(ident.name, names));
+        "unknown function, mask or score '" + ident.name + "'" +
+            (module.empty() ? didYouMean(ident.name, names)
+                            : "; it comes with 'import " + module + ": " + ident.name + "'"));
   diags.noteDivision(ident.loc);
 }
 

@@ -184,6 +184,28 @@ std::optional<ScalarConstant> Checker::defineFor(const VariantDecl &variant, con
   return value;
 }
 
+/// Reports a -D that no parameter takes.
+void Checker::undefinable(StringRef name) {
+  std::vector<std::string> known;
+  bool hasVariant = options.definesOf.empty();
+  for (const VariantDecl *variant : modules.main().tree->variants) {
+    bool isNamed = options.definesOf == variant->name.name;
+    hasVariant |= isNamed;
+    for (const ParamDecl &param : variant->params)
+      if (param.type.extents.empty() && name.contains('.'))
+        known.push_back((variant->name.name + "." + param.name.name).str());
+      else if (param.type.extents.empty() && (isNamed || options.definesOf.empty()))
+        known.push_back(param.name.name.str());
+  }
+  if (!hasVariant)
+    return; // which the caller finds out
+  std::vector<StringRef> names(known.begin(), known.end());
+  diags.fileError(modules.main().path, 0,
+                  (options.definesOf.empty() ? "no variant has a"
+                                             : "variant '" + options.definesOf + "' has no") +
+                      " scalar parameter '" + name + "' to define" + didYouMean(name, names));
+}
+
 //===----------------------------------------------------------------------===//
 // Bodies of declarations
 //===----------------------------------------------------------------------===//
@@ -379,10 +401,7 @@ bool Checker::run() {
   }
   for (auto [define, used] : zip_equal(options.defines, usedDefines))
     if (!used)
-      diags.fileError(modules.main().path, 0,
-                      (options.definesOf.empty() ? "no variant has a"
-                                                 : "variant '" + options.definesOf + "' has no") +
-                          " scalar parameter '" + define.first + "' to define");
+      undefinable(define.first);
   if (diags.hasErrors())
     return false;
 

@@ -170,6 +170,8 @@ private:
                  llvm::function_ref<const Node *(llvm::ArrayRef<const Node *>)> make);
   Value select(const Value &condition, const Value &ifTrue, const Value &ifFalse, llvm::SMLoc loc,
                const llvm::Twine &what);
+  /// The same for values of one type.
+  Value merge(const Value &condition, const Value &ifTrue, const Value &ifFalse, llvm::SMLoc loc);
   /// What `eval` would give, but for its lanes: of what a constant leaves out.
   Value shapeOf(llvm::function_ref<Value()> eval);
   /// What a constant chose, of the type and length that it has beside what was left out.
@@ -244,6 +246,7 @@ private:
                                              Module &module);
   std::optional<ScalarConstant> defineFor(const ast::VariantDecl &variant,
                                           const ast::ParamDecl &param, bool &found);
+  void undefinable(llvm::StringRef name);
   Value evalDecl(const ast::Decl &decl, llvm::ArrayRef<Value> coordinates);
   Value evalMod(const ast::Mod &mod, llvm::ArrayRef<Value> coordinates, llvm::SMLoc loc);
   llvm::SmallVector<Value, 5> coordinateValues(ast::ModKind kind);

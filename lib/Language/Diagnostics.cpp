@@ -7,7 +7,10 @@
 
 #include "heed/Language/Diagnostics.h"
 
+#include "llvm/ADT/StringExtras.h"
+#include "llvm/Support/ConvertUTF.h"
 #include "llvm/Support/SourceMgr.h"
+#include "llvm/Support/Unicode.h"
 #include "llvm/Support/raw_ostream.h"
 
 #include <algorithm>
@@ -15,21 +18,61 @@
 using namespace llvm;
 using namespace heed::lang;
 
+/// A line with spaces for its tabs, and how wide it looks.
+static std::pair<std::string, unsigned> layOut(StringRef line) {
+  constexpr unsigned tabStop = 8; // LLVM's
+  std::string result;
+  unsigned width = 0;
+  while (!line.empty()) {
+    StringRef character = line.take_front(getNumBytesForUTF8(line.front()));
+    line = line.drop_front(character.size());
+    // What cannot be printed, such as a mark of direction, takes no place.
+    int columns = std::max(sys::unicode::columnWidthUTF8(character), 0);
+    if (character == "\t") {
+      columns = tabStop - width % tabStop;
+      result.append(columns, ' ');
+    } else {
+      result += character;
+    }
+    width += columns;
+  }
+  return {result, width};
+}
+
+static void print(SourceMgr &sourceMgr, SMLoc loc, SourceMgr::DiagKind kind, const Twine &message) {
+  SMDiagnostic found = sourceMgr.GetMessage(loc, kind, message);
+  StringRef line = found.getLineContents();
+  if (!loc.isValid() || isASCII(line))
+    return sourceMgr.PrintMessage(errs(), found);
+  // LLVM counts bytes, and shows no caret in such a line: it comes as a part of the line.
+  StringRef before = line.take_front(found.getColumnNo());
+  std::string shown = layOut(line).first + '\n' + std::string(layOut(before).second, ' ') + '^';
+  unsigned column = count_if(before, [](char c) { return (c & 0xc0) != 0x80; });
+  SMDiagnostic diagnostic(sourceMgr, loc, found.getFilename(), found.getLineNo(), column, kind,
+                          found.getMessage(), shown, {});
+  sourceMgr.PrintMessage(errs(), diagnostic);
+}
+
 void Diagnostics::error(SMLoc loc, const Twine &message) {
   lastShown = false;
   if (stopped() || !seen.insert({loc.getPointer(), message.str()}).second)
     return;
   if (++numErrors > maxErrors) {
-    sourceMgr.PrintMessage(loc, SourceMgr::DK_Error, "too many errors; the rest are not shown");
+    print(sourceMgr, loc, SourceMgr::DK_Error, "too many errors; the rest are not shown");
     return;
   }
   lastShown = true;
-  sourceMgr.PrintMessage(loc, SourceMgr::DK_Error, message);
+  print(sourceMgr, loc, SourceMgr::DK_Error, message);
+}
+
+bool Diagnostics::hasErrorAt(SMLoc loc) const {
+  auto it = seen.lower_bound({loc.getPointer(), ""});
+  return it != seen.end() && it->first == loc.getPointer();
 }
 
 void Diagnostics::note(SMLoc loc, const Twine &message) {
   if (lastShown && loc.isValid())
-    sourceMgr.PrintMessage(loc, SourceMgr::DK_Note, message);
+    print(sourceMgr, loc, SourceMgr::DK_Note, message);
 }
 
 void Diagnostics::noteDivision(SMLoc loc) {
@@ -61,13 +104,15 @@ StringRef heed::lang::nearestName(StringRef name, ArrayRef<StringRef> candidates
   for (StringRef candidate : candidates) {
     if (candidate == name)
       continue;
-    unsigned distance = name.edit_distance(candidate, /*AllowReplacements=*/true, bestDistance);
+    unsigned distance =
+        name.edit_distance_insensitive(candidate, /*AllowReplacements=*/true, bestDistance);
     // Replacing every letter is not a misspelling.
     if (distance >= std::max(name.size(), candidate.size()))
       continue;
     // Of two equally near ones, that which only adds at the end: Sk is Skv, not
     // Sq.
-    bool completes = distance == bestDistance && !best.empty() && candidate.starts_with(name);
+    bool completes =
+        distance == bestDistance && !best.empty() && candidate.starts_with_insensitive(name);
     if (distance < bestDistance || completes) {
       best = candidate;
       bestDistance = distance;

@@ -230,6 +230,14 @@ std::vector<StringRef> ModuleSet::visibleNames(const Module &module) const {
   return names;
 }
 
+std::string ModuleSet::standardModuleOf(StringRef name) {
+  for (const StandardModule &module : standardModules())
+    if (any_of(parse(module.text, diags)->decls,
+               [&](const Decl *decl) { return decl->name.name == name; }))
+      return ("std." + module.name).str();
+  return "";
+}
+
 Location ModuleSet::locate(SMLoc loc) const {
   const char *place = loc.getPointer();
   for (const auto &module : modules) {

@@ -62,6 +62,9 @@ public:
   /// All names that lookup() would find, for proposing a near one.
   std::vector<llvm::StringRef> visibleNames(const Module &module) const;
 
+  /// The module of the standard library that declares `name`, if one does.
+  std::string standardModuleOf(llvm::StringRef name);
+
   Location locate(llvm::SMLoc loc) const;
 
 private:

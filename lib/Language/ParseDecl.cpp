@@ -376,10 +376,8 @@ std::unique_ptr<SyntaxTree> Parser::run() {
         tree->variants.push_back(variant);
     } else {
       static constexpr StringRef starts[] = {"variant", "mask", "score", "fn", "import"};
-      StringRef near = at(TokenKind::Identifier) ? nearestName(token.text, starts) : "";
-      std::string hint = near.empty() ? "" : ("; did you mean '" + near + "'?").str();
-      diags.error(token.loc(), "expected 'variant', 'mask', 'score', 'fn' or 'import', found '" +
-                                   token.text + "'" + hint);
+      errorExpected("'variant', 'mask', 'score', 'fn' or 'import'",
+                    at(TokenKind::Identifier) ? didYouMean(token.text, starts) : "");
     }
     if (!parsed)
       recoverAtTopLevel(begin);

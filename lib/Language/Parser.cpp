@@ -313,13 +313,11 @@ bool Parser::parseStmtEnd() {
     return true;
   if (lastKind == TokenKind::RBrace)
     return true;
-  std::string hint = StringSwitch<std::string>(token.text)
-                         .Case("and", "; 'and' is written '&&'")
-                         .Case("or", "; 'or' is written '||'")
-                         .Case("not", "; 'not' is written '!'")
-                         .Default("");
-  diags.error(token.loc(), "expected the end of the statement, found '" + token.text + "'" + hint);
-  diags.noteDivision(token.loc());
+  errorExpected("the end of the statement", StringSwitch<StringRef>(token.text)
+                                                .Case("and", "; 'and' is written '&&'")
+                                                .Case("or", "; 'or' is written '||'")
+                                                .Case("not", "; 'not' is written '!'")
+                                                .Default(""));
   return false;
 }
 

@@ -60,12 +60,13 @@ private:
     return true;
   }
 
-  void errorExpected(const llvm::Twine &what) {
-    if (aborted)
+  void errorExpected(const llvm::Twine &what, const llvm::Twine &hint = "") {
+    // Of what is no token, the lexer has said so.
+    if (aborted || diags.hasErrorAt(token.loc()))
       return;
     std::string found =
         token.is(TokenKind::Eof) ? describe(token.kind).str() : ("'" + token.text + "'").str();
-    diags.error(token.loc(), "expected " + what + ", found " + found);
+    diags.error(token.loc(), "expected " + what + ", found " + found + hint);
     diags.noteDivision(token.loc());
   }
 

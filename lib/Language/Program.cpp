@@ -7,6 +7,7 @@
 
 #include "heed/Language/Program.h"
 
+#include "heed/Language/Diagnostics.h"
 #include "heed/Language/Numbers.h"
 
 #include "llvm/ADT/StringExtras.h"
@@ -76,6 +77,16 @@ const Variant *CheckedProgram::lookup(StringRef name) const {
     if (variant.name == name)
       return &variant;
   return nullptr;
+}
+
+Expected<const Variant *> CheckedProgram::require(StringRef name, StringRef file) const {
+  if (const Variant *variant = lookup(name))
+    return variant;
+  std::vector<StringRef> known;
+  for (const Variant &variant : variants)
+    known.push_back(variant.name);
+  return createStringError("no variant '" + name + "' in '" + file +
+                           "' (there: " + join(known, ", ") + ")" + didYouMean(name, known));
 }
 
 static void print(const ScalarConstant &constant, raw_ostream &os) {

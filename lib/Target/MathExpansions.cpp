@@ -104,7 +104,7 @@ constexpr llvm::StringLiteral kReduced = "heed.reduced";
 
 template <typename Op>
 struct ReduceAngle : OpRewritePattern<Op> {
-  using OpRewritePattern<Op>::OpRewritePattern;
+  ReduceAngle(MLIRContext *context, bool hasFMA) : OpRewritePattern<Op>(context), hasFMA(hasFMA) {}
 
   LogicalResult matchAndRewrite(Op op, PatternRewriter &b) const override {
     Type type = op.getType();
@@ -115,19 +115,33 @@ struct ReduceAngle : OpRewritePattern<Op> {
     Value x = op.getOperand();
     Value turns = arith::MulFOp::create(b, loc, x, constant(0.159154943f));
     Value n = math::RoundEvenOp::create(b, loc, turns);
-    Value high = math::FmaOp::create(b, loc, n, constant(-6.28318548f), x);
-    Value angle = math::FmaOp::create(b, loc, n, constant(1.74845553e-7f), high);
+    Value angle;
+    if (hasFMA) {
+      Value high = math::FmaOp::create(b, loc, n, constant(-6.28318548f), x);
+      angle = math::FmaOp::create(b, loc, n, constant(1.74845553e-7f), high);
+    } else { // whole turns would be rounded to what f32 has of them
+      Type wide = b.getF64Type();
+      if (auto shaped = dyn_cast<ShapedType>(type))
+        wide = shaped.clone(wide);
+      auto widen = [&](Value v) { return arith::ExtFOp::create(b, loc, wide, v); };
+      Value whole = arith::MulFOp::create(b, loc, widen(n), widen(constant(6.28318548f)));
+      Value rest = arith::MulFOp::create(b, loc, widen(n), widen(constant(1.74845553e-7f)));
+      Value high = arith::SubFOp::create(b, loc, widen(x), whole);
+      angle = arith::TruncFOp::create(b, loc, type, arith::AddFOp::create(b, loc, high, rest));
+    }
     auto reduced = Op::create(b, loc, angle);
     reduced->setAttr(kReduced, b.getUnitAttr());
     b.replaceOp(op, reduced);
     return success();
   }
+
+  bool hasFMA;
 };
 
 } // namespace
 
-void heed::populateAngleReduction(RewritePatternSet &patterns) {
-  patterns.add<ReduceAngle<math::SinOp>, ReduceAngle<math::CosOp>>(patterns.getContext());
+void heed::populateAngleReduction(RewritePatternSet &patterns, bool hasFMA) {
+  patterns.add<ReduceAngle<math::SinOp>, ReduceAngle<math::CosOp>>(patterns.getContext(), hasFMA);
 }
 
 void heed::populatePowerExpansion(RewritePatternSet &patterns) {

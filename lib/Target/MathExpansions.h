@@ -19,9 +19,9 @@ namespace heed {
 void populatePowerExpansion(mlir::RewritePatternSet &patterns);
 
 /// Brings the angles of math.sin and math.cos of f32 into [-pi, pi] by 2 pi in two parts (Cody and
-/// Waite), since approximations lose a digit with each digit of the angle: with FMA errors of 3e-7 for
-/// |x| up to 5e7 and 4e-6 up to 5e8.
-void populateAngleReduction(mlir::RewritePatternSet &patterns);
+/// Waite), since approximations lose a digit with each digit of the angle: errors of 5e-7 for |x| up
+/// to 5e7 and 4e-6 up to 5e8. Without FMA it takes f64.
+void populateAngleReduction(mlir::RewritePatternSet &patterns, bool hasFMA);
 
 } // namespace heed
 

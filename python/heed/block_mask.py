@@ -28,13 +28,13 @@ import operator
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from heed import arrays, tracing, variant
 from heed.block_matrix import BlockMatrix, device_for, fits, is_capturing
-from heed.block_runs import FULL, PARTIAL, SKIPPED, BlockRuns, ceil_div
+from heed.block_runs import FULL, PARTIAL, SKIPPED, BlockRuns, ceil_div, matrix_of_lists
 from heed.mask_mods import MaskMod, noop_mask, sliced_mask_mod
 from heed.same_value import same_value
 
@@ -43,13 +43,14 @@ Array = Any  # np.ndarray or torch.Tensor: torch is optional, so its type has no
 DEFAULT_BLOCK_SIZE = 128
 # Pairs evaluated at a time: temporaries of 16 elements a pair (vectors within a mask_mod) stay within 64 MiB.
 _CHUNK_PAIRS = 1 << 18
-# Entries of a list that are sorted at a time; a sort holds 17 bytes an entry.
-_CHUNK_ENTRIES = 1 << 21
+# Lists of slices up to so many bytes are made at once, for graphs of torch.compile can only take those that are there.
+_SMALL_LISTS = 1 << 26
 _I32_LIMITS = (-1, (1 << 31) - 1)  # of lists: a negative number is as good as another
 _NUMPY = "numpy"
 _KV_NAMES = ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices")
 _Q_NAMES = ("q_num_blocks", "q_indices", "full_q_num_blocks", "full_q_indices")
 _LIST_NAMES = _KV_NAMES + _Q_NAMES
+_KINDS = (PARTIAL, FULL)
 _PAIRS = tuple(zip(_LIST_NAMES[::2], _LIST_NAMES[1::2]))
 KV_PAIRS = _PAIRS[:2]
 
@@ -212,6 +213,7 @@ class _Derivation:
         self.mask_mod = mask_mod
         self.shape = shape
         self.block_size = block_size
+        self.num_rows = ceil_div(shape[2], block_size[0])
         self._matrices: dict[int, BlockMatrix] = {}  # by GPU
 
     @functools.cached_property
@@ -223,12 +225,6 @@ class _Derivation:
         batch, heads, q_len, kv_len = self.shape
         classifier = variant.of_trace(trace).classifier()
         return classifier.classify((batch, heads, heads, q_len, kv_len), self.block_size, [arrays.on_host(x) for x in values])
-
-    @functools.cached_property
-    def kinds(self) -> np.ndarray:
-        """int8 (B, H, query blocks, key blocks), read-only."""
-        matrix = self.runs.matrix()
-        return np.broadcast_to(matrix, (*self.shape[:2], *matrix.shape[2:]))
 
     def matrix_on(self, wanted: Any) -> BlockMatrix | None:
         """The kinds of blocks as a GPU finds them, if lists wanted on that device can be made there."""
@@ -257,32 +253,37 @@ class _Derivation:
         return whole(counts), whole(indices)
 
 
-# Lists and the matrices that they stand for.
+class _Slice(_Derivation):
+    """Some batches, heads and query blocks of another one. `shape` has the other one's lengths."""
+
+    def __init__(self, whole: _Derivation, selection: tuple[slice | np.ndarray, ...]) -> None:
+        extents = np.broadcast_to(np.False_, (*whole.shape[:2], whole.num_rows))[selection].shape
+        super().__init__(whole.mask_mod, (extents[0], extents[1], *whole.shape[2:]), whole.block_size)
+        self.num_rows = extents[2]
+        self._whole, self._selection = whole, selection
+
+    @functools.cached_property
+    def runs(self) -> BlockRuns:
+        return self._whole.runs.select(self._selection)
+
+    def matrix_on(self, wanted: Any) -> BlockMatrix | None:
+        matrix = self._whole.matrix_on(wanted)
+        return None if matrix is None else matrix.select(self._selection)
+
+
+class ListBytes(NamedTuple):
+    """The memory that a BlockMask's lists take, in bytes."""
+
+    made: int  # by now
+    all: int
+
+
+# Lists and what they stand for.
 
 
 def _used(counts: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """bool, shaped as `indices`: the entries that the counts include."""
     return np.arange(indices.shape[-1]) < counts[..., None]
-
-
-def _scatter(counts: np.ndarray, indices: np.ndarray, columns: int) -> np.ndarray:
-    """bool (..., rows, columns): the blocks listed. Entries outside [0, columns) are ignored."""
-    used = _used(counts, indices) & (indices >= 0) & (indices < columns)
-    flags = np.zeros((*indices.shape[:-1], columns + 1), np.bool_)
-    np.put_along_axis(flags, np.where(used, indices, columns), True, axis=-1)  # the last column takes the rest
-    return flags[..., :columns]
-
-
-def _pack(flags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The counts and indices, both int32, that list the true blocks of each row in ascending order. The unused
-    entries are the false blocks, as in FlexAttention."""
-    order = np.empty(flags.shape, np.int32)
-    if flags.size:
-        rows = flags.reshape(-1, flags.shape[-1])
-        step = max(1, _CHUNK_ENTRIES // rows.shape[1])
-        for low in range(0, len(rows), step):
-            order.reshape(rows.shape)[low:low + step] = np.argsort(~rows[low:low + step], axis=-1, kind="stable")
-    return flags.sum(axis=-1, dtype=np.int32), order
 
 
 def _crop(counts: np.ndarray, indices: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
@@ -425,7 +426,7 @@ class BlockMask:
     def _compute_list(self, name: str) -> Array | None:
         """Fills in a list that was never read, and those that are made with it; or returns it, where it must not be kept."""
         if self._derivation is not None and (matrix := self._derivation.matrix_on(self.device)) is not None:
-            batch_dims = self._batch_dims
+            batch_dims = self._batch_dims()
             made = {other: x.expand(*batch_dims, *x.shape[2:]).contiguous() for other, x in
                     zip(_Q_NAMES if name in _Q_NAMES else _KV_NAMES, matrix.lists(by_column=name in _Q_NAMES))}
             if matrix.is_made is None:  # a CUDA graph will make it
@@ -434,33 +435,67 @@ class BlockMask:
                 self._lists.setdefault(other, x)
             return None
         number = _LIST_NAMES.index(name) // 2
-        names, kind, is_transposed = _PAIRS[number], (PARTIAL, FULL)[number % 2], number >= 2
+        names, kind = _PAIRS[number], _KINDS[number % 2]
         pair: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
         if self._derivation is not None:
             device = self._device
-            pair = self._derivation.lists(kind, is_transposed)
+            pair = self._derivation.lists(kind, by_column=number >= 2)
         else:
             device = _device_of(self._lists["kv_indices"])
-            if (flags := self._flags()[number % 2]) is not None and is_transposed:
-                pair = _pack(flags.swapaxes(-1, -2))
+            if (runs := self._runs_of(kind)) is not None:
+                counts, indices = runs.short_column_lists() if self._is_narrow() else runs.lists(kind, by_column=True)
+                batch_dims = self._batch_dims()
+                pair = (counts.reshape(*batch_dims, *counts.shape[2:]), indices.reshape(*batch_dims, *indices.shape[2:]))
         self._lists.update((name, None if array is None else _move(array, device)) for name, array in zip(names, pair))
         return None
 
-    def _flags(self) -> list[np.ndarray | None]:
-        """The blocks in the partial and in the full kv lists, each bool (..., nq, nkv), None where there is no list."""
+    @_eager
+    def _given_lists(self) -> list[tuple[int, np.ndarray, np.ndarray]]:
+        """The kv lists that there are: kind, counts and indices."""
+        pairs = [(kind, *(getattr(self, name) for name in pair)) for kind, pair in zip(_KINDS, KV_PAIRS)]
         self._check_shapes()  # somebody may have assigned others
-        return [None if self._lists[counts] is None else
-                _scatter(_to_numpy(self._lists[counts]), _to_numpy(self._lists[indices]), self._columns)
-                for counts, indices in KV_PAIRS]
+        return [(kind, _to_numpy(counts), _to_numpy(indices)) for kind, counts, indices in pairs if counts is not None]
 
-    @property
-    def _columns(self) -> int:
-        """Key blocks: those of the keys' length, and further ones that the lists have room for."""
+    def _source(self) -> _Derivation | None:
+        """Where the blocks to visit come from, None for lists: also for those of a derivation that somebody may have changed."""
+        return None if self._given and self._lists else self._derivation
+
+    @_eager
+    def _runs(self) -> BlockRuns:
+        """The blocks to visit, without batches or heads that are all alike. Of two batch dims, others are heads."""
+        source = self._source()
+        return BlockRuns.of_lists(self._given_lists(), self._block_dims()[1]) if source is None else source.runs
+
+    def _runs_of(self, kind: int) -> BlockRuns | None:
+        """The blocks in the given kv lists of a kind, None where there are none."""
+        lists = [given for given in self._given_lists() if given[0] == kind]
+        return BlockRuns.of_lists(lists, self._block_dims()[1]) if lists else None
+
+    def _block_dims(self) -> tuple[int, int]:
+        """Query blocks that have lists, and key blocks: those of the keys' length, and further ones that the lists have room for."""
         if self._derivation is not None:
-            return ceil_div(self._derivation.shape[3], self._derivation.block_size[1])
-        return max(_matrix_shape(self._lists["kv_indices"])[1], ceil_div(self.seq_lengths[1], self.BLOCK_SIZE[1]))
+            return self._derivation.num_rows, ceil_div(self._derivation.shape[3], self._derivation.block_size[1])
+        rows, columns = _matrix_shape(self._lists["kv_indices"])
+        return rows, max(columns, ceil_div(self.seq_lengths[1], self.BLOCK_SIZE[1]))
 
-    @property
+    def _is_narrow(self) -> bool:
+        """Whether kv lists do not have room for all key blocks. torch makes no q lists of them; ours are as wide as they need to be."""
+        return self._derivation is None and _matrix_shape(self._lists["kv_indices"])[1] < self._block_dims()[1]
+
+    def _list_shape(self, name: str) -> tuple[int, ...] | None:
+        """Of a list, which is not made for it."""
+        if name in self._lists:
+            return None if self._lists[name] is None else _shape_of(self._lists[name])
+        rows, columns = self._block_dims()
+        extents = (columns, rows) if name in _Q_NAMES else (rows, columns)
+        if self._derivation is None:
+            number = _Q_NAMES.index(name) // 2
+            if self._lists[_KV_NAMES[2 * number]] is None:
+                return None
+            if self._is_narrow() and (runs := self._runs_of(_KINDS[number])) is not None:
+                extents = (columns, int(runs.num_in_columns().max(initial=0)))
+        return (*self._batch_dims(), *extents[:1 if name.endswith("num_blocks") else 2])
+
     def _batch_dims(self) -> tuple[int, ...]:
         if self._derivation is not None:
             return self._derivation.shape[:2]
@@ -487,7 +522,7 @@ class BlockMask:
     @property
     def shape(self) -> tuple[int, ...]:
         """(*batch dims, query length, key length)"""
-        return (*self._batch_dims, *self.seq_lengths)
+        return (*self._batch_dims(), *self.seq_lengths)
 
     @property
     def device(self) -> Any:
@@ -507,35 +542,33 @@ class BlockMask:
         that is both partial and full is full. Masks with fewer than two batch dims get leading ones. May be
         read-only. Raises ValueError for more than two batch dims.
         """
-        kinds = self._kinds()
-        if kinds.ndim > 4:
+        if len(batch_dims := self._batch_dims()) > 2:
             raise ValueError(f"expected a BlockMask with batch and head dims, found shape {self.shape}")
-        return kinds.reshape((1,) * (4 - kinds.ndim) + kinds.shape)
+        kinds = self._kinds()
+        return kinds.reshape((1,) * (2 - len(batch_dims)) + kinds.shape)
 
     @_eager
     def _kinds(self) -> np.ndarray:
         """block_kinds with the batch dims of the lists."""
-        if self._derivation is not None:
-            return self._derivation.kinds
-        partial, full = self._flags()
-        assert partial is not None
-        kinds = partial.astype(np.int8)
-        if full is not None:
-            kinds[full] = FULL
-        return kinds
+        if (source := self._source()) is None:
+            return matrix_of_lists(self._given_lists(), self._block_dims()[1])
+        matrix = source.runs.matrix()
+        return np.broadcast_to(matrix, (*self._batch_dims(), *matrix.shape[2:]))
 
     def sparsity(self) -> float:
         """Percentage of pairs in skipped blocks. Blocks count whole, so it is negative where they hang over the end
         of a dense mask; 0 for a mask without pairs."""
-        if self._derivation is not None:
-            runs = self._derivation.runs
-            copies = math.prod(self._batch_dims) // max(math.prod(runs.shape[:2]), 1)
-            listed = runs.num_listed() * copies
-        else:
-            counts = [self._lists[name] for name, _ in KV_PAIRS]
-            listed = sum(int(array.sum()) for array in counts if array is not None)
-        pairs = self.numel()
+        runs, pairs = self._runs(), self.numel()
+        copies = math.prod(self._batch_dims()) // max(math.prod(runs.shape[:2]), 1)
+        listed = runs.num_listed() * copies
         return 100 * (1 - listed * math.prod(self.BLOCK_SIZE) / pairs) if pairs else 0.0
+
+    @property
+    def list_bytes(self) -> ListBytes:
+        """`made`, the bytes of the lists that exist by now, and `all`, those of the lists if somebody reads all of them. This makes none."""
+        shapes = {name: self._list_shape(name) for name in _LIST_NAMES}
+        sizes = {name: 0 if shape is None else 4 * math.prod(shape) for name, shape in shapes.items()}
+        return ListBytes(sum(sizes[name] for name in self._lists), sum(sizes.values()))
 
     def to_dense(self) -> Array:
         """int32 (..., nq, nkv), 1 for the blocks in a list: a matrix of blocks, not of pairs."""
@@ -550,10 +583,12 @@ class BlockMask:
         return (self.seq_lengths, *lists, self.BLOCK_SIZE, self.mask_mod)
 
     def __repr__(self) -> str:
-        lists = [(name, getattr(self, name)) for name in _LIST_NAMES]
-        fields = [f"{name}={None if array is None else array.shape}" for name, array in lists]
+        shape_type: Any = tuple if self.device == _NUMPY else getattr(_loaded_torch(), "Size", tuple)
+        shapes = {name: self._list_shape(name) for name in _LIST_NAMES}
+        fields = [f"{name}={None if shape is None else shape_type(shape)}" for name, shape in shapes.items()]
         fields += [f"BLOCK_SIZE={self.BLOCK_SIZE}", f"shape={self.shape}", f"sparsity={self.sparsity():.2f}%",
-                   f"mask_mod={getattr(self.mask_mod, '__name__', self.mask_mod)}"]
+                   f"mask_mod={getattr(self.mask_mod, '__name__', self.mask_mod)}",
+                   "list_bytes={} of {}".format(*self.list_bytes)]  # torch has all but this line
         return "BlockMask(\n    " + ",\n    ".join(fields) + "\n)"
 
     def __str__(self) -> str:
@@ -569,10 +604,12 @@ class BlockMask:
         sizes = (grid_size, grid_size) if isinstance(grid_size, int) else tuple(grid_size)
         if len(sizes) != 2 or 0 in sizes:
             raise ValueError(f"expected grid_size to be an integer or a pair, none of them 0, found {grid_size!r}")
-        visited = self._kinds() != SKIPPED
-        pictures = [f"{position}\n{_draw(visited[position], *sizes)}"
-                    for position in itertools.islice(np.ndindex(visited.shape[:-2]), limit if limit >= 0 else None)]
-        if len(pictures) < math.prod(visited.shape[:-2]):
+        runs, batch_dims = self._runs(), self._batch_dims()
+        pictures = []
+        for number, position in enumerate(itertools.islice(np.ndindex(batch_dims), limit if limit >= 0 else None)):
+            place = position if len(position) == 2 else (0, number)
+            pictures.append(f"{position}\n{_draw(runs.select(tuple(slice(i, i + 1) for i in place)), *sizes)}")
+        if len(pictures) < math.prod(batch_dims):
             pictures.append("...\nTo print out more, set BlockMask.to_string(limit=N)\n"
                             "You can also index (BlockMask[batch, head]) to choose a specific batch or head")
         return "\n".join(pictures)
@@ -585,8 +622,13 @@ class BlockMask:
         head, query block). The lengths stay, the lists are given ones, and mask_mod has to be set anew: the result's
         raises RuntimeError. Raises IndexError for what is out of range or no such index.
         """
+        selection = _selection(index, (*self._batch_dims(), self._block_dims()[0]))
+        if (source := self._source()) is not None:
+            mask = self._clone(_lists={}, _derivation=_Slice(source, selection), _given=True, _mask_mod=sliced_mask_mod)
+            for name in _KV_NAMES if mask.list_bytes.all <= _SMALL_LISTS else ():
+                getattr(mask, name)
+            return mask
         counts = self.kv_num_blocks
-        selection = _selection(index, tuple(counts.shape))
         if _is_tensor(counts):
             torch = _loaded_torch()
             selection = tuple(part if isinstance(part, slice) else torch.from_numpy(part).to(counts.device)
@@ -634,39 +676,52 @@ class BlockMask:
     def validate(self) -> None:
         """Checks the entries of given lists.
 
-        Raises ValueError, with batch, head, row, what was expected and found, for: counts outside their list, blocks
-        that do not exist, are listed twice, or are both partial and full, and q lists that disagree with kv lists.
+        Raises ValueError, with batch, head, row, what was expected and found, for: fewer rows than query blocks, counts
+        outside their list, blocks that do not exist, are listed twice, or are both partial and full, and q lists that
+        disagree with kv lists.
         """
-        if self._derivation is not None:
+        if not self._given:
+            return
+
+        def matrix(runs: BlockRuns) -> np.ndarray:
+            return runs.matrix().reshape(*self._batch_dims(), *runs.shape[2:])
+
+        (rows, _), q_len, (q_block, kv_block) = self._block_dims(), self.seq_lengths[0], self.BLOCK_SIZE
+        is_sliced = self._mask_mod is sliced_mask_mod  # and has the lengths of the whole until somebody sets them
+        if not is_sliced:
+            check_rows(rows, q_len, q_block)
+        if self._derivation is not None and not self._lists:
             return
         self._check_shapes()
-        rows = _shape_of(self._lists["kv_num_blocks"])[-1]
-        columns = ceil_div(self.seq_lengths[1], self.BLOCK_SIZE[1])
-        # The kv flags come first: they are what the q lists are compared with.
-        flags = [self._checked_flags(*names, extent)
-                 for names, extent in zip(_PAIRS, (columns, columns, rows, rows)) if names[0] in self._lists]
-        partial, full = flags[:2]
-        if partial is not None and full is not None and (where := np.argwhere(partial & full)).size:
-            raise ValueError(f"{_place(where[0][:-1])}: expected kv_indices and full_kv_indices to be disjoint, "
-                             f"found block {where[0][-1]} in both")
-        for (_, q_name), (_, kv_name), q_flags, kv_flags in zip(_PAIRS[2:], _PAIRS, flags[2:], flags):
-            if q_flags is None:
+        columns = ceil_div(self.seq_lengths[1], kv_block)
+        runs = {names: self._checked_runs(*names, extent) for names, extent in zip(_PAIRS, (columns, columns, rows, rows))
+                if self._lists.get(names[0]) is not None}
+        for counts_name in () if is_sliced else [names[0] for names in KV_PAIRS if names in runs]:
+            counts = _to_numpy(self._lists[counts_name])
+            if (where := np.argwhere((counts > 0) & (np.arange(rows) * q_block >= q_len))).size:
+                raise ValueError(f"{_place(where[0])}: expected {counts_name} to be 0, for there are only {q_len} queries, "
+                                 f"found {counts[tuple(where[0])]}")
+        partial, full = (runs.get(names) for names in KV_PAIRS)
+        if partial and full and self._runs().num_listed() < partial.num_listed() + full.num_listed():
+            place = np.argwhere(matrix(partial) & matrix(full))[0]
+            raise ValueError(f"{_place(place[:-1])}: expected kv_indices and full_kv_indices to be disjoint, "
+                             f"found block {place[-1]} in both")
+        for q_names, kv_names in zip(_PAIRS[2:], KV_PAIRS):
+            if (found := runs.get(q_names)) is None:
                 continue
-            found = q_flags.swapaxes(-1, -2)
-            if found.shape[-1] < columns:
-                raise ValueError(f"expected {q_name} to have {columns} rows, one a key block, found {found.shape[-1]}")
-            expected = np.zeros_like(found)
-            if kv_flags is not None:
-                expected[..., :columns] = kv_flags
-            if (where := np.argwhere(found != expected)).size:
-                found_in = q_name if found[tuple(where[0])] else kv_name
-                raise ValueError(f"{_place(where[0][:-1])}: expected {q_name} to be {kv_name} transposed, "
-                                 f"found block {where[0][-1]} in {found_in} only")
+            if found.shape[2] < columns:
+                raise ValueError(f"expected {q_names[1]} to have {columns} rows, one a key block, found {found.shape[2]}")
+            expected = BlockRuns(found.shape, np.zeros_like(found.offsets), found.runs[:0])
+            if (kv_runs := runs.get(kv_names)) is not None:
+                expected = dataclasses.replace(kv_runs, shape=(*kv_runs.shape[:3], found.shape[2])).transposed()
+            if not np.array_equal(found.offsets, expected.offsets) or not np.array_equal(found.runs, expected.runs):
+                listed, wanted = (matrix(x).swapaxes(-1, -2) for x in (found, expected))
+                place = np.argwhere(listed != wanted)[0]
+                raise ValueError(f"{_place(place[:-1])}: expected {q_names[1]} to be {kv_names[1]} transposed, "
+                                 f"found block {place[-1]} in {(q_names if listed[tuple(place)] else kv_names)[1]} only")
 
-    def _checked_flags(self, counts_name: str, indices_name: str, columns: int) -> np.ndarray | None:
+    def _checked_runs(self, counts_name: str, indices_name: str, columns: int) -> BlockRuns:
         """The blocks that a pair of lists names, after `validate`'s checks of the pair by itself."""
-        if self._lists[counts_name] is None:
-            return None
         counts, indices = _to_numpy(self._lists[counts_name]), _to_numpy(self._lists[indices_name])
         width = indices.shape[-1]
         if (where := np.argwhere((counts < 0) | (counts > width))).size:
@@ -681,9 +736,11 @@ class BlockMask:
         if (where := np.argwhere(ordered[..., 1:] == ordered[..., :-1])).size:
             raise ValueError(f"{_place(where[0][:-1])}: expected {indices_name} to list a block once, "
                              f"found block {ordered[tuple(where[0])]} twice")
-        return _scatter(counts, indices, columns)
+        return BlockRuns.of_lists([(PARTIAL, counts, indices)], columns)
 
     def _check_shapes(self) -> None:
+        if self._derivation is not None:  # nobody assigned lists
+            return
         for counts_name, indices_name in _PAIRS:
             counts, indices = self._lists.get(counts_name), self._lists.get(indices_name)
             if counts_name == "kv_num_blocks" and (counts is None or indices is None):
@@ -751,6 +808,13 @@ class _Context:
 # Pieces of the members.
 
 
+def check_rows(rows: int, q_len: int, q_block: int) -> None:
+    """ValueError unless kv lists have a row for each query, as attention asks of them; further rows are for nobody, as in torch."""
+    if rows < ceil_div(q_len, q_block):
+        raise ValueError(f"expected kv_num_blocks to have {ceil_div(q_len, q_block)} rows, one for each {q_block} of {q_len} queries, "
+                         f"found {rows}")
+
+
 def _shape_of(array: Array) -> tuple[int, ...]:
     return tuple(np.shape(array))
 
@@ -805,15 +869,12 @@ def _select(part: Any, extent: int, axis: int) -> slice | np.ndarray:
     return array.astype(np.int64) % extent
 
 
-def _draw(visited: np.ndarray, max_rows: int, max_columns: int) -> str:
-    """A picture of a bool matrix, two characters a cell, each line ended."""
-    sums = visited.astype(np.int64)
-    areas = np.ones_like(sums)
-    for axis, limit in enumerate((max_rows, max_columns)):
-        extent = sums.shape[axis]
-        if 0 < limit < extent:
-            starts = np.arange(0, extent, ceil_div(extent, limit))
-            sums, areas = (np.add.reduceat(matrix, starts, axis=axis) for matrix in (sums, areas))
+def _draw(runs: BlockRuns, max_rows: int, max_columns: int) -> str:
+    """A picture of one batch and head, two characters a cell, each line ended."""
+    extents = runs.shape[2:]
+    steps = [ceil_div(extent, limit) if 0 < limit < extent else 1 for extent, limit in zip(extents, (max_rows, max_columns))]
+    sums = runs.num_visited(*steps)[0, 0]
+    areas = np.multiply.outer(*(np.diff(np.arange(0, extent, step), append=extent) for extent, step in zip(extents, steps)))
     glyphs = np.where(sums == 0, "  ", np.where(sums == areas, "\N{FULL BLOCK}" * 2, "\N{LIGHT SHADE}" * 2))
     return "".join("".join(row) + "\n" for row in glyphs)
 

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from heed import _runtime, arrays, gpu
 from heed.block_runs import ceil_div
 from heed.kernel import Kernel
@@ -54,6 +56,13 @@ class BlockMatrix:
         if current.cuda_stream != self.stream:
             current.wait_event(self.is_made)
             self.classes.record_stream(current)
+
+    def select(self, selection: tuple[slice | np.ndarray, ...]) -> "BlockMatrix":
+        """Of some batches, heads and rows, as BlockRuns.select takes them; for torch's current stream, which has joined."""
+        torch = sys.modules["torch"]
+        parts = tuple(slice(None) if axis < 2 and self.classes.shape[axis] == 1 else part if isinstance(part, slice) else
+                      torch.from_numpy(part) for axis, part in enumerate(selection))
+        return dataclasses.replace(self, classes=self.classes[parts].contiguous())
 
     def lists(self, by_column: bool) -> tuple[Any, Any, Any, Any]:
         """Counts and indices of the partial blocks and of the full ones of each row, or each column: tensors int32

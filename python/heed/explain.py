@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 
 from heed import _compiler, _runtime, arrays
-from heed.oracle import FULL, PARTIAL, SKIPPED
+from heed.block_runs import ceil_div
 from heed.subject import FORMS, Sizes, Subject, load, parse_assignments, positive
-from heed.terms import Progress, Report, Stage, Term, block_classes, explain, key_bounds, split
+from heed.terms import (Means, Progress, Report, Stage, Term, cell_of, explain, has_bounds, key_bounds, loop_bounds, means_of,
+                        split, visited)
 from heed.tracing.expressions import Node
 from heed.tracing.printer import describe
 from heed.variant import QUERY_DTYPES, compile
 
 MAX_HEADS = 64  # batches x heads that are looked at one by one; more are sampled
-MAX_BLOCKS = 1 << 26  # some 30 bytes each
 _BYTES = {"f32": 4, "bf16": 2, "f16": 2}
 # How often the lowering computes a value, by what of the score, q and kv it depends on.
 _COMPUTED = {"": "once a tile of queries", "q": "once a query of a tile", "kv": "once a key of a block",
@@ -67,20 +67,26 @@ def hoisted(stage: Stage) -> list[dict[str, Any]]:
 # Blocks.
 
 
-def _counts(classes: np.ndarray) -> dict[str, int]:
-    return {name: int(np.count_nonzero(classes == kind))
-            for name, kind in (("skipped", SKIPPED), ("partial", PARTIAL), ("full", FULL))}
+def _block_size(subject: Subject, schedule: dict[str, Any]) -> tuple[int, int]:
+    """Of what `work` looks at: the kernel's, or those of given lists."""
+    given = subject.block_size if subject.block_mask is not None else None
+    return given or (schedule["block_q"], schedule["block_kv"])
 
 
-def _term(term: Term, subject: Subject, report: Report, schedule: dict[str, Any]) -> dict[str, Any]:
+def _term(term: Term, subject: Subject, report: Report, schedule: dict[str, Any], is_exact: bool) -> dict[str, Any]:
     if term.children:
         return {"op": "all of" if term.op == "&" else "one of",
-                "terms": [_term(child, subject, report, schedule) for child in term.children]}
+                "terms": [_term(child, subject, report, schedule, is_exact) for child in term.children]}
     assert report.mask is not None
-    classes = _counts(block_classes(subject, schedule["block_q"], schedule["block_kv"], 0, 0, report, term.node))
-    bounds = key_bounds(subject, schedule["block_q"], 0, 0, report, term.node)
-    return {**_entry(term.node, report.mask),
-            "blocks": {"never": classes["skipped"], "unknown": classes["partial"], "always": classes["full"]},
+    block_q, block_kv = schedule["block_q"], schedule["block_kv"]
+    cell = cell_of((ceil_div(subject.sizes["Sq"], block_q), ceil_div(subject.sizes["Skv"], block_kv)))
+    box = block_q * cell[0], block_kv * cell[1]
+    (blocks,) = visited(subject, report, is_exact, box, node=term.node)
+    bounds = np.zeros((0, 2), np.int64)
+    if has_bounds(subject, report):
+        bounds = key_bounds(subject, box[0], 0, 0, report, term.node)
+    return {**_entry(term.node, report.mask), "box": box, "is_exact": is_exact,
+            "blocks": dict(zip(("never", "unknown", "always"), map(int, blocks.counts()))),
             "bounds": [side for side, found in (("first", bool((bounds[:, 0] > 0).any())),
                                                 ("last", bool((bounds[:, 1] < subject.sizes["Skv"]).any()))) if found]}
 
@@ -95,33 +101,26 @@ def _places(subject: Subject, report: Report) -> list[tuple[int, int]]:
     return [(int(i) // heads, int(i) % heads) for i in chosen]
 
 
-def work(subject: Subject, report: Report, schedule: dict[str, Any], dtype: str, head_dim: int, value_head_dim: int,
-         progress: Progress) -> dict[str, Any]:
+def work(subject: Subject, report: Report, schedule: dict[str, Any], means: Means, dtype: str, head_dim: int,
+         value_head_dim: int, progress: Progress) -> dict[str, Any]:
     """Blocks, FLOPs and bytes of one call, by the classes that a kernel would find."""
     q, kv = subject.sizes["Sq"], subject.sizes["Skv"]
-    block_q, block_kv = schedule["block_q"], schedule["block_kv"]
-    if subject.block_mask is not None:
-        assert subject.block_size is not None
-        block_q, block_kv = subject.block_size
-    rows, columns = -(-q // block_q), -(-kv // block_kv)
-    height = np.minimum(block_q, q - np.arange(rows) * block_q)
-    start = np.arange(columns) * block_kv
+    block_q, block_kv = _block_size(subject, schedule)
+    num_rows, num_columns = ceil_div(q, block_q), ceil_div(kv, block_kv)
+    height = np.minimum(block_q, q - np.arange(num_rows) * block_q)
     totals = dict.fromkeys(("beyond_bounds", "skipped", "partial", "full", "keys", "pairs"), 0.0)
     places = _places(subject, report)
-    for number, (b, h) in enumerate(places):
+    progress.update("finding the blocks")
+    for number, ((b, h), blocks) in enumerate(zip(places, visited(subject, report, means.is_exact, (block_q, block_kv), places))):
         progress.update(f"batch and head {number + 1} of {len(places)}")
-        lower, upper = np.zeros(rows, np.int64), np.full(rows, kv)
-        if subject.block_mask is not None:
-            classes = subject.given_classes(b, h)
-        else:
-            classes = block_classes(subject, block_q, block_kv, b, h)
-            lower, upper = np.clip(key_bounds(subject, block_q, b, h), 0, kv).T
-        walked = (start + block_kv > lower[:, None]) & (start < upper[:, None])
-        visited = walked & (classes != SKIPPED)
-        width = np.where(visited, np.minimum(start + block_kv, upper[:, None]) - start, 0)
-        found = {"beyond_bounds": (~walked).sum(), "skipped": (walked & ~visited).sum(),
-                 "partial": (visited & (classes == PARTIAL)).sum(), "full": (visited & (classes == FULL)).sum(),
-                 "keys": width.sum(), "pairs": (width * height[:, None]).sum()}
+        lower, upper = loop_bounds(subject, report, block_q, b, h)
+        walked = int(np.maximum(-(-upper // block_kv) - lower // block_kv, 0).sum())
+        rows, begins, ends, _ = blocks.runs.T
+        keys = np.minimum(ends * block_kv, upper[rows]) - begins * block_kv
+        skipped, partial, full = blocks.counts()
+        beyond = num_rows * num_columns - walked
+        found = {"beyond_bounds": beyond, "skipped": skipped - beyond, "partial": partial, "full": full,
+                 "keys": keys.sum(), "pairs": (keys * height[rows]).sum()}
         for name, value in found.items():
             totals[name] += float(value) / len(places)
     instances = subject.sizes["B"] * subject.sizes["Hq"]
@@ -130,8 +129,9 @@ def work(subject: Subject, report: Report, schedule: dict[str, Any], dtype: str,
     tensors = subject.sizes["B"] * size * (subject.sizes["Hq"] * q + subject.sizes["Hkv"] * kv) * (head_dim + value_head_dim)
     tiles = instances * size * (totals["keys"] + q) * (head_dim + value_head_dim)
     return {
-        "sizes": subject.sizes.all(), "block_q": block_q, "block_kv": block_kv, "heads_looked_at": len(places),
-        "blocks": {"total": rows * columns, **{name: totals[name] for name in ("beyond_bounds", "skipped", "partial", "full")}},
+        "sizes": subject.sizes.all(), "block_q": block_q, "block_kv": block_kv, "heads_looked_at": len(places), "means": means.text,
+        "blocks": {"total": num_rows * num_columns,
+                   **{name: totals[name] for name in ("beyond_bounds", "skipped", "partial", "full")}},
         "flops": round(flops * totals["pairs"] * instances), "dense_flops": flops * q * kv * instances,
         "bytes_of_tensors": tensors, "bytes_of_tiles": round(tiles)}
 
@@ -185,15 +185,14 @@ def report(subject: Subject, *, dtype: str = "f32", head_dim: int = 64, value_he
         raise ValueError(f"expected query heads that are a multiple of the key heads, found {subject.sizes['Hq']} and "
                          f"{subject.sizes['Hkv']}")
     known = explain(subject, dtype, head_dim, value_head_dim, target, tune)
-    schedule = _schedule_of(known.schedules, subject.sizes["Skv"])
-    rows, columns = (-(-subject.sizes[name] // schedule[block]) for name, block in (("Sq", "block_q"), ("Skv", "block_kv")))
-    if rows * columns > MAX_BLOCKS:
-        raise ValueError(f"{rows} x {columns} blocks are too many to look at; give fewer --q and --kv")
+    schedule = known.schedule(subject.sizes["Skv"])
+    means = means_of(subject, known, _block_size(subject, schedule))
     with Progress() as progress:
         progress.update("looking at the terms of the mask")
         score = known.score and {**_entry(known.score.root, known.score), "hoisted": hoisted(known.score)}
-        mask = known.mask and {**_term(split(known.mask.root), subject, known, schedule), "hoisted": hoisted(known.mask)}
-        found = work(subject, known, schedule, dtype, head_dim, value_head_dim, progress)
+        mask = known.mask and {**_term(split(known.mask.root), subject, known, schedule, means.is_exact),
+                               "hoisted": hoisted(known.mask)}
+        found = work(subject, known, schedule, means, dtype, head_dim, value_head_dim, progress)
         timing = None
         if rate and bandwidth:
             timing = _estimate(found, rate, bandwidth, "given")
@@ -207,13 +206,8 @@ def report(subject: Subject, *, dtype: str = "f32", head_dim: int = 64, value_he
     params = [{**param, **({"value": numbers[param["name"]]} if param["name"] in numbers else {})} for param in subject.params]
     return {"variant": subject.name, "file": subject.file_name, "source": subject.source.strip(), "dtype": dtype,
             "head_dim": head_dim, "value_head_dim": value_head_dim, "params": params, "score": score, "mask": mask,
-            "schedule": schedule, "walk": schedule.get("walk", known.walk), "work": found, "time": timing, "notes": subject.notes,
-            "given_lists": subject.block_mask is not None}
-
-
-def _schedule_of(schedules: list[dict[str, Any]], keys: int) -> dict[str, Any]:
-    """Of a GPU the code that a call with so many keys takes; of several CPU levels the last."""
-    return next((schedule for schedule in schedules if schedule.get("min_keys", keys + 1) <= keys), schedules[-1])
+            "schedule": schedule, "walk": known.walk(subject.sizes["Skv"]), "work": found, "time": timing, "notes": subject.notes,
+            "given_lists": subject.block_mask is not None, "has_bounds": has_bounds(subject, known)}
 
 
 def _write_param(param: dict[str, Any]) -> str:
@@ -226,16 +220,19 @@ def _write_depends(entry: dict[str, Any]) -> str:
     return f"depends on {', '.join(entry['depends']) or 'nothing'}; {entry['computed']}"
 
 
-def _write_term(term: dict[str, Any], total: int, indent: str) -> list[str]:
+def _write_term(term: dict[str, Any], block_size: tuple[int, int], with_bounds: bool, indent: str) -> list[str]:
     if "terms" in term:
-        return [f"{indent}{term['op']}", *(line for child in term["terms"] for line in _write_term(child, total, indent + "  "))]
-    blocks = term["blocks"]
+        return [f"{indent}{term['op']}",
+                *(line for child in term["terms"] for line in _write_term(child, block_size, with_bounds, indent + "  "))]
+    found = term["blocks"]
+    boxes = "blocks" if term["box"] == block_size else f"boxes of {term['box'][0]} x {term['box'][1]}"
     bounds = " and ".join(term["bounds"])
+    bounds = f"; bounds the {bounds} key in closed form" if bounds else "; its bounds leave out no key here"
     return [f"{indent}{term['text']}",
             f"{indent}    {_write_depends(term)}",
-            f"{indent}    of {total} blocks: never true in {blocks['never']}, always in {blocks['always']}, "
-            f"undecided in {blocks['unknown']}; "
-            + (f"bounds the {bounds} key in closed form" if bounds else "its bounds leave out no key here")]
+            f"{indent}    of {sum(found.values())} {boxes}: never true in {found['never']}, always in {found['always']}, "
+            f"{'for some pairs' if term['is_exact'] else 'undecided'} in {found['unknown']}"
+            + (bounds if with_bounds else "")]
 
 
 def _write_hoisted(entries: list[dict[str, Any]]) -> list[str]:
@@ -281,22 +278,22 @@ def to_text(found: dict[str, Any]) -> str:
     lines = [f"{found['variant']}, {found['file']}", "", *(f"  {line}".rstrip() for line in found["source"].splitlines()), "",
              "Parameters", *(f"  {_write_param(param)}" for param in found["params"]), *([] if found["params"] else ["  none"])]
     score, mask, schedule, done = found["score"], found["mask"], found["schedule"], found["work"]
-    total = -(-done["sizes"]["Sq"] // schedule["block_q"]) * -(-done["sizes"]["Skv"] // schedule["block_kv"])
+    block_size, with_bounds = (schedule["block_q"], schedule["block_kv"]), found["has_bounds"]
     lines += ["", "Score"]
     lines += ["  as it is"] if score is None else [f"  {score['text']}", f"      {_write_depends(score)}",
                                                    *_write_hoisted(score["hoisted"])]
     lines += ["", "Mask"]
-    lines += ["  every pair attends"] if mask is None else [*_write_term(mask, total, "  "), *_write_hoisted(mask["hoisted"])]
+    lines += ["  every pair attends"] if mask is None else [*_write_term(mask, block_size, with_bounds, "  "),
+                                                            *_write_hoisted(mask["hoisted"])]
     blocks = done["blocks"]
 
     def share(name: str) -> str:
-        return f"{blocks[name]:10.6g}  {blocks[name] / blocks['total']:6.1%}"
+        return f"{blocks[name]:10.10g}  {blocks[name] / blocks['total']:6.1%}"
 
-    origin = ("the BlockMask's lists" if found["given_lists"] else "there is no mask" if not mask else
-              "the mask's code by intervals; lists skip at least these" if found["walk"] == "lists" and "groups" not in schedule
-              else "the mask's code")
-    lines += ["", f"Blocks of {done['block_q']} x {done['block_kv']}, for each batch and head: {blocks['total']}, from {origin}",
-              f"  outside of the loop's bounds  {share('beyond_bounds')}", f"  skipped by the class test     {share('skipped')}",
+    lines += ["", f"Blocks of {done['block_q']} x {done['block_kv']}, for each batch and head: {blocks['total']}, "
+                  f"from {done['means']}",
+              *([f"  outside of the loop's bounds  {share('beyond_bounds')}", f"  skipped by the class test     {share('skipped')}"]
+                if with_bounds else [f"  skipped                       {share('skipped')}"]),
               f"  partial, mask evaluated       {share('partial')}", f"  full, mask not evaluated      {share('full')}"]
     lines += ["", f"Schedule for {schedule['target']}, {found['dtype']}, head dim {found['head_dim']}"
               + (f" and {found['value_head_dim']}" if found["value_head_dim"] != found["head_dim"] else ""),

@@ -14,7 +14,7 @@ from typing import Any
 
 from heed import _runtime, arrays, hot, tracing
 from heed.arrays import Array
-from heed.block_mask import KV_PAIRS, is_debugging
+from heed.block_mask import KV_PAIRS, BlockMask, check_rows, is_debugging
 from heed.block_matrix import device_for, fill, fill_from
 from heed.block_runs import FULL, PARTIAL, SKIPPED, ceil_div
 from heed.kernel import Kernel
@@ -58,15 +58,18 @@ def mask_of(kinds: Any, block_size: tuple[int, int], mask_mod: MaskMod) -> MaskM
     return listed
 
 
-def mask_for(block_mask: Any, query: Array) -> MaskMod:
-    """The mask of the lists, with kinds where the query is. Raises as BlockMask's constructor does."""
-    if (check := getattr(block_mask, "_check_shapes", None)) is not None:
-        check()  # somebody may have assigned other lists
+def mask_for(block_mask: BlockMask, query: Array) -> MaskMod:
+    """The mask of the lists, with kinds where the query is. Raises as BlockMask's constructor does: somebody may have assigned other
+    lists, or written into these."""
+    block_mask._check_shapes()
     check_device(block_mask, query)
+    if is_debugging():
+        block_mask.validate()
     if arrays.is_torch(query) and query.is_cuda:
         kinds = kinds_on(sys.modules["torch"], block_mask, query.device)
     else:
         kinds = arrays.copy_to(block_mask.block_kinds(), query)
+        check_rows(kinds.shape[2], block_mask.seq_lengths[0], block_mask.BLOCK_SIZE[0])
     return mask_of(kinds, block_mask.BLOCK_SIZE, block_mask.mask_mod)
 
 
@@ -76,11 +79,9 @@ def quick_mask(block_mask: Any, query: Any, key: Any) -> MaskMod | None:
     asked, keys = hot.describe(query), hot.describe(key)
     if asked is None or keys is None or asked[2] < 0 or len(asked[3]) != 4 or len(keys[3]) != 4:
         return None
-    given = getattr(block_mask, "_lists", None)
-    if not given:  # torch's, which nobody has checked yet
-        given = getattr(block_mask, "__dict__", {})
-        if is_debugging():
-            return None
+    if is_debugging():  # mask_for checks them
+        return None
+    given = getattr(block_mask, "_lists", None) or getattr(block_mask, "__dict__", {})  # those of torch's
     if not (all(name in given for pair in KV_PAIRS for name in pair) and hasattr(block_mask, "seq_lengths")):
         return None
     device, (batch, heads, length, _) = asked[2], asked[3]
@@ -102,7 +103,7 @@ def quick_mask(block_mask: Any, query: Any, key: Any) -> MaskMod | None:
         shape = counts[3]
         addresses += [counts[0], indices[0]]
         widths.append(indices[3][3])
-    if shape is None or shape[0] not in (1, batch) or shape[1] not in (1, heads):
+    if shape is None or shape[0] not in (1, batch) or shape[1] not in (1, heads) or shape[2] * block_size[0] < length:
         return None
     columns = max(widths[0], ceil_div(block_mask.seq_lengths[1], block_size[1]))
     kinds = fill_from(_filler(device), addresses, (widths[0], widths[1]), (*shape, columns), query.device, device)
@@ -135,6 +136,7 @@ def kinds_on(torch: Any, block_mask: Any, device: Any) -> Array:
     for, and torch.compile can trace this, so `torch` is the module."""
     names = [pair for pair in KV_PAIRS if getattr(block_mask, pair[0]) is not None]
     pairs = [[torch.as_tensor(getattr(block_mask, name)) for name in pair] for pair in names]
+    check_rows(pairs[0][1].shape[-2], block_mask.seq_lengths[0], block_mask.BLOCK_SIZE[0])
     pairs = [[x if x.device == device else x.to(device) for x in pair] for pair in pairs]
     columns = max(pairs[0][1].shape[-1], ceil_div(block_mask.seq_lengths[1], block_mask.BLOCK_SIZE[1]))
     if torch.compiler.is_compiling() or (place := device_for((), device)) is None:

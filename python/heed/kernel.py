@@ -118,12 +118,13 @@ class Kernel:
             raise HeedError(_runtime.lib.heed_last_error().decode())
 
     def classify(self, extents: tuple[int, int, int, int, int], block_size: tuple[int, int], values: Sequence[Any],
-                 threads: int = 0) -> BlockRuns:
+                 threads: int = 0, hanging_is_partial: bool = True) -> BlockRuns:
         """heed_classify, of a kernel that Variant.classifier made: which blocks its mask visits.
 
-        extents: B, Hq, Hkv, Sq, Skv. `values` are those of all params; tensors are on the CPU."""
+        extents: B, Hq, Hkv, Sq, Skv. `values` are those of all params; tensors are on the CPU. hanging_is_partial: blocks
+        that hang over the end are never full, as FlexAttention has it and kernels do not."""
         words, tensors = self._pack(values, None) if values else (b"", b"")
-        question = _runtime.MaskQuestion(*extents, *block_size, words or None, threads, 1)
+        question = _runtime.MaskQuestion(*extents, *block_size, words or None, threads, hanging_is_partial)
         result = ctypes.POINTER(_runtime.BlockRuns)()
         if _runtime.lib.heed_classify(self._address, question, tensors, result) != 0:
             raise HeedError(_runtime.lib.heed_last_error().decode())

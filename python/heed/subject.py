@@ -99,6 +99,11 @@ class Subject:
         found = kinds[b if len(kinds) > 1 else 0, h if kinds.shape[1] > 1 else 0, :rows, :columns]
         return np.pad(found, ((0, rows - found.shape[0]), (0, columns - found.shape[1])))
 
+    def stored_values(self) -> dict[str, Any]:
+        """`values` with arrays as kernels read them: bf16 as its bits."""
+        types = {param["name"]: param["type"] for param in self.params}
+        return {name: arrays.to_bf16(value) if types[name] == "bf16" else value for name, value in self.values.items()}
+
     @property
     def numbers(self) -> dict[str, Any]:
         """The values that are no arrays, for JSON, which has no word for infinity."""

@@ -4,8 +4,8 @@
 
     report = explain(subject)                     # graphs of score and mask, schedules
     term = split(report.mask.root)                # `a & (b | c)` as a tree
-    classes = block_classes(subject, 128, 128)    # what a kernel skips
-    classes = term_classes(subject, report, leaf.node, ...)
+    means = means_of(subject, report, (128, 128)) # how a kernel finds the blocks that it visits
+    (blocks,) = visited(subject, report, means.is_exact, (128, 128))
 """
 
 from __future__ import annotations
@@ -22,13 +22,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from heed import _compiler, arrays, oracle
+from heed import _compiler, oracle
+from heed.block_runs import FULL, PARTIAL, SKIPPED, BlockRuns, ceil_div
 from heed.subject import Subject
 from heed.tracing.evaluate import evaluate
 from heed.tracing.expressions import Graph, Leaf, Node, reachable
 from heed.tracing.printer import describe, write_variant
+from heed.variant import Variant
 
 MAX_TERMS = 24  # beyond that, parts of a mask stay in one piece
+MAX_BLOCKS = 1 << 34  # 4 million queries and keys
+MAX_QUESTIONS = 1 << 20  # about single blocks: some 5 us each
+MAX_CELLS = 1024  # along one side of a picture
 _CHUNK_PAIRS = 1 << 19  # evaluated at a time
 _SIZES = ("B", "Hq", "Hkv", "Sq", "Skv", "D", "Dv")
 _OPS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%", "and": "&", "or": "|", "xor": "^",
@@ -62,7 +67,20 @@ class Report:
     mask: Stage | None
     schedules: list[dict[str, Any]]
     leaves: dict[str, Leaf]
-    walk: str  # over blocks of keys, on CPUs: "all", "bounds" or "lists"
+    cpu_walk: str  # over blocks of keys: "all", "bounds" or "lists"
+
+    def schedule(self, keys: int) -> dict[str, Any]:
+        """Of a GPU the code that a call with so many keys takes; of several CPU levels the last."""
+        return next((schedule for schedule in self.schedules if schedule.get("min_keys", keys + 1) <= keys), self.schedules[-1])
+
+    def walk(self, keys: int) -> str:
+        """`cpu_walk`, or a GPU's."""
+        walk: str = self.schedule(keys).get("walk", self.cpu_walk)
+        return walk
+
+    def has_exact_lists(self, keys: int) -> bool:
+        """Whether lists of a CPU say all of what is visited. Others leave out what is beyond closed-form bounds first."""
+        return self.walk(keys) == "lists" and "groups" not in self.schedule(keys)
 
 
 @dataclasses.dataclass
@@ -177,6 +195,138 @@ def split(root: Node, room: int = MAX_TERMS) -> Term:
     return Term(root.op, root, children)
 
 
+# Blocks.
+
+
+@dataclasses.dataclass
+class Blocks:
+    """The blocks of one batch and head that are not skipped: `runs` is int64 (n, 4), the row, the first block, the one
+    behind the last, and the class, PARTIAL or FULL."""
+
+    shape: tuple[int, int]
+    runs: np.ndarray
+
+    @classmethod
+    def of_classes(cls, classes: np.ndarray) -> "Blocks":
+        """Of a class for each block."""
+        padded = np.pad(classes, ((0, 0), (1, 1)), constant_values=-1)
+        rows, edges = np.nonzero(padded[:, 1:] != padded[:, :-1])
+        first = np.flatnonzero(edges < classes.shape[1])  # the last edge of a row begins nothing
+        runs = np.column_stack([rows[first], edges[first], edges[first + 1], classes[rows[first], edges[first]]])
+        return cls((classes.shape[0], classes.shape[1]), runs[runs[:, 3] != SKIPPED])
+
+    @classmethod
+    def of_list(cls, found: BlockRuns, b: int, h: int) -> "Blocks":
+        batches, heads, rows, columns = found.shape
+        low = ((b if batches > 1 else 0) * heads + (h if heads > 1 else 0)) * rows
+        offsets = found.offsets[low:low + rows + 1]
+        return cls((rows, columns), np.column_stack([np.repeat(np.arange(rows), np.diff(offsets)),
+                                                     found.runs[offsets[0]:offsets[-1]]]))
+
+    def within(self, first: np.ndarray, end: np.ndarray) -> "Blocks":
+        """Without what is before block `first` or from `end` on, given for each row."""
+        rows, begins, ends, kinds = self.runs.T
+        runs = np.column_stack([rows, np.maximum(begins, first[rows]), np.minimum(ends, end[rows]), kinds])
+        return Blocks(self.shape, runs[runs[:, 1] < runs[:, 2]])
+
+    def counts(self) -> np.ndarray:
+        """How many blocks are SKIPPED, PARTIAL and FULL."""
+        _, begins, ends, kinds = self.runs.T
+        found = np.bincount(kinds, ends - begins, 3).astype(np.int64)
+        found[SKIPPED] = self.shape[0] * self.shape[1] - found.sum()
+        return found
+
+    def classes(self) -> np.ndarray:
+        """int8, query blocks x key blocks."""
+        found: np.ndarray = self.in_cells((1, 1)).argmax(0).astype(np.int8)
+        return found
+
+    def in_cells(self, cell: tuple[int, int]) -> np.ndarray:
+        """int64 (3, ...): how many blocks are SKIPPED, PARTIAL and FULL in each cell of so many rows and columns."""
+        height, width = (np.minimum(size, extent - np.arange(0, extent, size)) for size, extent in zip(cell, self.shape))
+        found = np.zeros((3, len(height), len(width)), np.int64)
+        shape = len(height), len(width) + 2
+        for kind in (PARTIAL, FULL):
+            rows, begins, ends, _ = self.runs[self.runs[:, 3] == kind].T
+            # A run covers its first cell from an offset on, and all that follow; what is behind its end is taken back.
+            steps = np.zeros(shape[0] * shape[1])
+            for edges, sign in ((begins, 1), (ends, -1)):
+                columns, offsets = np.divmod(edges, cell[1])
+                at = rows // cell[0] * shape[1] + columns
+                steps += sign * np.bincount(at, cell[1] - offsets, len(steps))
+                steps += sign * np.bincount(at + 1, offsets, len(steps))
+            found[kind] = steps.reshape(shape).cumsum(1)[:, :-2]
+        found[SKIPPED] = height[:, None] * width - found.sum(0)
+        return found
+
+
+def cell_of(shape: tuple[int, int]) -> tuple[int, int]:
+    """So many rows and columns of blocks go together where all are too many to be drawn."""
+    return ceil_div(shape[0], MAX_CELLS), ceil_div(shape[1], MAX_CELLS)
+
+
+class Means(NamedTuple):
+    """How a kernel finds the blocks that it visits, and whether that is exact, or looked at as if it were."""
+
+    text: str
+    is_exact: bool
+
+
+def means_of(subject: Subject, report: Report, block_size: tuple[int, int]) -> Means:
+    """ValueError where lengths and block sizes make too many blocks."""
+    rows, columns = _blocks(subject, *block_size)
+    if rows * columns > MAX_BLOCKS:
+        raise ValueError(f"{rows} x {columns} blocks are too many to look at; give fewer --q and --kv, or larger blocks")
+    if subject.block_mask is not None:
+        return Means("the BlockMask's lists", True)
+    if report.mask is None:
+        return Means("a variant without a mask", True)
+    keys = subject.sizes["Skv"]
+    if report.has_exact_lists(keys):
+        return Means("exact lists, found before the kernel by the mask's generated classifier", True)
+    text = ("lists, found before the kernel by bounds in closed form and intervals" if report.walk(keys) == "lists"
+            else "bounds in closed form, and intervals for each block between them")
+    if rows * columns <= MAX_QUESTIONS:
+        return Means(text, False)
+    return Means(f"{text} (so many are shown exactly; a kernel may find some of them partial)", True)
+
+
+def visited(subject: Subject, report: Report, is_exact: bool, block_size: tuple[int, int],
+            places: Sequence[tuple[int, int]] = ((0, 0),), node: Node | None = None) -> Iterator[Blocks]:
+    """The blocks of some batches and heads, of the whole mask or of one term of it: exactly, or as a kernel without exact
+    lists finds them."""
+    if node is None and subject.block_mask is not None:
+        yield from (Blocks.of_classes(subject.given_classes(b, h)) for b, h in places)
+    elif node is None and report.mask is None:
+        rows, columns = _blocks(subject, *block_size)
+        every_row = np.column_stack(np.broadcast_arrays(np.arange(rows), 0, columns, FULL))
+        yield from (Blocks((rows, columns), every_row) for _ in places)
+    elif is_exact:
+        found = block_runs(subject, block_size, report, node)
+        yield from (Blocks.of_list(found, b, h) for b, h in places)
+    else:
+        for b, h in places:
+            blocks = Blocks.of_classes(block_classes(subject, *block_size, b, h, report, node))
+            if node is None:
+                lower, upper = loop_bounds(subject, report, block_size[0], b, h)
+                blocks = blocks.within(lower // block_size[1], -(-upper // block_size[1]))
+            yield blocks
+
+
+def has_bounds(subject: Subject, report: Report) -> bool:
+    """Whether a kernel leaves out what is beyond bounds in closed form before it looks at blocks."""
+    return subject.block_mask is None and report.mask is not None and not report.has_exact_lists(subject.sizes["Skv"])
+
+
+def loop_bounds(subject: Subject, report: Report, block_q: int, b: int, h: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each row of blocks, the first key that a kernel's loop comes to and the one behind the last."""
+    rows, keys = ceil_div(subject.sizes["Sq"], block_q), subject.sizes["Skv"]
+    if not has_bounds(subject, report):
+        return np.zeros(rows, np.int64), np.full(rows, keys)
+    lower, upper = np.clip(key_bounds(subject, block_q, b, h), 0, keys).T
+    return lower, upper
+
+
 # What the analysis finds.
 
 
@@ -184,9 +334,7 @@ def _interpret(request: _compiler.Request, subject: Subject, question: str, deta
                dtype: Any) -> np.ndarray:
     with tempfile.TemporaryDirectory(prefix="heed-") as directory:
         files = oracle.Request(directory)
-        types = {param["name"]: param["type"] for param in subject.params}
-        files.params({name: arrays.to_bf16(value) if types[name] == "bf16" else value
-                      for name, value in {**subject.values, **subject.numbers}.items()})
+        files.params({**subject.stored_values(), **subject.numbers})
         files.content["extents"] = subject.sizes.all()
         files.content[question] = {**details, "output": files.path("result")}
         _compiler.interpret(request, files.content)
@@ -194,7 +342,7 @@ def _interpret(request: _compiler.Request, subject: Subject, question: str, deta
 
 
 def _blocks(subject: Subject, block_q: int, block_kv: int) -> tuple[int, int]:
-    return -(-subject.sizes["Sq"] // block_q), -(-subject.sizes["Skv"] // block_kv)
+    return ceil_div(subject.sizes["Sq"], block_q), ceil_div(subject.sizes["Skv"], block_kv)
 
 
 def _request_of(subject: Subject, report: Report | None = None, node: Node | None = None) -> _compiler.Request:
@@ -223,6 +371,18 @@ def key_bounds(subject: Subject, block_q: int, b: int = 0, h: int = 0, report: R
 
 
 # What is exact.
+
+
+def block_runs(subject: Subject, block_size: tuple[int, int], report: Report | None = None, node: Node | None = None) -> BlockRuns:
+    """What heed_classify finds for a kernel that walks lists, for all batches and heads that differ; of the whole mask, or
+    of one term of it."""
+    request = _request_of(subject, report, node)
+    classifier = Variant(request.source, request.file_name, request.variant, request.defines).classifier()
+    stored = subject.stored_values()
+    values = [stored.get(param.name, param.default) for param in classifier.params]
+    b, hq, hkv, q, kv = (subject.sizes[name] for name in ("B", "Hq", "Hkv", "Sq", "Skv"))
+    block_q, block_kv = (min(size, np.iinfo(np.int32).max) for size in block_size)  # lengths are less
+    return classifier.classify((b, hq, hkv, q, kv), (block_q, block_kv), values, hanging_is_partial=False)
 
 
 def evaluate_blocks(subject: Subject, report: Report, nodes: Sequence[Node], at: np.ndarray, block_q: int, block_kv: int,

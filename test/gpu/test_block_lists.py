@@ -88,12 +88,11 @@ def test_either_walk(name: str, head_dim: int) -> None:
 
 def test_random_masks() -> None:
     pytest.importorskip("hypothesis")
-    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import Phase, given
     from hypothesis import strategies as st
-    from random_masks import GEOMETRY, Geometry, function_of, mask_texts, random_captures
+    from random_masks import GEOMETRY, Geometry, draws, function_of, mask_texts, random_captures
 
-    @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True,
-              phases=(Phase.explicit, Phase.generate))
+    @draws(100, phases=(Phase.explicit, Phase.generate))
     @given(mask_texts(), st.integers(0, 2 ** 32 - 1), st.integers(1, 2), st.integers(1, 3), GEOMETRY)
     def run(text: str, seed: int, B: int, H: int, g: Geometry) -> None:
         # torch has no negative strides.

@@ -47,6 +47,7 @@ def from_f16(b: np.ndarray) -> np.ndarray:
     return (b & U(0xFFFF)).astype(np.uint16).view(np.float16).astype(np.float32)
 
 
+ROUND = {"rm": np.floor, "rp": np.ceil, "rz": np.trunc, "rn": np.rint}
 CONVERT = {"bf16": (to_bf16, from_bf16), "f16": (to_f16, from_f16)}
 
 
@@ -344,7 +345,7 @@ class Kernel:
         elif kind == "f32":
             x = [f32(get(t)) for t in o[1:]]
             with np.errstate(all="ignore"):
-                put(bits32(FLOATS[name](*x)))
+                put(bits32(FLOATS[name + ".NaN" if "NaN" in op else name](*x)))
         else:
             put(integer(name, op, kind, [get(t) for t in o[1:]]))
 
@@ -357,6 +358,10 @@ class Kernel:
             return narrow(f32(x[1])) | (narrow(f32(x[0])) << U(16))
         if to in CONVERT:
             return CONVERT[to][0](f32(x[0]))
+        if source == "f32":
+            with np.errstate(all="ignore"):
+                whole = ROUND[op[1][:2]](f32(x[0]))
+                return bits32(whole) if to == "f32" else np.nan_to_num(whole.astype(np.float64)).astype(np.int64).astype(U) & MASKS[int(to[1:])]
         if to == "f32":
             if source in CONVERT:
                 return bits32(CONVERT[source][1](x[0]))
@@ -423,7 +428,7 @@ def compare(predicate: str, kind: str, x: np.ndarray, y: np.ndarray) -> np.ndarr
 
 FLOATS: dict[str, Callable[..., np.ndarray]] = {
     "add": lambda x, y: x + y, "sub": lambda x, y: x - y, "mul": lambda x, y: x * y, "neg": lambda x: -x,
-    "abs": np.abs, "max": np.fmax, "min": np.fmin, "div": lambda x, y: x / y,
+    "abs": np.abs, "max": np.fmax, "min": np.fmin, "max.NaN": np.maximum, "min.NaN": np.minimum, "div": lambda x, y: x / y,
     "fma": lambda x, y, z: x.astype(np.float64) * y + z, "ex2": np.exp2, "lg2": np.log2, "rcp": lambda x: 1 / x,
     "tanh": np.tanh, "sqrt": np.sqrt, "rsqrt": lambda x: 1 / np.sqrt(x),
     "copysign": lambda sign, x: np.copysign(x, sign)}

@@ -4,16 +4,25 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
 from heed.block_runs import FULL, PARTIAL, SKIPPED
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 try:
     import torch
 except ImportError:
     torch = None
+
+
+def draws(count: int, **others: Any) -> settings:
+    """For a test of `count` random cases, the same ones in each run; with HEED_RANDOM_FACTOR=N of N times as many new ones."""
+    factor = int(os.environ.get("HEED_RANDOM_FACTOR", "0"))
+    return settings(max_examples=count * max(1, factor), derandomize=factor == 0, deadline=None, database=None,
+                    suppress_health_check=list(HealthCheck), **others)
 
 
 # Brute force: from bool (B, H, Sq, Skv).
@@ -114,9 +123,19 @@ class Writer:
     def where(self) -> str:
         return self.one_of("np.where", "torch.where") if torch else "np.where"
 
+    def times(self) -> str:
+        """Of numbers that both float32 and float64 have."""
+        q, kv = (f"times[{self.one_of(name, f'{name} + 3', f'{name} // 4', self.affine())}]" for name in ("q", "kv"))
+        compare, limit = self.draw(COMPARISON), self.draw(st.integers(-20, 200)) / 4
+        return self.one_of(f"({q} {compare} {kv})", f"(abs({q} - {kv}) {compare} {limit})", f"({q} * 0.5 + {limit} {compare} {kv})",
+                           f"(np.minimum({q}, {limit}) {compare} {kv})", f"(q / 2 {compare} kv)", f"({q} {compare} kv)",
+                           f"(np.floor({q} / 8) {compare} np.floor({kv} / 8))", f"(-{kv} {compare} {limit})")
+
     def boolean(self, depth: int) -> str:
         form = self.one_of("compare", "compare", "flags") if depth == 0 else self.one_of(
-            "compare", "compare", "compare", "&", "&", "|", "~", "^", "==", "!=", "where", "flags", "same")
+            "compare", "compare", "compare", "&", "&", "|", "~", "^", "==", "!=", "where", "flags", "same", "times")
+        if form == "times":
+            return self.times()
         if form == "flags":
             return f"flags[{self.index()}]"
         if form == "same":  # documents
@@ -157,7 +176,10 @@ def random_captures(seed: int) -> dict[str, Any]:
 
     docs = np.sort(rng.integers(-1, 12, size()))
     wide = rng.integers(-3, 4, size()) * int(rng.choice([1, 40, 2 ** 28, 2 ** 39, 2 ** 61]))
-    return {"docs": lay_out(docs.astype(rng.choice([np.int32, np.int64]))), "random": integers(-5, 305),
+    times = np.cumsum(rng.integers(-1, 9, size())) / 4
+    times[rng.random(times.size) < rng.choice([0, 0, 0.02])] = rng.choice([np.inf, -np.inf, np.nan, 2.0 ** 100])
+    return {"times": lay_out(times.astype(rng.choice([np.float32, np.float16] if np.abs(times).max() < 60000 else [np.float32]))),
+            "docs": lay_out(docs.astype(rng.choice([np.int32, np.int64]))), "random": integers(-5, 305),
             "wide": lay_out(wide.astype(np.int64)), "bytes": integers(-128, 128, np.int8),
             "flags": lay_out(rng.random(size()) < rng.choice([0.02, 0.5, 0.98])),
             "w": int(rng.choice([-7, -1, 0, 1, 3, 16, 50, 200]))}

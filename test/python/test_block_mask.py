@@ -203,7 +203,6 @@ def test_chunks_do_not_show(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None
     if pairs < 100:  # a call a pair
         cases = [(per_both, 2, 3, 9, 7, (4, 3)), (causal, None, None, 7, 9, (2, 4))]
     monkeypatch.setattr(bm, "_CHUNK_PAIRS", pairs)
-    monkeypatch.setattr(bm, "_CHUNK_ENTRIES", pairs)
     for case in cases:
         assert_same_lists(make(*case), make_torch(*case))
 
@@ -319,6 +318,52 @@ def test_memory_of_evaluation() -> None:
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("look", (str, repr, lambda mask: mask[0, 0, 5].kv_indices, lambda mask: mask[0].sparsity(),
+                                  lambda mask: mask[:, :, [7, 3, -1]].q_num_blocks, lambda mask: mask.list_bytes,
+                                  lambda mask: mask.to_string((4, 4))), ids=("str", "repr", "row", "head", "rows", "bytes", "cells"))
+@pytest.mark.parametrize("is_given", (False, True), ids=("derived", "given"))
+def test_memory_of_millions_of_tokens(is_given: bool, look: Callable[[bm.BlockMask], Any]) -> None:
+    length, blocks = 1 << 22, 1 << 15
+    mask = make(causal, None, None, length, length, 128, device="numpy")
+    if is_given:  # the last four blocks, and the first
+        indices = np.maximum(np.arange(blocks)[:, None] - np.arange(5), 0)
+        indices[:, 4] = 0
+        counts = np.minimum(np.arange(1, blocks + 1), 5)
+        mask = bm.BlockMask.from_kv_blocks(counts[None, None], indices[None, None], seq_lengths=(length, length))
+    make(window).block_kinds()  # takes the memory that stays
+    tracemalloc.start()
+    try:
+        start = time.perf_counter()
+        look(mask)
+        # The q lists of three rows, for one.
+        assert tracemalloc.get_traced_memory()[1] < 48 << 20 and time.perf_counter() - start < 2
+    finally:
+        tracemalloc.stop()
+
+
+def test_list_bytes() -> None:
+    mask = make()
+    rows = 2 * 4 * 5 + 2 * 4 * 25
+    assert mask.list_bytes == (0, 2 * rows) and "list_bytes=0 of 480\n" in repr(mask)
+    assert mask.kv_indices is not None and mask.list_bytes == (rows // 2, 2 * rows)
+    for name in bm._LIST_NAMES:
+        getattr(mask, name)
+        assert mask.list_bytes.made == sum(array.nbytes for array in mask._lists.values())
+    assert mask.list_bytes == (2 * rows, 2 * rows)
+    for width in (5, 3):  # q lists as wide as torch makes them, and as wide as they need to be
+        indices = np.tile(np.arange(width, dtype=np.int32), (1, 1, 5, 1))
+        for listed, longest in (([2, 2, 2, 2, 2], 5), ([3, 1, 1, 0, 0], 3)):
+            counts = np.array([[listed]], np.int32)
+            given = bm.BlockMask.from_kv_blocks(counts, indices, BLOCK_SIZE=64, seq_lengths=(300, 300))
+            made, whole = given.list_bytes
+            shapes = repr(given)
+            assert made == counts.nbytes + indices.nbytes
+            assert given.q_indices.shape == (1, 1, 5, 5 if width == 5 else longest)
+            assert given.list_bytes == (whole, whole) and repr(given).split("list_bytes")[0] == shapes.split("list_bytes")[0]
+    forward_only = bm.BlockMask.from_kv_blocks(counts, indices, BLOCK_SIZE=64, compute_q_blocks=False)
+    assert forward_only.list_bytes == (counts.nbytes + indices.nbytes,) * 2
 
 
 def test_chunks_are_bounded_and_cover() -> None:
@@ -500,6 +545,7 @@ def test_bad_entries_are_ignored() -> None:
     assert mask.block_kinds().tolist() == [[expected]]
     assert mask.to_dense().tolist() == [[[[int(kind > 0) for kind in row] for row in expected]]]
     assert mask.q_num_blocks.tolist() == [[[1, 2, 2]]] and mask.full_q_num_blocks.tolist() == [[[0, 1, 0]]]
+    assert mask.sparsity() == pytest.approx(100 * (1 - 5 / 12))
 
 
 def corrupted(change: Callable[[dict[str, np.ndarray]], None]) -> bm.BlockMask:
@@ -561,7 +607,7 @@ def test_validate_lists_of_other_shapes() -> None:
         mask = bm.BlockMask.from_kv_blocks(np.array([0, 4]).reshape(*batch, 2), np.zeros((*batch, 2, 3), np.int32))
         with pytest.raises(ValueError, match=re.escape(f"{place}: expected kv_num_blocks in [0, 3], found 4")):
             mask.validate()
-    few = bm.BlockMask((4, 5), [[[0]]], [[[[0]]]], q_num_blocks=[[[0, 0]]], q_indices=[[[[0], [0]]]], BLOCK_SIZE=1)
+    few = bm.BlockMask((1, 5), [[[0]]], [[[[0]]]], q_num_blocks=[[[0, 0]]], q_indices=[[[[0], [0]]]], BLOCK_SIZE=1)
     with pytest.raises(ValueError, match="expected q_indices to have 5 rows, one a key block, found 2"):
         few.validate()
     without_kv = bm.BlockMask((2, 1), [[[1, 1]]], [[[[0], [0]]]], None, None, [[[2]]], [[[[1, 0]]]], [[[1]]], [[[[0]]]], 1)
@@ -628,8 +674,10 @@ INDICES = [0, 1, -1, (0, 0), (1, 2), (slice(None), 1), (0, 0, 1), (0, 0, -1), (s
            (slice(None), slice(None), torch.tensor([2, 0, 1])), (slice(None), torch.tensor([2, 0], dtype=torch.int32))]
 
 
+@pytest.mark.parametrize("small", (0, bm._SMALL_LISTS), ids=("long", "short"))
 @pytest.mark.parametrize("index", INDICES, ids=str)
-def test_slices_are_torchs(index: Any) -> None:
+def test_slices_are_torchs(index: Any, small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bm, "_SMALL_LISTS", small)
     for arguments in ((per_both, 2, 3), (per_both, 2, 3, 300, 300, 128), (per_both, 2, 3, 300, 129, (32, 64))):
         ours, theirs = make(*arguments)[index], make_torch(*arguments)[index]
         assert_same_lists(ours, theirs)
@@ -639,6 +687,22 @@ def test_slices_are_torchs(index: Any) -> None:
             assert ours.sparsity() == theirs.sparsity() and str(ours) == str(theirs)
         ours.validate()
         np.testing.assert_array_equal(make(*arguments, device="numpy")[index].kv_indices, ours.kv_indices)
+
+
+def test_long_slices_are_made_when_read(classified: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bm, "_SMALL_LISTS", 0)
+    mask = make(per_both, 2, 3)
+    sliced = mask[1, :, 2:][0, 1:, [1, 0]]
+    assert sliced.shape == (1, 2, 300, 300) and sliced.has_given_lists and not classified
+    assert sliced.list_bytes == (0, mask[1, :, 2:4][0, 1:].list_bytes.all) and not classified
+    expected = mask.block_kinds()[1:, 1:, [3, 2]]
+    np.testing.assert_array_equal(sliced.block_kinds(), expected)
+    assert_same_lists(copy.deepcopy(sliced), make_torch(per_both, 2, 3)[1:, 1:, torch.tensor([3, 2])])
+    sliced.kv_num_blocks[0, 0, 1] = 0  # they are the user's
+    expected[0, 0, 1][expected[0, 0, 1] == 1] = 0
+    np.testing.assert_array_equal(sliced.block_kinds(), expected)
+    np.testing.assert_array_equal(sliced[:, :, 1].block_kinds(), expected[:, :, 1:])
+    assert sliced.sparsity() == pytest.approx(100 * (1 - np.count_nonzero(expected) * 64 * 64 / sliced.numel()))
 
 
 def test_slices_beyond_torchs() -> None:

@@ -16,9 +16,9 @@ import pytest
 from heed import HeedError, block_runs, tracing, variant
 from heed import block_mask as bm
 from heed.block_runs import FULL, PARTIAL, SKIPPED, BlockRuns
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from random_masks import GEOMETRY, Geometry, function_of, kinds_of, lists_of, mask_texts, random_captures
+from random_masks import GEOMETRY, Geometry, draws, function_of, kinds_of, lists_of, mask_texts, random_captures
 
 try:
     import torch
@@ -28,7 +28,6 @@ try:
 except ImportError:
     torch, GYM = None, {}
 
-COMMON = dict(deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
 KV_LISTS = ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices")
 
 
@@ -66,14 +65,14 @@ RANDOM = dict(text=mask_texts(), seed=st.integers(0, 2 ** 32 - 1), B=st.integers
 
 
 @pytest.mark.slow
-@settings(max_examples=160, **COMMON)
+@draws(160)
 @given(**RANDOM)
 def test_random_masks(text: str, seed: int, B: int, H: int, geometries: list[Geometry]) -> None:
     check_random(text, seed, B, H, geometries)
 
 
 @pytest.mark.slow
-@settings(max_examples=3000, **COMMON)
+@draws(3000)
 @given(**RANDOM)
 def test_many_random_masks(text: str, seed: int, B: int, H: int, geometries: list[Geometry]) -> None:
     check_random(text, seed, B, H, geometries)
@@ -85,14 +84,14 @@ LARGE_BLOCK = st.sampled_from((16, 64, 100, 1000, 4096, 30_000))
 THIN = st.one_of(st.builds(Geometry, FEW, MANY, FEW, LARGE_BLOCK), st.builds(Geometry, MANY, FEW, LARGE_BLOCK, FEW))
 
 
-@settings(max_examples=40, **COMMON)
+@draws(40)
 @given(text=mask_texts(), seed=st.integers(0, 2 ** 32 - 1), geometry=THIN)
 def test_random_thin_masks(text: str, seed: int, geometry: Geometry) -> None:
     check_random(text, seed, 1, 1, [geometry])
 
 
 @pytest.mark.slow
-@settings(max_examples=1000, **COMMON)
+@draws(1000)
 @given(text=mask_texts(), seed=st.integers(0, 2 ** 32 - 1), geometry=THIN)
 def test_many_random_thin_masks(text: str, seed: int, geometry: Geometry) -> None:
     check_random(text, seed, 1, 1, [geometry])
@@ -102,7 +101,7 @@ def test_random_masks_are_not_trivial() -> None:
     """Of the grammar: its masks attend here and there, and some blocks are full."""
     seen: list[set[int]] = []
 
-    @settings(max_examples=150, **COMMON)
+    @draws(150)
     @given(mask_texts(), st.integers(0, 2 ** 32 - 1))
     def look(text: str, seed: int) -> None:
         dense = bm.create_mask(function_of(text, random_captures(seed)), 1, 1, 96, 96, device="numpy")
@@ -352,7 +351,7 @@ def kind_arrays(draw: st.DrawFn) -> np.ndarray:
 def test_block_runs(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(block_runs, "_CHUNK_ENTRIES", entries)
 
-    @settings(max_examples=40, **COMMON)
+    @draws(40)
     @given(kind_arrays())
     def check(kinds: np.ndarray) -> None:
         runs = encode(kinds)
@@ -360,8 +359,55 @@ def test_block_runs(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
         assert matrix.dtype == np.int8 and runs.num_listed() == np.count_nonzero(kinds)
         np.testing.assert_array_equal(matrix, kinds)
         assert_lists(runs, kinds)
+        lists = lists_of(kinds)
+        pairs = [(PARTIAL, *lists[:2]), (FULL, *lists[2:])]
+        assert_same(BlockRuns.of_lists(pairs, kinds.shape[3]), runs)
+        np.testing.assert_array_equal(block_runs.matrix_of_lists(pairs, kinds.shape[3]), kinds)
+        np.testing.assert_array_equal(runs.transposed().matrix(), (kinds > 0).swapaxes(2, 3))
+        counts, indices = runs.short_column_lists()
+        whole = lists_of((kinds > 0).swapaxes(2, 3).astype(np.int8))
+        np.testing.assert_array_equal(counts, whole[0])
+        assert indices.shape[3] == counts.max(initial=0) and indices.dtype == np.int32
+        is_used = np.arange(indices.shape[3]) < counts[..., None]
+        np.testing.assert_array_equal(indices[is_used], whole[1][..., :indices.shape[3]][is_used])
 
     check()
+
+
+def assert_same(found: BlockRuns, expected: BlockRuns) -> None:
+    assert found.shape == expected.shape and found.offsets.dtype == np.int64 and found.runs.dtype == np.int32
+    np.testing.assert_array_equal(found.offsets, expected.offsets)
+    np.testing.assert_array_equal(found.runs, expected.runs)
+
+
+@draws(60)
+@given(kind_arrays(), st.integers(1, 7), st.integers(1, 10), st.integers(0, 2 ** 32 - 1))
+def test_cells_and_slices(kinds: np.ndarray, row_step: int, column_step: int, seed: int) -> None:
+    visited, runs = (kinds > 0).astype(np.int64), encode(kinds)
+    cells = runs.num_visited(row_step, column_step)
+    expected = np.zeros((*kinds.shape[:2], -(-kinds.shape[2] // row_step), -(-kinds.shape[3] // column_step)), np.int64)
+    for place in np.ndindex(*expected.shape[2:]):
+        row, column = place[0] * row_step, place[1] * column_step
+        expected[(..., *place)] = visited[:, :, row:row + row_step, column:column + column_step].sum((2, 3))
+    np.testing.assert_array_equal(cells, expected)
+
+    rng = np.random.default_rng(seed)
+    selection: list[Any] = [slice(*sorted(rng.integers(0, extent + 1, 2).tolist())) for extent in kinds.shape[:3]]
+    axis = int(rng.integers(0, 3))
+    if kinds.shape[axis]:
+        selection[axis] = rng.integers(0, kinds.shape[axis], 3)
+    # Batches or heads that are all alike stay so.
+    parts = tuple(slice(None) if axis < 2 and kinds.shape[axis] == 1 else part for axis, part in enumerate(selection))
+    assert_same(runs.select(tuple(selection)), encode(kinds[parts]))
+
+
+def test_lists_of_anything() -> None:
+    """What names no block is ignored, what is listed twice counts once, and the last kind counts."""
+    counts, indices = np.array([[3, 9, -1, 2]]), np.array([[[1, -1, 10 ** 9], [0, 2, 1], [0, 1, 2], [2, 2, 0]]])
+    full = (FULL, np.array([[1, 1, 0, 0]]), np.array([[[1], [-5], [0], [0]]]))
+    expected = np.array([[[[0, 2, 0], [1, 1, 1], [0, 0, 0], [0, 0, 1]]]], np.int8)
+    assert_same(BlockRuns.of_lists([(PARTIAL, counts, indices), full], 3), encode(expected))
+    np.testing.assert_array_equal(block_runs.matrix_of_lists([(PARTIAL, counts, indices), full], 3), expected[0])
 
 
 def assert_lists(runs: BlockRuns, kinds: np.ndarray) -> None:

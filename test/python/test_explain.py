@@ -9,6 +9,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,62 @@ def test_work_of_causal() -> None:
     assert found["time"]["source"] == "given"
 
 
+def times(length: int) -> subject.Subject:
+    """Ascending times: all blocks but those of the diagonal are skipped or full."""
+    ts = np.sort(np.random.default_rng(0).random(length)).astype(np.float32)
+    return subject.of_object(lambda b, h, q, kv: ts[q] >= ts[kv], {}, subject.Sizes({"Sq": length}))
+
+
+def given(what: subject.Subject, target: str = TARGET) -> dict[str, Any]:
+    return explain.report(what, target=target, rate=1.0, bandwidth=1.0)
+
+
+def test_lists_are_exact() -> None:
+    """Where a kernel walks lists, its work is counted by what heed_classify finds, hanging blocks included."""
+    found = given(times(1000))
+    block_q, block_kv = (found["schedule"][name] for name in ("block_q", "block_kv"))
+    mask = np.tri(1000, dtype=bool)
+    tiles = [mask[q:q + block_q, kv:kv + block_kv] for q in range(0, 1000, block_q) for kv in range(0, 1000, block_kv)]
+    blocks = found["work"]["blocks"]
+    assert (blocks["full"], blocks["skipped"]) == (sum(tile.all() for tile in tiles), sum(not tile.any() for tile in tiles))
+    assert found["work"]["flops"] == 4 * 64 * 8 * sum(tile.size for tile in tiles if tile.any())
+    assert found["mask"]["blocks"] == {"never": blocks["skipped"], "unknown": blocks["partial"], "always": blocks["full"]}
+    text = explain.to_text(found)
+    assert "from exact lists, found before the kernel by the mask's generated classifier" in text
+    assert "for some pairs in" in text and "undecided" not in text and "bounds" not in text.partition("Schedule")[0]
+
+
+def test_intervals_say_what_they_cannot_decide() -> None:
+    """On a GPU, whose kernels ask intervals, which know no parity: no pair attends."""
+    what = subject.of_object(lambda b, h, q, kv: (q % 2 == 0) & ((q + 1) % 2 == 0), {}, subject.Sizes({}))
+    blocks = {target: given(what, target)["work"]["blocks"] for target in (TARGET, "sm_90a")}
+    assert blocks[TARGET]["skipped"] == blocks[TARGET]["total"] and blocks["sm_90a"]["partial"] == blocks["sm_90a"]["total"]
+    text = explain.to_text(given(what, "sm_90a"))
+    assert "from bounds in closed form, and intervals for each block between them\n" in text and "undecided in" in text
+
+
+@pytest.mark.parametrize("target", (TARGET, "sm_90a"))
+def test_a_million_tokens(target: str) -> None:
+    doc = np.arange(1 << 20, dtype=np.int32) // 1000
+    what = subject.of_object(lambda b, h, q, kv: (q >= kv) & (doc[q] == doc[kv]), {}, subject.Sizes({"Sq": 1 << 20}))
+    start = time.monotonic()
+    found = given(what, target)
+    assert time.monotonic() - start < 20
+    assert found["work"]["flops"] < 2e-3 * found["work"]["dense_flops"]
+    text = explain.to_text(found)
+    assert "boxes of 1024 x 1024: never true" in text
+    assert ("so many are shown exactly" in text) == (target == "sm_90a")
+
+
+def test_exact_classes_are_within_those_of_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where blocks are too many for intervals, a mask that intervals decide wholly gives the same report."""
+    expected = report("sliding_window", {"window": "256"})["work"]
+    monkeypatch.setattr(terms, "MAX_QUESTIONS", 1)
+    found = report("sliding_window", {"window": "256"})["work"]
+    assert "so many are shown exactly" in found.pop("means") and expected.pop("means").startswith("bounds")
+    assert found == expected
+
+
 def test_work_of_heads_and_batches() -> None:
     """Lengths differ by batch: the average counts."""
     done = report("bert_padding", {"lengths": "[256, 512]"}, Sq=512)["work"]
@@ -252,10 +309,10 @@ def test_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("command", ["explain", "viz"])
-def test_a_reader_that_has_enough(command: str) -> None:
+def test_a_reader_that_has_enough(command: str, tmp_path: pathlib.Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "wb") as closed:
         done = subprocess.run([sys.executable, "-m", "heed", command, str(ROOT / "examples/causal.heed")], stdout=closed,
-                              stderr=subprocess.PIPE, text=True)
+                              stderr=subprocess.PIPE, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT / "python")})
     assert done.stderr == "" and done.returncode == 1

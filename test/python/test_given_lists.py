@@ -136,6 +136,17 @@ def test_lists_that_are_not_all_there(filler: Filler) -> None:
     assert mask.has_given_lists and given_lists.quick_mask(mask, QUERY, KEY) is None and filler.calls == 0
 
 
+def test_rows_for_all_queries(filler: Filler) -> None:
+    counts, indices = (x[:, :, :3].contiguous() for x in lists_of(made())[:2])
+    for kind in (heed.BlockMask, pytest.importorskip("torch.nn.attention.flex_attention").BlockMask):
+        mask = kind.from_kv_blocks(counts, indices, BLOCK_SIZE=32, mask_mod=causal, seq_lengths=(100, 200))
+        assert given_lists.quick_mask(mask, QUERY, KEY) is None
+        with pytest.raises(ValueError, match="expected kv_num_blocks to have 4 rows, one for each 32 of 100 queries, found 3"):
+            heed.flex_attention(QUERY, KEY, KEY, block_mask=mask)
+        with pytest.raises(ValueError, match="4 rows"):
+            given_lists.kinds_on(torch, mask, QUERY.device)
+
+
 def test_torchs_masks_are_checked_in_debug_mode(filler: Filler, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.nn.attention.flex_attention import BlockMask
 
@@ -146,6 +157,8 @@ def test_torchs_masks_are_checked_in_debug_mode(filler: Filler, monkeypatch: pyt
     assert given_lists.quick_mask(mask, QUERY, KEY) is None
     with pytest.raises(ValueError, match="kv_indices"):
         heed.flex_attention(QUERY, KEY, KEY, block_mask=mask)
+    mask = heed.BlockMask.from_kv_blocks(counts, indices, BLOCK_SIZE=32, mask_mod=causal, seq_lengths=(100, 200))
+    assert given_lists.quick_mask(mask, QUERY, KEY) is None, "Heed's too, which somebody may have changed"
 
 
 def test_a_mask_of_that_name_is_no_sliced_one() -> None:

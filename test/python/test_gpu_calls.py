@@ -759,6 +759,19 @@ def test_lists_are_made_on_the_gpu(lists: Lists) -> None:
     assert found._derivation._matrices and copy.deepcopy(found._derivation)._matrices == {}
 
 
+def test_slices_of_lists_are_made_on_the_gpu(lists: Lists) -> None:
+    expected = heed.create_block_mask(documents(), 2, 3, 300, 280, device="numpy", BLOCK_SIZE=32)
+    found = heed.create_block_mask(documents(), 2, 3, 300, 280, device="cuda:0", BLOCK_SIZE=32)
+    for index in ((1,), (0, 2, slice(3, None)), (slice(None), [2, 0, 1], 4), (0, 0, [7, 1])):
+        del lists.asked[:]
+        sliced = found[index]
+        for name in LISTS:
+            array = getattr(sliced, name)
+            assert array.device == torch.device("cuda:0") and array.is_contiguous()
+            np.testing.assert_array_equal(plain(array)[0].numpy(), getattr(expected[index], name))
+        assert [asked for asked in lists.asked if "classify" not in asked] == ["list on 0 0", "list on 0 0"]
+
+
 def test_lists_on_several_streams(lists: Lists) -> None:
     mask = heed.create_block_mask(documents(), None, None, 300, 280, device="cuda:0", BLOCK_SIZE=32)
     assert mask.kv_indices is not None

@@ -4,10 +4,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pathlib
 import re
+import select
+import signal
 import subprocess
+import time
 
 import pytest
 from conftest import HEEDC, ROOT, X86_TARGETS, run_heedc
@@ -102,7 +106,9 @@ def test_not_utf8(tmp_path: pathlib.Path, data: bytes) -> None:
     (["--head-dim=64", "--target=x86-64-v9"], r"x86-64-v9"),
     (["--head-dim=64", "--target="], r"target"),
     (["--head-dim=64", "--dtype=f8"], r"--dtype.*f32, bf16 or f16.*'f8'"),
-    (["--head-dim=64", "--variant=casual"], r"no variant 'casual'.*causal"),
+    (["--head-dim=64", "--variant=casual"], r"no variant 'casual' in '.*' \(there: causal\); did you mean 'causal'\?"),
+    (["--check", "--variant=other"], r"no variant 'other' in '.*' \(there: causal\)$"),
+    (["--check", "--variant=casual", "-Dx=1"], r"no variant 'casual'"),
     (["--head-dim=64", "--target=x86-64-v3,aarch64"], r"aarch64|architecture"),
     (["--head-dim=64", "-Dnothing=1"], r"nothing"),
     (["--head-dim=64", "-Dx"], r"NAME=VALUE"),
@@ -180,6 +186,85 @@ def test_output_that_is_no_regular_file(tmp_path: pathlib.Path) -> None:
     _compile(tmp_path, CAUSAL, "--head-dim=64", output="pipe")
     assert reader.communicate(timeout=60)[0] == b"\x7fELF" and (tmp_path / "pipe").is_fifo()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe", "to"]
+
+
+@EMITS
+def test_a_link_to_what_is_not_there(tmp_path: pathlib.Path, emit: str) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "next").symlink_to("to")
+    (tmp_path / "link").symlink_to("far/next")
+    assert _compile(tmp_path, CAUSAL, "--head-dim=64", emit=emit, output="link").returncode == 0
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "far" / "to").read_bytes()[:4] == b"\x7fELF"
+    _nothing_in(tmp_path / "far", "next", "to")
+    (tmp_path / "far" / "to").unlink()
+    _refused(_compile(tmp_path, CAUSAL, "--head-dim=64", "--header=far/to", emit=emit, output="link"), "expected two files")
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    _refused(_compile(tmp_path, CAUSAL, "--head-dim=64", emit=emit, output="a"), r"cannot write '.*/a': Too many levels")
+    _nothing_in(tmp_path, "a", "b", "far", "link")
+
+
+@EMITS
+def test_permissions_stay(tmp_path: pathlib.Path, emit: str) -> None:
+    (tmp_path / "out.o").touch(mode=0o600)
+    for mode in (0o600, 0o666):  # the umask is for new files
+        (tmp_path / "out.o").chmod(mode)
+        assert _compile(tmp_path, CAUSAL, "--head-dim=64", emit=emit).returncode == 0
+        assert (tmp_path / "out.o").stat().st_mode & 0o777 == mode and (tmp_path / "out.o").stat().st_size
+
+
+def _linker(tmp_path: pathlib.Path, script: str) -> dict[str, str]:
+    """The environment of a heedc that finds a script as its linker."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ld.lld-22").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "bin" / "ld.lld-22").chmod(0o755)
+    return {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize("number", (signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
+def test_a_signal_leaves_nothing(tmp_path: pathlib.Path, number: int) -> None:
+    environment = _linker(tmp_path, "echo > started; exec sleep 60")
+    process = subprocess.Popen([HEEDC, CAUSAL, "--head-dim=64", "--emit=shared", "-o", "out.so"], cwd=tmp_path, env=environment,
+                               start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    while not (tmp_path / "started").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    assert len(list(tmp_path.glob("out.so.*.tmp*"))) == 2
+    os.killpg(process.pid, number)
+    assert process.wait(60) == -number
+    _nothing_in(tmp_path, "bin", "started")
+
+
+@EMITS
+def test_a_file_that_gets_too_large(tmp_path: pathlib.Path, emit: str) -> None:
+    result = subprocess.run(["sh", "-c", 'ulimit -f 2; "$@"', "sh", HEEDC, CAUSAL, "--head-dim=64", f"--emit={emit}", "-o", "out"],
+                            cwd=tmp_path, capture_output=True, text=True)
+    _refused(result, r"cannot write 'out': File too large\n$")
+    _nothing_in(tmp_path)
+
+
+def test_a_linker_that_fails(tmp_path: pathlib.Path) -> None:
+    """Its words, with the name that the user gave instead of that of the temporary file."""
+    environment = _linker(tmp_path, 'echo "ld: $3: No space left on device" >&2; exit 1')
+    command = [str(HEEDC), str(CAUSAL), "--head-dim=64", "--emit=shared", "-o", "out.so"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    _refused(result, "error: cannot link 'out.so': ld: out.so: No space left on device\n$")
+    (tmp_path / "bin" / "ld.lld-22").unlink()
+    result = subprocess.run(command, cwd=tmp_path, env={**environment, "PATH": f"{tmp_path}/bin"}, capture_output=True, text=True)
+    _refused(result, "no linker found for --emit=shared: install lld or binutils")
+    _nothing_in(tmp_path, "bin")
+
+
+def test_a_reader_that_goes_away(tmp_path: pathlib.Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)  # less than an object
+    process = subprocess.Popen([HEEDC, CAUSAL, "--head-dim=64", "-o", "pipe"], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+                               env={**os.environ, "TMPDIR": str(tmp_path)})
+    select.select([reader], [], [], 60)
+    os.close(reader)
+    assert process.communicate(timeout=60)[1] == "heedc: error: cannot write 'pipe': Broken pipe\n" and process.returncode == 1
+    _nothing_in(tmp_path, "pipe")
 
 
 def test_files_that_are_the_same(tmp_path: pathlib.Path) -> None:
@@ -319,6 +404,16 @@ def test_defines_are_read_as_in_the_language(tmp_path: pathlib.Path) -> None:
     assert program[0] and program[0] == program[1] == program[2] == program[3] != program[4]
 
 
+def test_a_define_that_no_parameter_takes(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "x.heed").write_text("variant a(windw: i32, t: f32[Hq]) { score_mod(s, b, h, q, kv) { return s + windw + t[h] } }\nvariant b {}\n")
+    for arguments, message in (
+            (["-Dwindo=3"], r"no variant has a scalar parameter 'windo' to define; did you mean 'windw'\?"),
+            (["-Da.window=3"], r"scalar parameter 'a.window' to define; did you mean 'a.windw'\?"),
+            (["-Dwindw=3", "--variant=b"], "variant 'b' has no scalar parameter 'windw' to define$"),
+            (["-Dt=3"], "no variant has a scalar parameter 't' to define$")):
+        _refused(run_heedc(tmp_path / "x.heed", "--check", *arguments), message)
+
+
 def test_standard_input(tmp_path: pathlib.Path) -> None:
     text = CAUSAL.read_text()
     run = [subprocess.run([HEEDC, "-", *arguments], input=text, capture_output=True, text=True, cwd=tmp_path)
@@ -326,10 +421,16 @@ def test_standard_input(tmp_path: pathlib.Path) -> None:
     assert [x.returncode for x in run] == [0, 0] and "@causal" in run[1].stdout
     bad = subprocess.run([HEEDC, "-", "--check"], input="variant", capture_output=True, text=True)
     assert bad.returncode == 1 and "<stdin>:1:" in bad.stderr
+    directory = os.open(tmp_path, os.O_RDONLY)
+    try:
+        _refused(subprocess.run([HEEDC, "-", "--check"], stdin=directory, capture_output=True, text=True),
+                 "cannot read standard input: Is a directory$")
+    finally:
+        os.close(directory)
 
 
 def test_what_is_no_cubin(tmp_path: pathlib.Path) -> None:
-    for targets, expected in (("native", "GPU targets"), ("sm_80,sm_90a", "1 variant for 1 GPU target, found 1 variants and 2 targets")):
+    for targets, expected in (("native", "PTX and cubins are for GPU targets, such as sm_90a$"), ("sm_80,sm_90a", "1 variant for 1 GPU target, found 1 variants and 2 targets")):
         _refused(_compile(tmp_path, CAUSAL, "--head-dim=64", f"--target={targets}", emit="cubin"), expected)
     _refused(_compile(tmp_path, CAUSAL, "--head-dim=64", emit="ptx"), "GPU targets")
     result = subprocess.run([HEEDC, CAUSAL, "--head-dim=64", "--emit=cubin", "--target=sm_80", "-o", "x"], cwd=tmp_path,

@@ -16,14 +16,13 @@ import numpy as np
 import pytest
 from heed import _compiler, _runtime, tracing, variant
 from heed.block_runs import FULL, PARTIAL
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given
 from hypothesis import strategies as st
 from ptx_emulator import Kernel, Memory
-from random_masks import GEOMETRY, Geometry, function_of, kinds_of, lists_of, mask_texts, random_captures
+from random_masks import GEOMETRY, Geometry, draws, function_of, kinds_of, lists_of, mask_texts, random_captures
 
 # An example takes seconds: it is not made smaller.
-COMMON = dict(deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True,
-              phases=(Phase.explicit, Phase.generate))
+PHASES = (Phase.explicit, Phase.generate)
 PTXAS = os.environ.get("HEED_PTXAS") or shutil.which("ptxas")
 
 
@@ -131,14 +130,14 @@ def check(mask_mod: Any, B: int, H: int, geometries: list[Geometry], note: Any =
 
 
 @pytest.mark.slow
-@settings(max_examples=12, **COMMON)
+@draws(12, phases=PHASES)
 @given(text=mask_texts(), seed=st.integers(0, 2 ** 32 - 1), B=st.integers(1, 2), H=st.integers(1, 3), geometry=GEOMETRY)
 def test_random_masks(text: str, seed: int, B: int, H: int, geometry: Geometry) -> None:
     check(function_of(text, random_captures(seed)), B, H, [geometry], (text, seed))
 
 
 @pytest.mark.slow
-@settings(max_examples=60, **COMMON)
+@draws(60, phases=PHASES)
 @given(text=mask_texts(), seed=st.integers(0, 2 ** 32 - 1), B=st.integers(1, 2), H=st.integers(1, 3), geometry=GEOMETRY)
 def test_many_random_masks(text: str, seed: int, B: int, H: int, geometry: Geometry) -> None:
     check(function_of(text, random_captures(seed)), B, H, [geometry], (text, seed))

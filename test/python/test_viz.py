@@ -18,7 +18,7 @@ import browser
 import numpy as np
 import pytest
 from conftest import ROOT
-from heed import create_block_mask, create_mask, subject, viz
+from heed import create_block_mask, create_mask, subject, terms, viz
 from heed.__main__ import main
 from heed.block_mask import BlockMask
 from heed.oracle import FULL, PARTIAL, SKIPPED
@@ -123,9 +123,22 @@ def test_classes_agree_with_create_block_mask(masks: str) -> None:
 def test_coarser_analysis_is_said() -> None:
     """Whether a pair's parity is known is beyond intervals; no pair attends."""
     made = subject.of_object(lambda b, h, q, kv: (q % 2 == 0) & ((q + 1) % 2 == 0), {}, subject.Sizes({"Sq": 256}))
-    picture = viz.picture(made)
+    assert (viz.picture(made).classes == SKIPPED).all()  # by a CPU's lists
+    picture = viz.picture(made, target="sm_90a")
     assert (picture.classes == PARTIAL).all() and picture.exact is not None and (picture.exact == SKIPPED).all()
     assert any("coarser" in note and "4 partial blocks" in note for note in picture.notes)
+
+
+def test_what_kernels_do_is_shown() -> None:
+    ts = np.sort(np.random.default_rng(0).random(1024)).astype(np.float32)
+    made = subject.of_object(lambda b, h, q, kv: ts[q] >= ts[kv], {}, subject.Sizes({}))
+    picture = viz.picture(made)
+    assert picture.means == "exact lists, found before the kernel by the mask's generated classifier"
+    assert picture.counts() == {"skipped": 28, "partial": 8, "full": 28}
+    asked = viz.picture(made, target="sm_90a")
+    assert asked.target == "sm_90a" and asked.means.endswith("found before the kernel by bounds in closed form and intervals")
+    assert asked.exact is not None and (asked.exact == picture.classes).all()
+    assert viz.picture(load("causal")).means.startswith("bounds in closed form, and intervals")
 
 
 def test_batch_and_head() -> None:
@@ -159,10 +172,61 @@ def test_large_masks_are_quick() -> None:
 
 def test_too_many_partial_blocks() -> None:
     picture = viz.picture(load("checkerboard", 8192))
-    assert picture.exact is None and picture.pairs is None
+    assert picture.pairs is None and picture.patterns.size == 0 and viz.data(picture)["patternOf"] == ""
     assert any("too many to look at pair by pair" in note for note in picture.notes)
-    with pytest.raises(ValueError, match="too many to draw"):
-        viz.picture(load("causal", 65536), 16, 16)
+
+
+@pytest.mark.parametrize("target", ["native", "sm_90a"])
+def test_cells_of_several_blocks(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = load("packed_documents", 1000)
+    every = viz.picture(made, 32, 16, target=target)
+    monkeypatch.setattr(terms, "MAX_CELLS", 10)
+    picture = viz.picture(made, 32, 16, target=target)
+    assert picture.cell == (4, 7) and picture.classes.shape == (8, 9)
+    assert picture.counts() == every.counts() and picture.skipped == every.skipped
+    assert any("32 x 63 blocks are too many to draw: a cell of the picture stands for 4 x 7" in note for note in picture.notes)
+    for row, column in np.ndindex(picture.classes.shape):
+        part = every.classes[row * 4:row * 4 + 4, column * 7:column * 7 + 7]
+        assert picture.classes[row, column] == (part[0, 0] if (part == part[0, 0]).all() else viz.VARIED)
+        assert picture.blocks[:, row, column].tolist() == [(part == kind).sum() for kind in (SKIPPED, PARTIAL, FULL)]
+        for state, fine in zip(picture.states, every.states):
+            inside = fine[row * 4:row * 4 + 4, column * 7:column * 7 + 7]
+            assert state[row, column] == (inside[0, 0] if (inside == inside[0, 0]).all() else viz.MIXED)
+
+
+@pytest.mark.parametrize("name, skipped", [("packed_documents", 0.99), ("causal", 0.49)])
+def test_four_million_tokens(name: str, skipped: float, tmp_path: pathlib.Path) -> None:
+    start = time.monotonic()
+    picture = viz.picture(load(name, 1 << 22, {"doc": f"@{documents(1 << 22, tmp_path)}"} if name != "causal" else {}))
+    viz.save(picture, tmp_path / "mask.html")
+    assert time.monotonic() - start < 60 and (tmp_path / "mask.html").stat().st_size < 12 << 20
+    assert picture.skipped > skipped and picture.cell == (32, 32) and sum(picture.counts().values()) == 1 << 30
+    assert "32768 x 32768 blocks" in picture.notes[-1]
+
+
+def documents(length: int, directory: pathlib.Path) -> pathlib.Path:
+    path = directory / "ids.npy"
+    np.save(path, (np.arange(length, dtype=np.int32) // 5000)[None])
+    return path
+
+
+def test_given_lists_in_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = create_block_mask(lambda b, h, q, kv: q >= kv, None, None, 4096, 4096, device="numpy")
+    given = BlockMask.from_kv_blocks(*(getattr(made, name) for name in ("kv_num_blocks", "kv_indices", "full_kv_num_blocks",
+                                                                        "full_kv_indices")))
+    monkeypatch.setattr(terms, "MAX_CELLS", 8)
+    picture = viz.picture(subject.of_object(given, {}, subject.Sizes({})))
+    assert picture.cell == (4, 4) and picture.counts() == {"skipped": 496, "partial": 32, "full": 496}
+
+
+def test_blocks_longer_than_all() -> None:
+    assert viz.picture(load("causal"), 10 ** 10, 10 ** 10).counts() == {"skipped": 0, "partial": 1, "full": 0}
+    assert viz.picture(load("dense"), 10 ** 10, 128).counts() == {"skipped": 0, "partial": 0, "full": 8}
+
+
+def test_far_too_many_blocks() -> None:
+    with pytest.raises(ValueError, match="too many to look at; give fewer --q and --kv, or larger blocks"):
+        viz.picture(load("causal", 1 << 22), 1, 1)
 
 
 # Terms.
@@ -261,6 +325,16 @@ def test_images(name: str, length: int, tmp_path: pathlib.Path) -> None:
     viz.save(picture, tmp_path / "mask.svg")
     assert (tmp_path / "mask.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "mask.svg").read_text().startswith("<?xml")
+
+
+def test_colours_of_mixtures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The average of the blocks' colours, of which those of visited blocks stay visible."""
+    monkeypatch.setattr(terms, "MAX_CELLS", 1)
+    whole = viz._colours(viz.picture(load("causal")))[0, 0]
+    colours = [np.array([int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]) for colour in viz._COLOURS.values()]
+    np.testing.assert_allclose(whole, (28 * colours[SKIPPED] + 8 * colours[PARTIAL] + 28 * colours[FULL]) / 64)
+    thin = viz._colours(viz.picture(load("sliding_window", 16384, {"window": "1"})))[0, 0]
+    np.testing.assert_allclose(thin, 0.75 * colours[SKIPPED] + 0.25 * colours[PARTIAL])
 
 
 def test_elements_of_small_images() -> None:
@@ -507,3 +581,34 @@ def test_large_page(chromium: browser.Browser, tmp_path: pathlib.Path) -> None:
     row, column = map(int, np.argwhere(picture.classes == FULL)[-1])
     page.mouse("mouseMoved", *page.evaluate(f"heed.centre({row}, {column})"))
     assert f"block ({row}, {column}): full" in tip(page) and page.errors() == []
+
+
+@needs_browser
+def test_page_of_cells(chromium: browser.Browser, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terms, "MAX_CELLS", 4)
+    picture = viz.picture(load("causal"))
+    page = open_page(chromium, picture, tmp_path)
+    for cell, text in (((1, 1), "cell (1, 1): blocks of several classes queries 256–511, keys 256–511 "
+                                "Of its blocks 25.0% are skipped, 50.0% partial, 25.0% full."),
+                       ((0, 3), "cell (0, 3): skipped"), ((3, 0), "q >= kv holds for every pair here.")):
+        page.mouse("mouseMoved", *page.evaluate(f"heed.centre{cell}"))
+        assert text in tip(page)
+    x, y = page.evaluate("heed.centre(1, 1)")
+    page.mouse("mouseMoved", 5, 5)
+    page.settle()
+    found = page.evaluate(f"""(() => {{ const box = document.getElementById('canvas').getBoundingClientRect();
+        return [...document.getElementById('canvas').getContext('2d').getImageData({x} - box.left, {y} - box.top, 1, 1).data] }})()""")
+    np.testing.assert_allclose(found[:3], 255 * viz._colours(picture)[1, 1], atol=1)
+    assert "A cell of the picture is 2 × 2 blocks." in page.evaluate("document.getElementById('subtitle').textContent")
+    assert "bounds in closed form" in page.evaluate("document.getElementById('means').textContent")
+    assert page.errors() == []
+
+
+@needs_browser
+def test_terms_that_decide_together(chromium: browser.Browser, tmp_path: pathlib.Path) -> None:
+    made = subject.of_object(lambda b, h, q, kv: (q % 2 == 0) & ((q + 1) % 2 == 0), {}, subject.Sizes({"Sq": 256}))
+    for target, text in (("native", "Together, q % 2 == 0, (q + 1) % 2 == 0 hold for no pair here."),
+                         ("sm_90a", "Intervals cannot tell, so the mask is evaluated here; in fact no pair attends.")):
+        page = open_page(chromium, viz.picture(made, target=target), tmp_path)
+        page.mouse("mouseMoved", *page.evaluate("heed.centre(1, 1)"))
+        assert text in tip(page)

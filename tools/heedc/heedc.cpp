@@ -9,7 +9,6 @@
 #include "heed/Compiler/Compiler.h"
 #include "heed/Language/Format.h"
 
-#include "llvm/ADT/ScopeExit.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/CommandLine.h"
 #include "llvm/Support/FileSystem.h"
@@ -18,12 +17,14 @@
 #include "llvm/Support/InitLLVM.h"
 #include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/Path.h"
-#include "llvm/Support/Process.h"
+#include "llvm/Support/Signals.h"
 #include "llvm/Support/SourceMgr.h"
 #include "llvm/Support/WithColor.h"
 #include "llvm/Support/raw_ostream.h"
 
 #include <chrono>
+#include <csignal>
+#include <filesystem>
 
 using namespace heed;
 using llvm::StringRef;
@@ -96,36 +97,55 @@ int printTargets() {
   return 0;
 }
 
-/// A file that is there whole or not at all: written under a temporary name beside its own, and
-/// renamed by commit(). Links are followed; what is no regular file (a device, a pipe) stays what
-/// it is, and commit() writes into it.
+/// What a path names past the links at its end, which may lead to what is not there yet.
+std::string followLinks(StringRef path) {
+  std::filesystem::path end(path.str());
+  std::error_code code;
+  for (int links = 0; links < 40 && std::filesystem::is_symlink(end, code); ++links)
+    end = end.parent_path() / std::filesystem::read_symlink(end, code);
+  return end.string();
+}
+
+/// A file that is there whole or not at all, even if a signal ends the program: written under a
+/// temporary name beside its own, and renamed by commit(). Links are followed, permissions stay;
+/// what is no regular file (a device, a pipe) stays what it is, and commit() writes into it.
 class OutputFile {
 public:
-  explicit OutputFile(StringRef path) : path(path) {
+  /// Errors call the file `name`.
+  OutputFile(StringRef path, StringRef name) : path(followLinks(path)), name(name) {
     llvm::sys::fs::file_status status;
-    if (llvm::sys::fs::status(path, status) || !llvm::sys::fs::exists(status))
+    problem = llvm::sys::fs::status(path, status);
+    if (problem == std::errc::no_such_file_or_directory)
+      problem.clear(); // if its directory is missing too, write() finds out
+    if (!llvm::sys::fs::exists(status))
       return;
-    isDirectory = llvm::sys::fs::is_directory(status);
-    isSpecial = !llvm::sys::fs::is_regular_file(status) && !isDirectory;
-    llvm::SmallString<128> target;
-    if (!llvm::sys::fs::real_path(path, target))
-      this->path = target.str().str();
+    if (llvm::sys::fs::is_directory(status))
+      problem = std::make_error_code(std::errc::is_a_directory);
+    isSpecial = !llvm::sys::fs::is_regular_file(status);
+    permissions = status.permissions() & llvm::sys::fs::all_all;
   }
+  explicit OutputFile(StringRef path) : OutputFile(path, path) {}
   OutputFile(const OutputFile &) = delete;
   ~OutputFile() {
-    if (!temporary.empty())
-      llvm::sys::fs::remove(temporary);
+    if (temporary.empty())
+      return;
+    llvm::sys::fs::remove(temporary);
+    llvm::sys::DontRemoveFileOnSignal(temporary);
   }
 
   using Writer = llvm::function_ref<llvm::Error(llvm::raw_pwrite_stream &)>;
   llvm::Error write(Writer write) {
-    if (isDirectory)
-      return cannot(std::make_error_code(std::errc::is_a_directory));
+    if (problem)
+      return cannot(problem);
     int fd;
     if (std::error_code code =
-            isSpecial ? llvm::sys::fs::createTemporaryFile("heedc", "tmp", fd, temporary)
-                      : llvm::sys::fs::createUniqueFile(path + ".%%%%%%.tmp", fd, temporary))
+            isSpecial
+                ? llvm::sys::fs::createTemporaryFile("heedc", "tmp", fd, temporary)
+                : llvm::sys::fs::createUniqueFile(
+                      path + ".%%%%%%.tmp", fd, temporary, llvm::sys::fs::OF_None,
+                      permissions.value_or(llvm::sys::fs::all_read | llvm::sys::fs::all_write)))
       return cannot(code);
+    llvm::sys::RemoveFileOnSignal(temporary);
     llvm::raw_fd_ostream os(fd, /*shouldClose=*/true);
     llvm::Error error = write(os);
     os.close();
@@ -139,14 +159,31 @@ public:
   /// For programs that write the file themselves, after write() has made it.
   StringRef temporaryPath() const { return temporary; }
 
+  /// Their errors, which know no other name of it.
+  llvm::Error renamed(llvm::Error error) {
+    if (!error)
+      return error;
+    std::string message = llvm::toString(std::move(error));
+    for (size_t at; (at = message.find(temporary.c_str())) != std::string::npos;)
+      message.replace(at, temporary.size(), name);
+    return llvm::createStringError(message);
+  }
+
   /// Whether commit() may fail for want of space.
   bool mayLackSpace() const { return isSpecial; }
 
   llvm::Error commit() {
     if (isSpecial)
       return copy();
-    if (std::error_code code = llvm::sys::fs::rename(temporary, path))
+    // What another program wrote may have permissions of its own, and the umask takes some.
+    std::error_code code;
+    if (permissions)
+      code = llvm::sys::fs::setPermissions(temporary, *permissions);
+    if (!code)
+      code = llvm::sys::fs::rename(temporary, path);
+    if (code)
       return cannot(code);
+    llvm::sys::DontRemoveFileOnSignal(temporary);
     temporary.clear();
     return llvm::Error::success();
   }
@@ -156,6 +193,7 @@ private:
     auto content = llvm::MemoryBuffer::getFile(temporary);
     if (!content)
       return cannot(content.getError());
+    std::signal(SIGPIPE, SIG_IGN); // that a pipe's reader left is an error like others
     std::error_code code;
     llvm::raw_fd_ostream os(path, code, llvm::sys::fs::CD_OpenExisting);
     if (code)
@@ -168,10 +206,12 @@ private:
   }
 
   llvm::Error cannot(std::error_code code) {
-    return llvm::createStringError("cannot write '" + path + "': " + code.message());
+    return llvm::createStringError("cannot write '" + name + "': " + code.message());
   }
-  std::string path;
-  bool isSpecial = false, isDirectory = false;
+  std::string path, name;
+  std::error_code problem;
+  bool isSpecial = false;
+  std::optional<llvm::sys::fs::perms> permissions; // of what is there
   llvm::SmallString<128> temporary;
 };
 
@@ -179,7 +219,7 @@ private:
 bool areSameFile(StringRef a, StringRef b) {
   if (llvm::sys::fs::exists(a) || llvm::sys::fs::exists(b))
     return llvm::sys::fs::is_regular_file(a) && llvm::sys::fs::equivalent(a, b);
-  llvm::SmallString<128> paths[] = {a, b};
+  llvm::SmallString<128> paths[] = {StringRef(followLinks(a)), StringRef(followLinks(b))};
   for (llvm::SmallString<128> &path : paths) {
     llvm::sys::fs::make_absolute(path);
     llvm::sys::path::remove_dots(path, /*remove_dot_dot=*/true);
@@ -245,25 +285,21 @@ int compileFile() {
   }
   if (!program)
     return 1;
-  if (checkOnly)
-    return 0;
 
   llvm::SmallVector<const lang::Variant *> variants;
   if (variantNames.empty())
     for (const lang::Variant &variant : program->variants)
       variants.push_back(&variant);
   for (const std::string &name : variantNames) {
-    const lang::Variant *variant = program->lookup(name);
-    if (!variant) {
-      std::string known;
-      for (const lang::Variant &v : program->variants)
-        known += (known.empty() ? "" : ", ") + v.name.str();
-      return fail("no variant '" + name + "' in '" + inputPath + "' (there: " + known + ")");
-    }
-    if (llvm::is_contained(variants, variant))
+    llvm::Expected<const lang::Variant *> variant = program->require(name, inputPath);
+    if (!variant)
+      return fail(llvm::toString(variant.takeError()));
+    if (llvm::is_contained(variants, *variant))
       return fail("--variant names '" + name + "' twice");
-    variants.push_back(variant);
+    variants.push_back(*variant);
   }
+  if (checkOnly)
+    return 0;
   if (variants.empty())
     return fail("no variant in '" + inputPath + "': there is nothing to compile");
   if (!symbol.empty() && variants.size() > 1)
@@ -334,11 +370,11 @@ int compileFile() {
   } else if (action == Action::Shared) {
     error = output.write(writeNothing); // says at once if there is no place for it
     // Never committed: the linker reads the temporary file.
-    OutputFile object((output.temporaryPath() + ".o").str());
+    OutputFile object((output.temporaryPath() + ".o").str(), outputPath);
     if (!error)
       error = object.write(emit);
     if (!error)
-      error = linkShared(object.temporaryPath(), output.temporaryPath());
+      error = output.renamed(linkShared(object.temporaryPath(), output.temporaryPath()));
   } else {
     error = output.write(emit);
   }
@@ -373,6 +409,7 @@ int compileFile() {
 
 int main(int argc, char **argv) {
   llvm::InitLLVM init(argc, argv);
+  std::signal(SIGXFSZ, SIG_IGN); // a file that gets too large is an error like others
   cl::HideUnrelatedOptions(category);
   cl::SetVersionPrinter([](llvm::raw_ostream &os) {
     os << "heedc " HEED_VERSION ", with LLVM " LLVM_VERSION_STRING "\n";

@@ -7,7 +7,7 @@
 //===----------------------------------------------------------------------===//
 //
 // Evaluates rows of a variant in float64, and the classes of its blocks, on arrays in files, as a
-// JSON text asks for it. python/heed/oracle.py is the usual caller.
+// JSON text asks for it. python/heed/oracle.py is the usual caller, heed-interpret that of a shell.
 //
 //   {
 //     "query": {"path": "q.bin", "dtype": "bf16", "shape": [1, 8, 512, 64]},

@@ -43,6 +43,7 @@ public:
   /// An error about a file as a whole; `line` 0 if there is none to name.
   void fileError(llvm::StringRef file, unsigned line, const llvm::Twine &message);
 
+  bool hasErrorAt(llvm::SMLoc loc) const;
   bool hasErrors() const { return numErrors != 0; }
   unsigned errorCount() const { return numErrors; }
   /// True once so much was reported that going on would help nobody.
@@ -60,7 +61,7 @@ private:
 };
 
 /// The candidate nearest to `name`, if it is near enough to be a likely
-/// misspelling; empty otherwise.
+/// misspelling, where upper and lower case count the same; empty otherwise.
 llvm::StringRef nearestName(llvm::StringRef name, llvm::ArrayRef<llvm::StringRef> candidates);
 
 /// "; did you mean 'x'?" for the nearest candidate, or nothing.

@@ -33,6 +33,7 @@
 #include "llvm/ADT/SmallVector.h"
 #include "llvm/ADT/StringRef.h"
 #include "llvm/Support/Allocator.h"
+#include "llvm/Support/Error.h"
 #include "llvm/Support/VirtualFileSystem.h"
 
 #include <cstdint>
@@ -241,6 +242,8 @@ public:
   std::vector<Variant> variants;
 
   const Variant *lookup(llvm::StringRef name) const;
+  /// The same, or an error that says which variants there are; `file` is what it calls the program.
+  llvm::Expected<const Variant *> require(llvm::StringRef name, llvm::StringRef file) const;
 
   /// The text form shown above; for tests and for `heedc --emit=checked`.
   void print(llvm::raw_ostream &os) const;

@@ -229,3 +229,39 @@ heed_status cuda::takeCounter(ContextState &context, Stream stream, DevicePtr &c
   counter = counters + uint64_t(placeOf(context, idOf(stream))) * counterBytes;
   return HEED_OK;
 }
+
+//===----------------------------------------------------------------------===//
+// Memory in a stream's order
+//===----------------------------------------------------------------------===//
+
+static constexpr uint64_t keptPoolBytes = uint64_t(64) << 20;
+
+/// NULL where there can be none.
+static MemoryPool makePool(const Device &device) {
+  if (!driver.memPoolCreate || !driver.memPoolSetAttribute || !driver.memAllocFromPoolAsync)
+    return nullptr;
+  MemoryPoolProperties properties = {};
+  properties.allocationType = allocationPinned;
+  properties.locationType = locationDevice;
+  properties.locationId = device.ordinal;
+  MemoryPool pool = nullptr;
+  RelaxedCapture relaxed;
+  if (driver.memPoolCreate(&pool, &properties))
+    return nullptr;
+  uint64_t kept = keptPoolBytes;
+  driver.memPoolSetAttribute(pool, poolReleaseThreshold, &kept);
+  return pool;
+}
+
+Result cuda::allocateInOrder(ContextState &context, Stream stream, size_t bytes,
+                             DevicePtr &pointer) {
+  MemoryPool pool = context.pool.load(std::memory_order_acquire);
+  if (!pool) {
+    Lock lock;
+    pool = context.pool.load(std::memory_order_relaxed);
+    if (!pool && (pool = makePool(*context.device)))
+      context.pool.store(pool, std::memory_order_release);
+  }
+  return pool ? driver.memAllocFromPoolAsync(&pointer, bytes, pool, stream)
+              : driver.memAllocAsync(&pointer, bytes, stream);
+}

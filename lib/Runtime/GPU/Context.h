@@ -32,6 +32,8 @@ struct ContextState {
   /// Context.cpp.
   DevicePtr ownCounters;
   uint32_t numOwnCounters;
+  /// Where lists are allocated, NULL until the first are.
+  std::atomic<MemoryPool> pool;
   ContextState *next;
 };
 
@@ -58,6 +60,10 @@ private:
 /// stream run one after the other and share theirs; a captured one keeps what it gets, because its
 /// graph may run at any time.
 heed_status takeCounter(ContextState &context, Stream stream, DevicePtr &counter);
+
+/// Memory in the stream's order, for memFreeAsync: of a pool that keeps some of it, since the
+/// device's own pool gives all of it back whenever the host waits for the device.
+Result allocateInOrder(ContextState &context, Stream stream, size_t bytes, DevicePtr &pointer);
 
 } // namespace heed::runtime::cuda
 

@@ -17,6 +17,7 @@
 struct CUctx_st;
 struct CUmod_st;
 struct CUfunc_st;
+struct CUmemPoolHandle_st;
 struct CUstream_st;
 
 /// Headers before CUDA 13 ask for an alignment of 64.
@@ -36,6 +37,7 @@ using DevicePtr = unsigned long long;
 using Context = CUctx_st *;
 using Module = CUmod_st *;
 using Function = CUfunc_st *;
+using MemoryPool = CUmemPoolHandle_st *;
 using Stream = CUstream_st *;
 
 using TensorMap = CUtensorMap_st;
@@ -73,6 +75,15 @@ enum {
 enum { functionMaxDynamicShared = 8 };
 enum { captureModeRelaxed = 2 };
 enum { streamNonBlocking = 1 };
+enum { poolReleaseThreshold = 4 };
+enum { allocationPinned = 1 };
+enum { locationDevice = 1 };
+
+struct MemoryPoolProperties {
+  int allocationType, handleTypes, locationType, locationId;
+  void *securityAttributes;
+  unsigned char reserved[64];
+};
 /// A handle that means another stream in each thread.
 enum : uintptr_t { streamPerThread = 2 };
 
@@ -112,6 +123,11 @@ enum : uintptr_t { streamPerThread = 2 };
            (DevicePtr pointer, unsigned value, size_t count, Stream stream))                       \
   OPTIONAL(memAllocAsync, "cuMemAllocAsync", (DevicePtr * pointer, size_t bytes, Stream stream))   \
   OPTIONAL(memFreeAsync, "cuMemFreeAsync", (DevicePtr pointer, Stream stream))                     \
+  OPTIONAL(memPoolCreate, "cuMemPoolCreate", (MemoryPool * pool, const MemoryPoolProperties *p))   \
+  OPTIONAL(memPoolSetAttribute, "cuMemPoolSetAttribute",                                           \
+           (MemoryPool pool, int attribute, void *value))                                          \
+  OPTIONAL(memAllocFromPoolAsync, "cuMemAllocFromPoolAsync",                                       \
+           (DevicePtr * pointer, size_t bytes, MemoryPool pool, Stream stream))                    \
   REQUIRED(streamCreate, "cuStreamCreate", (Stream * stream, unsigned flags))                      \
   REQUIRED(streamDestroy, "cuStreamDestroy_v2", (Stream stream))                                   \
   REQUIRED(streamSynchronize, "cuStreamSynchronize", (Stream stream))                              \

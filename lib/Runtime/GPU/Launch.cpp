@@ -305,16 +305,16 @@ public:
   Lists(const Lists &) = delete;
   Lists &operator=(const Lists &) = delete;
 
-  heed_status allocate(const heed_kernel &kernel, const Device &device, int64_t bytes) {
+  heed_status allocate(const heed_kernel &kernel, ContextState &context, int64_t bytes) {
     if (!driver.memAllocAsync || !driver.memFreeAsync)
       return fail(HEED_UNSUPPORTED_GPU,
                   "kernel '%s': expected a driver for CUDA 11.2 or later, found one for CUDA %s; "
                   "update the NVIDIA driver",
                   nameOf(kernel), driverVersion().text);
-    if (Result result = driver.memAllocAsync(&pointer, size_t(bytes), stream)) {
+    if (Result result = allocateInOrder(context, stream, size_t(bytes), pointer)) {
       pointer = 0;
       return failCall(result, "kernel '%s': no %lld bytes of memory for block lists on cuda:%d",
-                      nameOf(kernel), ll(bytes), int(device.ordinal));
+                      nameOf(kernel), ll(bytes), int(context.device->ordinal));
     }
     return HEED_OK;
   }
@@ -371,7 +371,7 @@ static heed_status launch(const heed_kernel &kernel, const heed_gpu_code &code,
   };
   Lists lists(stream);
   if (code.classify) {
-    if ((status = lists.allocate(kernel, device, geometry.listBytes + geometry.summaryBytes)))
+    if ((status = lists.allocate(kernel, context, geometry.listBytes + geometry.summaryBytes)))
       return status;
     args[HEED_ARG_LISTS] = int64_t(lists.pointer);
     if (geometry.summariseBlocks > 0) {

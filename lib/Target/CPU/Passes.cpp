@@ -104,7 +104,7 @@ struct ExpandMath : heed::impl::ExpandMathPassBase<ExpandMath> {
     RewritePatternSet expansions(&getContext());
     math::populateExpansionPatterns(expansions, {"rsqrt", "exp2"});
     populatePowerExpansion(expansions);
-    populateAngleReduction(expansions);
+    populateAngleReduction(expansions, !getOperation()->hasAttr(kNoFMAAttr));
     RewritePatternSet approximations(&getContext());
     populateMathPolynomialApproximationPatterns(approximations);
     if (failed(rewriteMath(std::move(expansions))) ||

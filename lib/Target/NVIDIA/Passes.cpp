@@ -157,7 +157,7 @@ struct NVIDIAMath : heed::impl::NVIDIAMathPassBase<NVIDIAMath> {
     if (strict)
       math::populateExpansionPatterns(expansions, {"rsqrt", "exp2"});
     populatePowerExpansion(expansions);
-    populateAngleReduction(expansions); // the instructions want small angles, too
+    populateAngleReduction(expansions, /*hasFMA=*/true); // the instructions want small angles, too
     RewritePatternSet approximations(&getContext());
     populateMathPolynomialApproximationPatterns(approximations);
     if (failed(rewriteMath(std::move(expansions))))

@@ -8,13 +8,14 @@ Names that mean the same in both libraries share an entry; so do a function and 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from heed.tracing import arithmetic, tensors
+from heed.tracing import arithmetic, formulas, indexing, tensors
 from heed.tracing.errors import fail
 from heed.tracing.expressions import Node
-from heed.tracing.proxies import Traced, is_traced
+from heed.tracing.proxies import TensorProxy, Traced, is_traced
 
 if TYPE_CHECKING:
     from heed.tracing.tracer import Tracer
@@ -124,7 +125,7 @@ def _clamp_max(tracer: Tracer, input: Any, max: Any) -> Any:
     return _clamp(tracer, input, None, max)
 
 
-@_names("round")
+@_names("round", "around")
 def _round(tracer: Tracer, input: Any, decimals: int = 0) -> Any:
     if decimals == 0:
         return tracer.apply(arithmetic.rint, input)
@@ -158,10 +159,46 @@ def _lerp(tracer: Tracer, input: Any, end: Any, weight: Any) -> Any:
     return input + weight * (end - input)
 
 
+class _Functions:
+    """FUNCTIONS, as formulas call them."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+
+    def __getattr__(self, name: str) -> Any:
+        return functools.partial(FUNCTIONS[name], self._tracer)
+
+
+def _formula(formula: formulas.Formula, is_real: bool) -> Callable[..., Any]:
+    def operand(tracer: Tracer, value: Any) -> Any:
+        lifted = tracer.lift(value)
+        if lifted is None:
+            return value
+        if lifted._host is not None:  # the operators of the formula are to be traced, not Python's
+            lifted = Traced(tracer, lifted._node)
+        return tracer.cast(lifted, "float32") if is_real else lifted
+
+    def function(tracer: Tracer, *args: Any, inplace: bool = False, **kwargs: Any) -> Any:
+        if inplace:
+            raise TypeError
+        return formula(_Functions(tracer), *(operand(tracer, arg) for arg in args),
+                       **{name: operand(tracer, arg) for name, arg in kwargs.items()})
+
+    return function
+
+
+for _table, _is_real in ((formulas.REAL, True), (formulas.ANY, False)):
+    for _aliases, _each in _table.items():
+        FUNCTIONS.update(dict.fromkeys(_aliases.split(), _formula(_each, _is_real)))
+# What torch.special has under a name of its own.
+FUNCTIONS.update({f"special_{name}": FUNCTIONS[name] for name in
+                  "erf erfc exp2 expit expm1 log1p logit ndtr round sinc xlog1py xlogy".split()})
+
+
 # ---- Types and constants ----
 
 
-@_names("to", "type", "astype", "type_as", "asarray", "as_tensor", "array", "tensor")
+@_names("to", "type", "astype", "type_as", "asarray", "as_tensor", "array", "tensor", "from_numpy")
 def _to(tracer: Tracer, input: Any, *args: Any, dtype: Any = None, **kwargs: Any) -> Any:
     """Floats narrower or wider than float32 stay float32: that is what scores are computed in."""
     if type(input) in (list, tuple):
@@ -197,23 +234,24 @@ def _full_like(tracer: Tracer, input: Any, *args: Any, fill_value: Any = None, d
                **kwargs: Any) -> Any:
     """full_like(x, value), x.new_full(size, value) and torch.full(size, traced value)."""
     *sizes, value = (*args, fill_value) if fill_value is not None else args
-    _scalar_only(sizes[0] if sizes else input if type(input) in (tuple, list) else size)
-    value = tracer.lift_number(value)
+    value = _of_size(tracer, value, sizes[0] if sizes else input if type(input) in (tuple, list) else size)
     if dtype is not None:
         return tracer.cast(value, dtype)
     return tracer.cast(value, input.dtype) if is_traced(input) else value
 
 
-def _scalar_only(size: Any) -> None:
+def _of_size(tracer: Tracer, value: Any, size: Any) -> Traced:
     if tuple(size) not in ((), (1,)):
         fail(f"a mod cannot make a tensor of shape {tuple(size)}; it sees one element at a time")
+    value = tracer.lift_number(value)
+    return Traced(tracer, (value._scalar,)) if size else value
 
 
 def _filled(value: int) -> Callable[..., Any]:
     def function(tracer: Tracer, input: Any, *size: Any, dtype: Any = None, **kwargs: Any) -> Any:
         size = kwargs.get("size", size)
-        _scalar_only(size[0] if size and type(size[0]) in (tuple, list) else size)
-        return tracer.cast(tracer.lift_number(value), input.dtype if dtype is None else dtype)
+        made = _of_size(tracer, value, size[0] if size and type(size[0]) in (tuple, list) else size)
+        return tracer.cast(made, input.dtype if dtype is None else dtype)
 
     return function
 
@@ -226,9 +264,42 @@ def _new_tensor(tracer: Tracer, input: Any, data: Any, dtype: Any = None, **kwar
     return tracer.cast(tracer.lift_number(data), input.dtype if dtype is None else dtype)
 
 
-@_names("contiguous", "clone", "detach", "cpu", "cuda", "squeeze", "copy", "alias", "broadcast_to", "expand_as")
+@_names("contiguous", "clone", "detach", "cpu", "cuda", "copy", "alias")
 def _same(tracer: Tracer, input: Any, *args: Any, **kwargs: Any) -> Any:
     return input
+
+
+def _shaped(repeats: bool) -> Callable[..., Any]:
+    """Shapes of no axis or one, which is all that a value in a mod has."""
+    def function(tracer: Tracer, input: Any, *shape: Any) -> Any:
+        sizes = shape[0] if len(shape) == 1 and type(shape[0]) in (tuple, list) else shape
+        elements = tracer.lanes(input) if input.shape else (input._node,)
+        count = sizes[0] if sizes else 1
+        if len(sizes) > 1 or not (count in (-1, len(elements)) or repeats and len(elements) == 1):
+            fail(f"a value of {len(elements)} elements in a mod cannot get shape {tuple(sizes)}; it sees one element at a time")
+        if not sizes:
+            return Traced(tracer, elements[0])
+        return input if input.shape and count in (-1, len(elements)) else Traced(tracer, elements * abs(count))
+
+    return function
+
+
+FUNCTIONS.update({"reshape": _shaped(False), "view": _shaped(False), "expand": _shaped(True), "broadcast_to": _shaped(True)})
+
+
+@_names("expand_as")
+def _expand_as(tracer: Tracer, input: Any, other: Any) -> Any:
+    return input.expand(other.shape) if input.shape else input
+
+
+@_names("flatten", "ravel")
+def _flatten(tracer: Tracer, input: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+    return FUNCTIONS["reshape"](tracer, input, -1)
+
+
+@_names("squeeze")
+def _squeeze(tracer: Tracer, input: Any, dim: Any = None, axis: Any = None) -> Any:
+    return FUNCTIONS["reshape"](tracer, input, ()) if input.shape == (1,) else input
 
 
 @_names("unsqueeze", "atleast_1d")
@@ -269,7 +340,61 @@ def _size(tracer: Tracer, input: Any, dim: int | None = None) -> Any:
 
 @_names("numel")
 def _numel(tracer: Tracer, input: Any) -> int:
-    return int(input.shape[0]) if input.shape else 1
+    return math.prod(map(int, input.shape))
+
+
+# ---- Of captured tensors ----
+
+
+def _view(name: str, of_value: Callable[..., Any] | None) -> Callable[..., Any]:
+    """A view of a whole captured tensor, or what the name means for a value."""
+    def function(tracer: Tracer, input: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(input, TensorProxy) and input.ndim:
+            return indexing.view(tracer, input, name, *args, **kwargs)
+        if of_value is None:
+            raise TypeError
+        return of_value(tracer, input, *args, **kwargs)
+
+    return function
+
+
+FUNCTIONS.update({name: _view(name, FUNCTIONS.get(name)) for name in indexing.VIEWS})
+
+
+@_names("select")
+def _select(tracer: Tracer, input: Any, dim: Any, index: Any = 0) -> Any:
+    """torch.select, or np.select of conditions, values and a default."""
+    if type(input) in (list, tuple):
+        pairs = list(zip(input, dim))[::-1]
+        return functools.reduce(lambda rest, pair: tracer.apply(arithmetic.where, *pair, rest), pairs, index)
+    return input[(slice(None),) * (dim % input.ndim) + (index,)]
+
+
+@_names("index_select")
+def _index_select(tracer: Tracer, input: Any, dim: int, index: Any) -> Any:
+    """The index has an axis. If that has one element, the result's other axes may stay."""
+    if input.ndim > 1 and len(index) == 1:
+        return input[(slice(None),) * (dim % input.ndim) + (index[0], None)]
+    return _select(tracer, input, dim, index)
+
+
+@_names("take")
+def _take(tracer: Tracer, input: Any, index: Any, axis: int | None = None) -> Any:
+    if axis is not None:
+        return _select(tracer, input, axis, index)
+    return (input if input.ndim == 1 else input.reshape(-1))[index]
+
+
+@_names("gather")
+def _gather(tracer: Tracer, input: Any, dim: int, index: Any) -> Any:
+    if input.ndim != 1:
+        fail("gather of a tensor with several axes in a mod; index it, as in table[q_idx, index]")
+    return input[index]
+
+
+@_names("take_along_dim", "take_along_axis")
+def _take_along(tracer: Tracer, input: Any, index: Any, dim: int | None = None, axis: int | None = None) -> Any:
+    return _gather(tracer, input, 0, index)
 
 
 # ---- Of vectors ----
@@ -284,6 +409,9 @@ def _vector(tracer: Tracer, input: Any, name: str, dim: Any, kwargs: dict[str, A
     if type(input) in (list, tuple):
         input = _stack(tracer, input)
     vector = tracer.lift_number(input)
+    if vector.ndim > 1:
+        fail(f"{name} of a tensor with {vector.ndim} axes left: index it down to a row, as in table[:, h].{name}(), or compute it "
+             "outside of the mod and capture the result")
     if axis not in (None, 0, -1, (0,), (-1,), [0], [-1]):
         fail(f"{name} along axis {axis}: a vector in a mod has only axis 0")
     return vector if vector.shape else Traced(tracer, (vector._node,))  # type: ignore[arg-type]
@@ -328,17 +456,17 @@ def _extreme(name: str, operation: arithmetic.Operation) -> Callable[..., Any]:
     return function
 
 
-def _along(function: Callable[..., Any]) -> Callable[..., Any]:
+def _along(name: str) -> Callable[..., Any]:
     def along(tracer: Tracer, input: Any, dim: Any = None, **kwargs: Any) -> Any:
-        return function(tracer, _vector(tracer, input, "amax", dim, kwargs))
+        return FUNCTIONS[name](tracer, _vector(tracer, input, f"a{name}", dim, kwargs))
 
     return along
 
 
 FUNCTIONS["max"] = _extreme("max", arithmetic.maximum)
 FUNCTIONS["min"] = _extreme("min", arithmetic.minimum)
-FUNCTIONS["amax"] = _along(FUNCTIONS["max"])
-FUNCTIONS["amin"] = _along(FUNCTIONS["min"])
+FUNCTIONS["amax"] = _along("max")
+FUNCTIONS["amin"] = _along("min")
 
 
 @_names("prod")

@@ -8,10 +8,14 @@ non-negative, the wrap is written out. Extents are run-time values, unless a row
 
 from __future__ import annotations
 
+import functools
+import itertools
 import operator
 from typing import TYPE_CHECKING, Any
 
-from heed import gpu
+import numpy as np
+
+from heed import arrays, gpu
 from heed.gpu import DeviceArray
 from heed.tracing import arithmetic, tensors
 from heed.tracing.errors import fail
@@ -22,22 +26,19 @@ if TYPE_CHECKING:
     from heed.tracing.tracer import Tracer
 
 MAX_RANK = 6  # of a parameter
-_VIEWS = frozenset("permute transpose swapaxes reshape view flatten unsqueeze squeeze expand broadcast_to ravel "
-                   "movedim moveaxis narrow select unflatten mT t".split())
+VIEWS = frozenset("permute transpose swapaxes reshape view flatten unsqueeze squeeze expand broadcast_to ravel movedim "
+                  "moveaxis narrow unflatten mT t flip fliplr flipud roll tril triu diagonal diag expand_dims".split())
 _NUMBERS = {"bool": "bool", "i8": "i32", "i32": "i32", "i64": "i64", "f16": "f32", "bf16": "f32", "f32": "f32"}
-_SAME = frozenset("contiguous clone detach cpu cuda copy".split())
+_MAX_DEPTH = 64  # of operations on operations that wait for an index
+_SAME = frozenset("contiguous clone detach cpu cuda copy numpy".split())
 
 
 def new_tensor(tracer: Tracer, real: Any, path: Any, hint: str) -> Any:
     """What stands for a torch tensor or NumPy array: a TensorProxy, or a value if it has no axes."""
+    _refuse_other_layouts(real, hint)
     name = tensors.dtype_name(real.dtype)
-    if name == "int64":
-        dtype = "i64"
-    elif name in tensors.DIRECT:
-        dtype = tensors.DIRECT[name]
-    elif name in tensors.CONVERTED:
-        dtype = tensors.CONVERTED[name]
-    else:
+    dtype = tensors.DIRECT.get(name) or tensors.CONVERTED.get(name)
+    if dtype is None:
         fail(f"captured tensor '{hint}' has elements of {name}, which no kernel can read")
     if name in tensors.CONVERTED and isinstance(real, DeviceArray):
         fail(f"captured tensor '{hint}' has elements of {name}: convert it to {dtype}, or capture one of torch or CuPy")
@@ -52,7 +53,13 @@ def new_tensor(tracer: Tracer, real: Any, path: Any, hint: str) -> Any:
             return _number(tracer, dtype, path, hint)
         tracer.guard(f"not ({is_plain})", path)
     leaf = Leaf(hint, dtype, min(max(rank, 1), MAX_RANK))
-    value = path if name not in tensors.CONVERTED else path.apply(tensors.convert, dtype)
+    value = path
+    if name in tensors.CONVERTED:
+        value = path.apply(tensors.convert, dtype)
+    elif not tensors.is_plain(real):
+        value = path.apply(tensors.make_plain)
+    elif isinstance(real, np.ndarray) or tensors.is_torch(real):  # the order of bytes is one of the dtype
+        tracer.guard("not {0}.is_neg()" if tensors.is_torch(real) else "{0}.flags.aligned", path)
     if rank == 0:
         value = value.method("reshape", 1)
     elif rank > MAX_RANK:
@@ -62,6 +69,16 @@ def new_tensor(tracer: Tracer, real: Any, path: Any, hint: str) -> Any:
     if rank == 0:
         return Traced(tracer, tracer.graph.load(leaf, (tracer.graph.constant(0),)))
     return TensorProxy(tracer, leaf, real, path, [Axis(i) for i in range(rank)], {})
+
+
+def _refuse_other_layouts(real: Any, hint: str) -> None:
+    """Says what to capture instead of a tensor that has no strides, or elements that are several numbers."""
+    if getattr(real, "is_nested", False):
+        fail(f"captured tensor '{hint}' is nested: capture its .values() and .offsets(), or torch.nested.to_padded_tensor of it")
+    if tensors.is_torch(real) and real.layout is not tensors.torch().strided:
+        fail(f"captured tensor '{hint}' is of layout {real.layout}: capture its .to_dense()")
+    if getattr(real.dtype, "names", None):
+        fail(f"captured array '{hint}' is one of structures: capture its fields, such as {hint}[{real.dtype.names[0]!r}]")
 
 
 def _number(tracer: Tracer, dtype: str, path: Any, hint: str) -> Traced:
@@ -103,15 +120,21 @@ def _base_index(tracer: Tracer, tensor: TensorProxy, axis: Axis, index: Any) -> 
     return arithmetic.add(g, node, g.constant(axis.offset)) if axis.offset else node
 
 
-def index_tensor(tracer: Tracer, tensor: TensorProxy, key: Any) -> Any:
+def _one_per_axis(key: Any, rank: int, name: str) -> list[Any]:
+    """The parts of an index, with whole slices for what `...` and the end leave out; None stays."""
     keys = list(key) if type(key) is tuple else [key]
     given = sum(1 for k in keys if k is not None and k is not Ellipsis)
-    if given > len(tensor._axes):
-        fail(f"captured tensor '{tensor._leaf.hint}' has {len(tensor._axes)} axes left, but {given} indices are given")
+    if given > rank:
+        fail(f"{name} has {rank} axes left, but {given} indices are given")
     if not any(k is Ellipsis for k in keys):
         keys.append(Ellipsis)
     at = next(i for i, k in enumerate(keys) if k is Ellipsis)
-    keys[at:at + 1] = [slice(None)] * (len(tensor._axes) - given)
+    keys[at:at + 1] = [slice(None)] * (rank - given)
+    return keys
+
+
+def index_tensor(tracer: Tracer, tensor: TensorProxy, key: Any) -> Any:
+    keys = _one_per_axis(key, len(tensor._axes), f"captured tensor '{tensor._leaf.hint}'")
     axes: list[Axis] = []
     bound = dict(tensor._bound)
     vectors: dict[int, tuple[Axis, tuple[Node, ...]]] = {}
@@ -233,13 +256,102 @@ def index_vector(tracer: Tracer, vector: Traced, key: Any) -> Any:
     if isinstance(key, slice):
         return Traced(tracer, tracer.lanes(vector)[key])
     if is_traced(key) and key._host is None:
-        fail("a computed vector is indexed by a traced value; index the captured tensor that it comes from")
+        fail("a computed vector is indexed by a traced value; index what it is made of, and compute with the elements")
     index = operator.index(key)
     if not -lanes <= index < lanes:
         raise IndexError(f"index {index} is outside a vector of {lanes} elements")
     node = vector._node
     index %= lanes
     return Traced(tracer, node[index] if isinstance(node, tuple) else tracer.graph.lane(node, index))
+
+
+class Elementwise(Traced):
+    """An operation on captured tensors that have axes left: to index it is to index them.
+
+    All elements are computed only where it is used as a value, which a row may be.
+    """
+
+    def __init__(self, tracer: Tracer, operation: arithmetic.Operation, operands: list[Traced]) -> None:
+        super().__init__(tracer, ())
+        self._operation = operation
+        self._operands = operands
+        self._shape = _broadcast(operands)
+        self._depth: int = 1 + max(getattr(operand, "_depth", 0) if type(operand) is Elementwise else 0 for operand in operands)
+        if self._depth > _MAX_DEPTH:
+            self._node  # noqa: B018  now, as Python's stack is finite
+
+    @property
+    def _node(self) -> Node | tuple[Node, ...]:
+        if not self._value:
+            self._value = self._tracer.compute(self._operation, self._operands)._node
+            self._depth = 0
+        return self._value
+
+    @property
+    def dtype(self) -> Any:
+        return self[(0,) * self.ndim].dtype
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        return self._shape
+
+    @property
+    def T(self) -> Any:
+        if self.ndim > 1:
+            fail("what is computed of a captured tensor is transposed; transpose the tensor itself")
+        return self
+
+    mT = T
+
+    def __getitem__(self, key: Any) -> Any:
+        keys = _one_per_axis(key, self.ndim, "what is computed of captured tensors")
+        if any(k is None for k in keys):
+            fail("what is computed of captured tensors cannot get another axis; give it to the tensors themselves")
+        return _index_operands(self, keys, self.shape, {})
+
+    def __repr__(self) -> str:
+        return f"<traced operation on captured tensors with {self.ndim} axes>"
+
+
+def is_unread(value: Traced) -> bool:
+    """Whether a value has axes that an index may still come for."""
+    return isinstance(value, (TensorProxy, Elementwise)) and value.ndim > 0
+
+
+def _broadcast(operands: list[Traced]) -> tuple[Any, ...]:
+    """The shape of what is combined; that lengths agree becomes a condition of the trace."""
+    shape = []
+    for lengths in itertools.zip_longest(*(operand.shape[::-1] for operand in operands)):
+        length, *others = (length for length in lengths if length is not None)
+        for other in others:
+            if other is length or other == length:
+                continue
+            if length != 1 and other != 1:
+                fail(f"vectors of {length} and {other} elements cannot be combined")
+            length = other if length == 1 else length
+        shape.append(length)
+    return tuple(shape[::-1])
+
+
+def _index_operands(value: Elementwise, keys: list[Any], shape: tuple[Any, ...], known: dict[int, Any]) -> Any:
+    """The operation on what `keys`, which are for `shape`, leave of the operands; each operand is indexed once."""
+
+    def index(operand: Any) -> Any:
+        if not operand.shape:
+            return operand
+        if id(operand) not in known:
+            rank = len(operand.shape)
+            own = [key if _number_of(length) != 1 or _number_of(all) == 1 else slice(None) if isinstance(key, slice) else 0
+                   for key, length, all in zip(keys[-rank:], operand.shape, shape[-rank:])]
+            known[id(operand)] = (_index_operands(operand, own, operand.shape, known) if type(operand) is Elementwise
+                                  else operand[tuple(own)])
+        return known[id(operand)]
+
+    return value._tracer.apply(value._operation, *map(index, value._operands))
+
+
+def _number_of(length: Any) -> Any:
+    return length._host.value if is_traced(length) else length
 
 
 def tensor_method(tracer: Tracer, tensor: TensorProxy, name: str) -> Any:
@@ -256,7 +368,7 @@ def tensor_method(tracer: Tracer, tensor: TensorProxy, name: str) -> Any:
         return tensor if name == "data" else view(tracer, tensor, "transpose", -1, -2)
     if name in _SAME:
         return lambda *args, **kwargs: tensor
-    if name in _VIEWS:
+    if name in VIEWS:
         return lambda *args, **kwargs: view(tracer, tensor, name, *args, **kwargs)
     if name == "requires_grad":
         return tracer.concrete_of(tensor._path.attribute("requires_grad"), bool, tensor._real.requires_grad)
@@ -276,11 +388,19 @@ def view(tracer: Tracer, tensor: TensorProxy, name: str, *args: Any, **kwargs: A
         fail(f".{name}() of a captured tensor that is indexed already; call it on the whole tensor, or outside of the mod")
     args = tuple(_concrete(tracer, arg) for arg in args)
     kwargs = {key: _concrete(tracer, arg) for key, arg in kwargs.items()}
-    result = new_tensor(tracer, getattr(tensor._real, name)(*args, **kwargs), tensor._path.method(name, *args, **kwargs),
-                        tensor._leaf.hint)
+    real, path = tensor._real, tensor._path
+    if hasattr(real, name):
+        result = new_tensor(tracer, getattr(real, name)(*args, **kwargs), path.method(name, *args, **kwargs), tensor._leaf.hint)
+    else:  # NumPy has it as a function only
+        function = functools.partial(_view_of, getattr(arrays.library(real), name), args, kwargs)
+        result = new_tensor(tracer, function(real), path.apply(function), tensor._leaf.hint)
     if tensor._casts and isinstance(result, TensorProxy):
         result._casts = tensor._casts
     return result
+
+
+def _view_of(function: Any, args: Any, kwargs: Any, value: Any) -> Any:
+    return function(value, *args, **kwargs)
 
 
 def _concrete(tracer: Tracer, value: Any) -> Any:

@@ -198,6 +198,12 @@ class Traced:
     def __contains__(self, item: Any) -> bool:
         fail("`in` needs a value that is known while tracing; write torch.any(vector == x)")
 
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
+
     def __matmul__(self, other: Any) -> Any:
         return self._tracer.dispatch("dot", "@", (self, other), {})
 
@@ -206,7 +212,7 @@ class Traced:
 
     def __round__(self, digits: int | None = None) -> Any:
         if self._host is not None:
-            return self._tracer.compute(round, self, *(() if digits is None else (digits,)))
+            return self._tracer.call_of_numbers(round, self, *(() if digits is None else (digits,)))
         return self._tracer.dispatch("round", "round", (self,), {} if digits is None else {"decimals": digits})
 
 
@@ -507,7 +513,7 @@ class MappingProxy(ObjectProxy):
 
 
 class LibraryProxy:
-    """A module such as torch, numpy or math: its functions take traced values."""
+    """A module such as torch, numpy or math, or torch's class of tensors: its functions take traced values."""
 
     def __init__(self, tracer: Tracer, real: Any) -> None:
         self._tracer = tracer
@@ -515,6 +521,12 @@ class LibraryProxy:
 
     def __getattr__(self, name: str) -> Any:
         return self._tracer.library(getattr(self._real, name))
+
+    def __call__(self, data: Any) -> Any:
+        return self._tracer.construct(self._real, data)
+
+    def __instancecheck__(self, instance: Any) -> bool:
+        return isinstance(instance, self._real)
 
 
 class Namespace(dict):

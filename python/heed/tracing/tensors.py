@@ -70,6 +70,20 @@ def convert(value: Any, dtype: str) -> Any:
     return value.astype(_NUMPY[dtype])
 
 
+def is_plain(value: Any) -> bool:
+    """Whether kernels can read the elements where they lie: not with swapped bytes, between addresses, or to be negated."""
+    if isinstance(value, np.ndarray):
+        return bool(value.flags.aligned and value.dtype.isnative)
+    return not (is_torch(value) and value.is_neg())
+
+
+def make_plain(value: Any) -> Any:
+    """The value if it is plain, else a copy that is."""
+    if is_plain(value):
+        return value
+    return value.resolve_neg() if is_torch(value) else np.array(value, value.dtype.newbyteorder("="))
+
+
 def merge_axes(value: Any, rank: int) -> Any:
     """The tensor with its first axes merged into one, so that `rank` are left."""
     shape = tuple(value.shape)

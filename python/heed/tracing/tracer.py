@@ -138,8 +138,14 @@ class Tracer:
         return tuple(self.graph.lane(node, i) for i in range(node.lanes))
 
     def apply(self, operation: Callable[..., Node], *operands: Any) -> Traced:
-        """An operation on nodes, element by element."""
+        """An operation on nodes, element by element; of captured tensors it waits for an index."""
         lifted = [self.lift_number(operand) for operand in operands]
+        if any(map(indexing.is_unread, lifted)):
+            return indexing.Elementwise(self, operation, lifted)
+        return self.compute(operation, lifted)
+
+    def compute(self, operation: Callable[..., Node], lifted: list[Traced]) -> Traced:
+        """An operation on values, for all of their elements."""
         nodes = [value._node for value in lifted]
         counts = {len(node) for node in nodes if isinstance(node, tuple)}
         if not counts:
@@ -234,7 +240,7 @@ class Tracer:
             known = self._computed[path] = self._scalar(value, path, "number")
         return known
 
-    def compute(self, function: Any, *args: Any) -> Any:
+    def call_of_numbers(self, function: Any, *args: Any) -> Any:
         """function(*args) of numbers that Python knows while tracing, computed at each call where the result is a number."""
         hosts = [host for arg in args if (host := self.lift_number(arg)._host) is not None]
         if len(hosts) < len(args):  # a tensor that the mod made
@@ -500,7 +506,8 @@ class Tracer:
 
     def library(self, value: Any) -> Any:
         """What stands for a module or function that is not the user's."""
-        if isinstance(value, types.ModuleType):
+        torch = tensors.torch()
+        if isinstance(value, types.ModuleType) or torch and (value is torch.Tensor or type(value) is type(torch.FloatTensor)):
             return LibraryProxy(self, value)
         name = getattr(value, "__name__", "")
         if (volatile := _volatile_module(value)) is not None:
@@ -534,7 +541,7 @@ class Tracer:
         if len(args) == 1 and not kwargs and is_traced(args[0]) and args[0]._host is not None:
             number = args[0]._host.value
             if type(number) in (int, float):
-                return args[0] if type(number) is kind else self.compute(kind, args[0])
+                return args[0] if type(number) is kind else self.call_of_numbers(kind, args[0])
         return kind(*args, **kwargs)
 
     def _len(self, value: Any) -> Any:
@@ -553,6 +560,13 @@ class Tracer:
             return function(*args, **kwargs)
         return self.dispatch(name, _qualified(function), args, kwargs)
 
+    def construct(self, kind: Any, data: Any) -> Any:
+        """torch.Tensor(data), or a class of torch's such as FloatTensor."""
+        if type(data) is int:
+            fail(f"torch.{kind.__name__}({data}) has no elements that are known; use torch.zeros or torch.tensor")
+        torch = tensors.torch()
+        return self._call_library(torch.tensor, data, dtype=torch.float32 if kind is torch.Tensor else kind.dtype)
+
     def _known(self, value: Any) -> Any:
         """An argument that a library needs to know while tracing."""
         if is_traced(value):
@@ -566,7 +580,7 @@ class Tracer:
         if not table.ndim:
             return table
         name = tensors.dtype_name(table.dtype)
-        constant = tensors.convert(table, tensors.CONVERTED[name]) if name in tensors.CONVERTED else table
+        constant = tensors.convert(table, tensors.CONVERTED[name]) if name in tensors.CONVERTED else tensors.make_plain(table)
         path = Path("{c0}", (), [Table(constant)])
         return indexing.new_tensor(self, table, path, "table" if hint in ("tensor", "array") else hint)
 
@@ -577,7 +591,7 @@ class Tracer:
             name = function.__name__
             hint = f"use torch.{name} or np.{name}" if name in FUNCTIONS else "use a function of torch or NumPy"
             fail(f"math.{name} needs a number, but the value is traced; {hint}")
-        return self.compute(function, *args) if traced else function(*map(self._known, args))
+        return self.call_of_numbers(function, *args) if traced else function(*map(self._known, args))
 
     def method(self, value: Traced, name: str) -> Any:
         """A method or attribute of a traced value."""
@@ -609,7 +623,7 @@ class Tracer:
             fail(message)
         return functools.partial(_refuse, message)  # when it is called: hasattr may ask for it
 
-    def _call_method(self, name: str, value: Traced, *args: Any, **kwargs: Any) -> Any:
+    def _call_method(self, name: str, value: Traced, /, *args: Any, **kwargs: Any) -> Any:
         return self.dispatch(name, f".{name}", (value, *args), kwargs)
 
     def torch_function(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -686,12 +700,12 @@ class Tracer:
             refusal = located(f"a {kind} returns a {'bool' if kind == 'mask_mod' else 'number'}, found "
                               f"{type(result).__name__}", None, code)
             raise OutputError(refusal) if kind == "score_mod" else refusal
-        node = traced._node
-        if isinstance(node, tuple) and len(node) == 1:
-            node = node[0]
-        if isinstance(node, tuple) or node.lanes is not None:
-            raise located(f"a {kind} returns one value, found a vector of {traced.shape[0]}; reduce it with torch.any, "
-                          "torch.all or torch.sum", None, code)
+        shape = [int(length) for length in traced.shape]
+        if shape not in ([], [1]):
+            found = f"vector of {shape[0]}" if len(shape) == 1 else f"tensor of {len(shape)} axes"
+            raise located(f"a {kind} returns one value, found a {found}; reduce it with torch.any, torch.all or torch.sum, or "
+                          "index it", None, code)
+        node = self.lanes(traced)[0] if shape else traced._scalar
         if kind == "mask_mod" and node.type != "bool":
             raise located(f"a mask_mod returns bool, found {node.type}; compare it, as in `x != 0`", None, code)
         if kind == "score_mod" and node.type == "bool":

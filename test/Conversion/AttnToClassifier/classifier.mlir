@@ -71,8 +71,8 @@ attn.variant @documents_variant(%ids: !ids {attn.name = "ids"}) {
 // CHECK-SAME:      %[[IDS:[^:]+]]: !attn.tensor<[?], i64>, %{{[^:]+}}: index, %{{[^:]+}}: index, %[[Q0:[^:]+]]: index, %[[Q1:[^:]+]]: index, %[[K0:[^:]+]]: index, %[[K1:[^:]+]]: index) -> i32
 // CHECK-DAG:     %[[MAX:.+]] = arith.constant 9223372036854775807 : i64
 // CHECK-DAG:     %[[MIN:.+]] = arith.constant -9223372036854775808 : i64
-// CHECK-DAG:     %[[HIGH:.+]] = arith.constant 549755813888 : i64
-// CHECK-DAG:     %[[LOW:.+]] = arith.constant -549755813888 : i64
+// CHECK-DAG:     %[[HIGH:.+]] = arith.constant 8796093022208 : i64
+// CHECK-DAG:     %[[LOW:.+]] = arith.constant -8796093022208 : i64
 // CHECK:         %[[OFQ:.+]]:2 = scf.for %[[Q:.+]] = %[[Q0]] to %[[Q1]] step %c1 iter_args(%[[LEAST:.+]] = %[[MAX]], %[[MOST:.+]] = %[[MIN]]) -> (i64, i64)
 // CHECK:           %[[I:.+]] = arith.index_cast %[[Q]] : index to i32
 // CHECK:           %[[ID:.+]] = attn.load %[[IDS]][%[[I]]] : !attn.tensor<[?], i64>

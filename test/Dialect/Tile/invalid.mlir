@@ -49,6 +49,51 @@ func.func private @exp_degree() attributes {s = #tile.cpu_schedule<target = "x",
 
 // -----
 
+// expected-error@+1 {{expects 1 to 4 groups, found 5}}
+func.func private @gpu_groups() attributes {s = #tile.gpu_schedule<target = "x", dot = mma, groups = 5, block_kv = 64, stages = 1, blocks_per_sm = 0, own_output = false, lazy_rescale = 8, value_slices = 1, warp_instances = 1, queries = shared>}
+
+// -----
+
+// expected-error@+1 {{expects block_kv to be a multiple of 16 up to 256, found 24}}
+func.func private @gpu_block_kv() attributes {s = #tile.gpu_schedule<target = "x", dot = mma, groups = 1, block_kv = 24, stages = 1, blocks_per_sm = 0, own_output = false, lazy_rescale = 8, value_slices = 1, warp_instances = 1, queries = shared>}
+
+// -----
+
+// expected-error@+1 {{expects 1 to 8 stages, found 9}}
+func.func private @gpu_stages() attributes {s = #tile.gpu_schedule<target = "x", dot = mma, groups = 1, block_kv = 64, stages = 9, blocks_per_sm = 0, own_output = false, lazy_rescale = 8, value_slices = 1, warp_instances = 1, queries = shared>}
+
+// -----
+
+// expected-error@+1 {{expects blocks_per_sm of at least 0, found -1}}
+func.func private @gpu_blocks_per_sm() attributes {s = #tile.gpu_schedule<target = "x", dot = mma, groups = 1, block_kv = 64, stages = 1, blocks_per_sm = -1, own_output = false, lazy_rescale = 8, value_slices = 1, warp_instances = 1, queries = shared>}
+
+// -----
+
+// expected-error@+1 {{expects lazy_rescale from 0 to 16, found 17}}
+func.func private @gpu_lazy_rescale() attributes {s = #tile.gpu_schedule<target = "x", dot = mma, groups = 1, block_kv = 64, stages = 1, blocks_per_sm = 0, own_output = false, lazy_rescale = 17, value_slices = 1, warp_instances = 1, queries = shared>}
+
+// -----
+
+// expected-error@+1 {{expects at least one value slice, found 0}}
+func.func private @gpu_value_slices() attributes {s = #tile.gpu_schedule<target = "x", dot = mma, groups = 1, block_kv = 64, stages = 1, blocks_per_sm = 0, own_output = false, lazy_rescale = 8, value_slices = 0, warp_instances = 1, queries = shared>}
+
+// -----
+
+// expected-error@+1 {{expects warp_instances to divide groups = 3, found 2}}
+func.func private @gpu_warp_instances() attributes {s = #tile.gpu_schedule<target = "x", dot = mma, groups = 3, block_kv = 64, stages = 1, blocks_per_sm = 0, own_output = false, lazy_rescale = 8, value_slices = 1, warp_instances = 2, queries = shared>}
+
+// -----
+
+// expected-error@+1 {{expects warp_instances = 1 and queries = shared for wgmma}}
+func.func private @gpu_wgmma() attributes {s = #tile.gpu_schedule<target = "x", dot = wgmma, groups = 1, block_kv = 64, stages = 1, blocks_per_sm = 0, own_output = false, lazy_rescale = 8, value_slices = 1, warp_instances = 1, queries = registers>}
+
+// -----
+
+// expected-error@+1 {{expects queries = registers or shared for mma}}
+func.func private @gpu_mma() attributes {s = #tile.gpu_schedule<target = "x", dot = mma, groups = 1, block_kv = 64, stages = 1, blocks_per_sm = 0, own_output = false, lazy_rescale = 8, value_slices = 1, warp_instances = 1, queries = global>}
+
+// -----
+
 //===----------------------------------------------------------------------===//
 // tile.kernel
 //===----------------------------------------------------------------------===//

@@ -233,6 +233,73 @@ def test_classes_of_what_is_traced() -> None:
     assert "s * 2" in tracing.lookup(mod, None)[0].source
 
 
+def _negated(values: Any) -> Any:
+    """A tensor with the negative bit."""
+    return torch.conj(torch.complex(torch.zeros(8), -torch.as_tensor(values, dtype=torch.float32))).imag
+
+
+@pytest.mark.parametrize("kind", ["swapped f4", "swapped i2", "field", "field f2", "fields of one size", "negated"])
+def test_elements_that_kernels_cannot_read_in_place(kind: str) -> None:
+    """They are copied at each call, and those that need no copy are not."""
+    def make(values: Any) -> Any:
+        if kind == "negated":
+            return _negated(values)
+        if kind.startswith("swapped"):
+            return np.asarray(values).astype(f">{kind[-2:]}")
+        dtype = {"field": "f4", "field f2": "f2", "fields of one size": "f4"}[kind]
+        records = np.zeros(8, [("x", dtype), ("y", "f4" if kind == "fields of one size" else "i1")])
+        records["x"] = values
+        return records["x"]
+
+    def mod_of(table):
+        return lambda s, b, h, q, kv: s + table[kv] + table[-1]
+
+    def of(table: Any, trace: Any, values: list[Any]) -> None:
+        expected = np.broadcast_to(np.asarray(table.resolve_neg() if kind == "negated" else table).astype(float), (2, 2, 8, 8))
+        np.testing.assert_array_equal(trace.evaluate_score(values, 0.0, *AT), expected + expected[..., -1:])
+        assert tracing.tensors.is_plain(values[0])
+
+    plain = np.arange(8).astype(make(range(8)).dtype.newbyteorder("=")) if kind != "negated" else torch.arange(8.0)
+    table = make(range(8))
+    assert tracing.tensors.is_plain(table) == (kind == "fields of one size")
+    of(plain, *tracing.lookup(mod_of(plain), None))
+    of(table, *tracing.lookup(mod_of(table), None))
+    of(plain, *tracing.lookup(mod_of(plain), None))
+    table[2] = 5  # never stale
+    of(table, *tracing.lookup(mod_of(table), None))
+
+
+def test_tensors_that_become_others_in_a_mod() -> None:
+    array, tensor, numbers = np.arange(8, dtype=np.float32), torch.arange(64.0).reshape(8, 8), [0.5, 0.25]
+
+    def mod(s, b, h, q, kv):
+        return (torch.from_numpy(array)[kv] + tensor.numpy()[q, kv] + torch.Tensor(array)[q] + torch.FloatTensor(numbers)[h]
+                + torch.LongTensor([3, 4])[h] + torch.Tensor([[1.5, 2.5], [3.5, 4.5]])[b, h] + isinstance(s, torch.Tensor))
+
+    trace, values = tracing.lookup(mod, None)
+    b, h, q, kv = AT
+    expected = kv + q * 8 + kv + q + np.asarray(numbers)[h] + 3 + h + 1.5 + 2 * b + h + 1
+    np.testing.assert_array_equal(trace.evaluate_score(values, 0.0, *AT), expected)
+    check(trace)
+    with pytest.raises(tracing.TraceError, match=r"torch.Tensor\(3\) has no elements that are known"):
+        tracing.trace(lambda s, b, h, q, kv: s + torch.Tensor(3)[h])
+
+
+@pytest.mark.filterwarnings("ignore")  # sparse and nested tensors are young
+@pytest.mark.parametrize("make, message", [
+    (lambda: torch.zeros(8, 8).to_sparse(), "'table' is of layout torch.sparse_coo: capture its .to_dense()"),
+    (lambda: torch.zeros(8, 8).to_sparse_csr(), "'table' is of layout torch.sparse_csr: capture its .to_dense()"),
+    (lambda: torch.nested.nested_tensor([torch.zeros(3), torch.zeros(4)]), "'table' is nested: capture its .values() and"),
+    (lambda: torch.nested.nested_tensor([torch.zeros(3), torch.zeros(4)], layout=torch.jagged), "'table' is nested: capture its .values() and"),
+    (lambda: np.zeros((8, 8), [("x", "f4"), ("y", "i4")]), "'table' is one of structures: capture its fields, such as table['x']"),
+])
+def test_layouts_that_are_refused(make: Any, message: str) -> None:
+    table = make()
+    with pytest.raises(tracing.TraceError) as info:
+        tracing.trace(lambda s, b, h, q, kv: s + table[q, kv])
+    assert message in str(info.value)
+
+
 # ---- Run-time values ----
 
 

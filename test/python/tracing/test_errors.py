@@ -24,6 +24,7 @@ from heed import tracing  # noqa: E402
 
 table = torch.zeros(4, 4)
 array = np.zeros(4)
+long = torch.zeros(5000)
 words = {"a": 1}
 counter = {"calls": 0}
 positions = [1, 2, 3]
@@ -114,6 +115,22 @@ def too_many(s, b, h, q, kv):
 
 def whole_tensor(s, b, h, q, kv):
     return s + table.sum()  # HERE
+
+
+def computed_vector(s, b, h, q, kv):
+    return s + (array[:2] + torch.stack([q, kv]))[h]  # HERE
+
+
+def computed_table(s, b, h, q, kv):
+    return s + (table * 2).sum()  # HERE
+
+
+def computed_transposed(s, b, h, q, kv):
+    return s + (table * 2).T[q, kv]  # HERE
+
+
+def too_many_of_computed(s, b, h, q, kv):
+    return s + (table * 2)[b, h, q]  # HERE
 
 
 def float_bits(b, h, q, kv):
@@ -234,7 +251,11 @@ def helper(s):
     (of_all_scores, r"\.softmax is not supported in a mod, which sees one element at a time: .* compute it outside"),
     (float_index, "indexed by a f32"),
     (too_many, "has 2 axes left, but 3 indices"),
-    (whole_tensor, "has 2 axes left and is used as a value"),
+    (whole_tensor, r"sum of a tensor with 2 axes left: index it down to a row, as in table\[:, h\].sum"),
+    (computed_vector, "a computed vector is indexed by a traced value"),
+    (computed_table, "sum of a tensor with 2 axes left"),
+    (computed_transposed, "transpose the tensor itself"),
+    (too_many_of_computed, "has 2 axes left, but 3 indices"),
     (float_bits, "'&' of floats"),
     (integer_condition, "must be bool, found i32"),
     (plain_mistake, "NameError: name 'undefined_name' is not defined"),
@@ -326,6 +347,8 @@ def test_questions_that_fail_in_torch_too() -> None:
     ("score_mod", lambda s, b, h, q, kv: q > kv, "a score_mod returns a number, found bool"),
     ("score_mod", lambda s, b, h, q, kv: "s", "a score_mod returns a number, found str"),
     ("score_mod", lambda s, b, h, q, kv: table[q], "a score_mod returns one value, found a vector of 4"),
+    ("score_mod", lambda s, b, h, q, kv: s + table, "a score_mod returns one value, found a tensor of 2 axes"),
+    ("score_mod", lambda s, b, h, q, kv: s + long, "a score_mod returns one value, found a vector of 5000"),
     ("mask_mod", lambda b, h, q: q > 1, "TypeError"),
 ])
 def test_results(kind: str, function: Any, message: str) -> None:

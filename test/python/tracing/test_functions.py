@@ -177,6 +177,19 @@ INDEXING: dict[str, Any] = {
     "unpack": lambda b, h, q, kv: sum(part * i for i, part in enumerate(doc[q, :4])),
     "sizes": lambda b, h, q, kv: q % bias.shape[2] + kv % bias.size(-1) + len(doc) + doc.numel() + bias.dim() + bias.shape[0] * q,
     "nested": lambda b, h, q, kv: steps[steps[steps[kv] % 40] % 40],
+    "operations first": lambda b, h, q, kv: ((steps * 2)[kv] + (-steps)[q - kv] + torch.abs(doc)[q, kv] + torch.where(steps > 0, steps, 3)[kv]
+                                             + (steps / 100).exp()[kv] + torch.sinh(steps / 50)[-1] + (doc > 3).int()[q, -1]),
+    "of two": lambda b, h, q, kv: ((doc + steps)[q, kv] + (bias - doc)[b, h, q, kv] + (steps[:7, None] * steps[None])[q, kv] + (bias * 2)[b, h][q][kv]
+                                   + (doc[:1] * doc)[q, kv] + (steps * steps[3])[kv] + (steps[5:] + 1)[kv % 35] + (doc * 2 + q)[..., kv][q]),
+    "rows of operations": lambda b, h, q, kv: (doc * 2)[q].sum() + (doc + steps)[:, kv].max() + (steps * kv).sum() + (doc * 2)[q, torch.stack([q, kv])].sum(),
+    "rearranged": lambda b, h, q, kv: (steps.flip(0)[kv] + doc.flip((0, 1))[q, kv] + doc.roll(3, 1)[q, kv] + torch.roll(steps, -2)[q] + doc.tril()[q, kv]
+                                       + doc.triu(1)[q, kv] + doc.diagonal()[q] + torch.flip(doc, (0,))[q, kv] + torch.transpose(doc, 0, 1)[kv, q]
+                                       + torch.permute(bias, (3, 0, 1, 2))[kv, b, h, q] + torch.reshape(doc, (-1,))[kv] + torch.movedim(doc, 0, 1)[kv, q]),
+    "selected": lambda b, h, q, kv: (torch.take(doc, q * 40 + kv) + doc.take(kv) + steps.index_select(0, kv.view(1))[0]
+                                     + doc.index_select(1, kv.view(1))[q, 0] + torch.index_select(doc, 0, q.view(1))[0, kv] + doc.select(1, 3)[q]
+                                     + torch.gather(steps, 0, kv.view(1))[0] + doc[q].gather(0, kv.view(1)).sum()
+                                     + torch.take_along_dim(steps, q.view(1), 0)[0]),
+    "index of operations": lambda b, h, q, kv: steps[(abs(steps) + 1)[kv] % 40] + steps[(steps % 40)[q]],
 }
 
 
@@ -195,8 +208,71 @@ def test_indexing(name: str) -> None:
     else:
         expected = vmapped(*arguments).double().numpy()
     actual = trace.evaluate_score(values, np.zeros(()), *AT)
-    tolerance = 1e-6 if name == "row mean" else 1e-12  # a float32 in torch
+    tolerance = 1e-6 if name in ("row mean", "operations first") else 1e-12  # a float32 in torch
     np.testing.assert_allclose(actual, np.broadcast_to(expected, (2, 3, 7, 40)), rtol=tolerance)
+
+
+def test_numpy_views() -> None:
+    array, line = doc.numpy(), steps.numpy()
+
+    def mod(s, b, h, q, kv):
+        return (np.take(line, kv) + np.take(array, q * 40 + kv) + np.take(array, kv, axis=1)[q] + array.take(q, axis=0)[kv] + np.flip(array, axis=1)[q, kv]
+                + np.roll(line, 3)[kv] + np.tril(array)[q, kv] + np.transpose(array)[kv, q] + np.moveaxis(array, 0, 1)[kv, q] + np.expand_dims(line, 0)[0, q]
+                + np.ravel(array)[kv] + np.fliplr(array)[q, kv] + np.select([q > kv, q == kv], [s + 1, 5], 7) + array.T[kv, q])
+
+    trace, values = tracing.lookup(mod, None)
+    b, h, q, kv = np.broadcast_arrays(*AT)
+    ours = trace.evaluate_score(values, 0.0, *AT)
+    taken = array[q, kv]
+    expected = (line[kv] + array.ravel()[q * 40 + kv] + 2 * taken + np.flip(array, axis=1)[q, kv] + np.roll(line, 3)[kv] + np.tril(array)[q, kv] + 2 * taken
+                + line[q] + array.ravel()[kv] + np.fliplr(array)[q, kv] + np.select([q > kv, q == kv], [1, 5], 7) + taken)
+    np.testing.assert_array_equal(ours, expected)
+    array[3, 4] += 7  # read at each call
+    assert (trace.evaluate_score(trace.values(mod), 0.0, *AT) != ours).any()
+    array[3, 4] -= 7
+    check(trace)
+
+
+def test_operations_on_tables_of_the_mod() -> None:
+    def mod(s, b, h, q, kv):
+        return (torch.exp2(-torch.arange(2.0))[b] + (torch.arange(40) * 2)[kv] + (2.0 ** -np.arange(3))[h] + np.sqrt(np.linspace(0, 1, 7))[q]
+                + (torch.tensor([1, 2, 3]) + steps[:3])[h] + (torch.eye(7) * 5)[q, q])
+
+    trace, values = tracing.lookup(mod, None)
+    b, h, q, kv = AT
+    expected = 0.5**b + 2 * kv + 0.5**h + np.sqrt(q / 6) + 1 + h + steps.numpy()[h] + 5
+    np.testing.assert_allclose(trace.evaluate_score(values, 0.0, *AT), np.broadcast_to(expected, (2, 3, 7, 40)), rtol=1e-6)
+    check(trace)
+
+
+def test_operations_on_long_tables_and_many_of_them() -> None:
+    table = torch.arange(100_000.0)  # more than a row may have
+
+    def halved(s, b, h, q, kv):
+        x = table
+        for i in range(200):
+            x = (x + x) * 0.5 if i < 30 else x
+        y = steps
+        for _ in range(150):  # of 40 elements, which are computed at some depth
+            y = y + 1
+        return (x * 2)[kv * 1000] + y[3]
+
+    trace, values = tracing.lookup(halved, None)
+    np.testing.assert_array_equal(trace.evaluate_score(values, 0.0, *AT)[0, 0, 0], np.arange(40) * 2000.0 + steps[3].item() + 150)
+
+
+def test_lengths_of_what_is_combined_are_guarded() -> None:
+    def make(left, right):
+        return lambda s, b, h, q, kv: s + (left * right)[kv]
+
+    x, y, one = torch.arange(40.0), torch.arange(40.0) + 1, torch.full((1,), 3.0)
+    traces = [tracing.lookup(make(*pair), None) for pair in ((x, y), (x, one), (one, y), (one, one), (x[:30], y[:30]))]
+    assert len({id(trace) for trace, _ in traces}) == 3  # of equal lengths, 1 among them, and of one to each side
+    expected = [x * y, x * 3, y * 3]
+    for (trace, values), row in zip(traces, expected):
+        np.testing.assert_array_equal(trace.evaluate_score(values, 0.0, *AT)[0, 0, 0], row)
+    with pytest.raises(tracing.TraceError, match="vectors of 40 and 30 elements cannot be combined"):
+        tracing.lookup(make(x, y[:30]), None)
 
 
 def test_texts() -> None:

@@ -333,9 +333,10 @@ TEST(BlockClasses, RandomMasksAreSound) {
 
 /// Draws parameters w (any), n (positive), lengths (one a batch) and checks all tiles.
 void expect(Expect what, StringRef body, int draws, Random &random, Score &score) {
-  std::string source =
-      "import std.masks\nvariant v(w: index, n: index, lengths: i32[B]) {\n  mask_mod" +
-      body.str() + "\n}\n";
+  std::string source = "import std.masks\nvariant v(w: index, n: index, lengths: i32[B], doc: "
+                       "i32[?], start: i32[?], ids: i64[?], times: f32[?], odd: f32[?]) {\n"
+                       "  mask_mod" +
+                       body.str() + "\n}\n";
   SCOPED_TRACE(source);
   CompiledMask mask;
   ASSERT_TRUE(mask.compile(source));
@@ -351,6 +352,24 @@ void expect(Expect what, StringRef body, int draws, Random &random, Score &score
         random.of<int64_t>({1, 2, 16, 64, 100, 128, 1000, random.in(1, 300), INT32_MAX}));
     captures.addTensor(DType::I32, {extents.B},
                        [&](int64_t) { return random.in(0, extents.Skv + 1); });
+    int64_t size = std::max(extents.Sq, extents.Skv);
+    std::vector<int64_t> starts, docs;
+    for (int64_t i = 0; i < size; ++i) {
+      if (i == 0 || random.chance(3))
+        starts.push_back(i);
+      docs.push_back(starts.size() - 1);
+    }
+    captures.addTensor(DType::I32, {size}, [&](int64_t i) { return docs[i]; });
+    captures.addTensor(DType::I32, {int64_t(starts.size())}, [&](int64_t i) { return starts[i]; });
+    int64_t id = 1'700'000'000'000; // ms since 1970
+    captures.addTensor(DType::I64, {size}, [&](int64_t) { return id += random.in(0, 3); });
+    auto bits = [](double v) { return llvm::bit_cast<int32_t>(float(v)); };
+    double time = -10;
+    captures.addTensor(DType::F32, {size},
+                       [&](int64_t) { return bits(time += random.in(0, 7) * 0.25); });
+    captures.addTensor(DType::F32, {size}, [&](int64_t i) {
+      return bits(i % 97 == 50 ? NAN : i % 61 == 7 ? INFINITY : i);
+    });
     std::pair<int64_t, int64_t> sizes[] = {{1, 1}, {16, 32}, {64, 128}, {128, 64}};
     if (!check(mask, captures, extents, random, what, sizes, score)) {
       ADD_FAILURE() << "w = " << std::get<int64_t>(captures.values[0])
@@ -392,23 +411,64 @@ TEST(BlockClasses, UsualMasksAreExact) {
   EXPECT_EQ(score.decided, score.uniform);
 }
 
-TEST(BlockClasses, BitsAreDecided) {
+/// How much of what is full or skipped is recognised.
+struct Decided {
+  const char *body;
+  double share;
+};
+
+void expectDecided(ArrayRef<Decided> cases) {
   Random random(3);
-  struct Case {
-    const char *body;
-    double share; ///< of the boxes that are full or skipped: those in aligned blocks at least
-  };
-  for (auto [body, share] : {
-           Case{"(b, h, q, kv) { return (q & -32) == (kv & -32) }", 1.0},
-           Case{"(b, h, q, kv) { return (q ^ kv) < 32 }", 0.9},
-           Case{"(b, h, q, kv) { return (q | 31) >= kv }", 0.9},
-           Case{"(b, h, q, kv) { return (q & 192) == (kv & 192) }", 0.85},
-       }) {
+  for (auto [body, share] : cases) {
     Score score;
     expect(Expect::Sound, body, 24, random, score);
     score.print(body);
     EXPECT_GE(score.decided, share * score.uniform) << body;
   }
+}
+
+TEST(BlockClasses, BitsAreDecided) {
+  // Those in aligned blocks at least.
+  expectDecided({{"(b, h, q, kv) { return (q & -32) == (kv & -32) }", 1.0},
+                 {"(b, h, q, kv) { return (q ^ kv) < 32 }", 0.9},
+                 {"(b, h, q, kv) { return (q | 31) >= kv }", 0.9},
+                 {"(b, h, q, kv) { return (q & 192) == (kv & 192) }", 0.85},
+                 // The even bits of each, as of a Morton number.
+                 {"(b, h, q, kv) { let x = q & 341; let u = (x | x >> 1) & 819; let m = (u | u >> "
+                  "2) & 783; let y = kv & 341; let v = (y | y >> 1) & 819; let r = (v | v >> 2) & "
+                  "783; return abs(m - r) <= 2 }",
+                  0.95}});
+}
+
+TEST(BlockClasses, DistancesAreDecided) {
+  expectDecided(
+      {{"(b, h, q, kv) { return abs(q // 16 - kv // 16) + abs(q % 16 - kv % 16) <= 5 }", 0.9},
+       {"(b, h, q, kv) { let x = q // 16 - kv // 16; let y = q % 16 - kv % 16; return x * x + y * "
+        "y <= 25 }",
+        0.9},
+       {"(b, h, q, kv) { return (q - 90) % -256 >= -10 }", 0.99},
+       {"(b, h, q, kv) { return q // -7 <= kv // -7 }", 0.99}});
+}
+
+TEST(BlockClasses, DocumentsWithPositionsOfTheirOwnAreDecided) {
+  expectDecided(
+      {{"(b, h, q, kv) { return doc[q] == doc[kv] && q - start[doc[q]] >= kv - start[doc[kv]] }",
+        0.96},
+       {"(b, h, q, kv) { return doc[q] == doc[kv] && (q - start[doc[q]]) - (kv - start[doc[kv]]) "
+        "<= 20 && q >= kv }",
+        0.97}});
+}
+
+TEST(BlockClasses, LongTablesAndTimesAreDecided) {
+  expectDecided({{"(b, h, q, kv) { return ids[q] - ids[kv] <= 50 && ids[q] >= ids[kv] }", 0.99},
+                 {"(b, h, q, kv) { return abs(ids[q] * 2 - ids[kv] * 2) <= 50 }", 0.99},
+                 {"(b, h, q, kv) { return times[q] >= times[kv] }", 0.99},
+                 {"(b, h, q, kv) { return abs(times[q] - times[kv]) < 20.0 }", 0.99},
+                 {"(b, h, q, kv) { return q / 2 >= kv }", 0.99},
+                 {"(b, h, q, kv) { return floor(f32(q) / 64.0) == floor(f32(kv) / 64.0) }", 0.99},
+                 {"(b, h, q, kv) { return q >= kv && times[q] * 0.3 < times[kv] }", 0.99},
+                 // A NaN is in neither order, and says nothing of what lies beside it.
+                 {"(b, h, q, kv) { return q >= kv && odd[q] < 3.0 }", 0.85}});
 }
 
 TEST(BlockClasses, BoundsDecideSkipsOfRanges) {

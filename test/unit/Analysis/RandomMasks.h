@@ -15,7 +15,9 @@
 #define HEED_UNIT_ANALYSIS_RANDOMMASKS_H
 
 #include "heed/Interpreter/Interpreter.h"
+#include "llvm/ADT/bit.h"
 
+#include <cmath>
 #include <deque>
 #include <random>
 #include <string>
@@ -75,7 +77,8 @@ public:
   static constexpr StringRef parameters = "w0: index, w1: index, w2: index, long0: i64, flag: "
                                           "bool, t: i32[?], u: i32[?], doc: i32[B, ?], "
                                           "far: i32[?], marked: bool[?], pairs: i32[?, ?], layout: "
-                                          "bool[?, ?], bytes: i8[?], longs: i64[?]";
+                                          "bool[?, ?], bytes: i8[?], longs: i64[?], "
+                                          "times: f32[?], radius: f32";
 
   std::string generate() {
     return "variant v(" + parameters.str() + ") {\n  mask_mod(b, h, q, kv) { return " +
@@ -222,8 +225,14 @@ private:
     case 17:
       return random.chance(50) ? "(-" + next() + ")" : "(~" + next() + ")";
     case 18:
-      return random.chance(60) ? "i32(" + longInteger(depth - 1) + ")"
-                               : "i32(" + boolean(depth - 1) + ")";
+      switch (random.in(0, 4)) {
+      case 0:
+        return "i32(" + boolean(depth - 1) + ")";
+      case 1:
+        return "i32(" + real(depth - 1) + ")";
+      default:
+        return "i32(" + longInteger(depth - 1) + ")";
+      }
     default:
       return load(depth - 1);
     }
@@ -259,14 +268,49 @@ private:
     }
   }
 
+  std::string real(int depth) {
+    auto next = [&] { return real(depth - 1); };
+    if (depth <= 0)
+      return random.of<const char *>({"f32(q)", "f32(kv)", "f32(q - kv)", "radius", "times[q]",
+                                      "times[kv]", "0.0", "0.5", "-3.0", "7.25", "1e30"});
+    switch (random.in(0, 11)) {
+    case 0:
+    case 1:
+      return binary(next(), random.of<const char *>({"+", "-"}), next());
+    case 2:
+      return binary(next(), "*", next());
+    case 3:
+      return binary(next(), "/",
+                    random.chance(60) ? random.of<const char *>({"2.0", "3.0", "64.0"}) : next());
+    case 4:
+      return std::string(random.of<const char *>({"min", "max"})) + "(" + next() + ", " + next() +
+             ")";
+    case 5:
+      return "abs(" + next() + ")";
+    case 6:
+      return std::string(random.of<const char *>({"floor", "ceil", "sqrt"})) + "(" +
+             next() + ")";
+    case 7:
+      return "where(" + boolean(depth - 1) + ", " + next() + ", " + next() + ")";
+    case 8:
+      return "(-" + next() + ")";
+    case 9:
+      return "f32(" + boolean(depth - 1) + ")";
+    case 10:
+      return "times[" + place(depth) + "]";
+    default:
+      return "f32(" + integer(depth - 1) + ")";
+    }
+  }
+
   std::string comparison(int depth) {
     const char *op = random.of<const char *>({"<", "<=", ">", ">=", "==", "!="});
     if (random.chance(40))
       return binary(affine(), op, affine());
     if (random.chance(12))
       return binary(longInteger(depth), op, longInteger(depth));
-    if (random.chance(4))
-      return binary("f32(" + integer(depth) + ")", op, "0.5 * kv");
+    if (random.chance(12))
+      return binary(real(depth), op, real(depth));
     return binary(integer(depth), op, integer(depth));
   }
 
@@ -368,6 +412,18 @@ inline Captures randomCaptures(Random &random, const Extents &extents) {
   flags({random.in(1, size), random.in(1, size)});
   tensor(DType::I8, {length()}, false);
   tensor(DType::I64, {length()}, random.chance(30));
+  // Times in order, or anything, with numbers that are none.
+  bool isSorted = random.chance(50);
+  double time = -10;
+  int percentOdd = random.of<int64_t>({0, 0, 1, 20});
+  captures.addTensor(DType::F32, {length()}, [&](int64_t) {
+    time = isSorted ? time + random.in(0, 40) * 0.25 : random.in(-400, 400) * 0.25;
+    float f = !random.chance(percentOdd)
+                  ? float(time)
+                  : random.of<float>({INFINITY, -INFINITY, NAN, -0.0f, 3e38f});
+    return llvm::bit_cast<int32_t>(f);
+  });
+  captures.values.push_back(random.of<double>({0.0, 1.5, -20.0, 64.0, 1e30, INFINITY, NAN}));
   return captures;
 }
 

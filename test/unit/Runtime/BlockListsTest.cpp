@@ -128,6 +128,17 @@ TEST_F(Gpu, MoreBlocksThanWordsHold) {
               });
 }
 
+TEST_F(Gpu, ListsComeFromAPoolThatIsKept) {
+  Launch c;
+  c.codes[0].classify = "attend_classify";
+  c.codes[0].classify_threads = 32;
+  for (int i = 0; i < 3; ++i)
+    EXPECT_EQ(c.run(), HEED_OK) << heed_last_error();
+  EXPECT_LE(cuda().callsOf("cuMemPoolCreate"), 1);
+  EXPECT_EQ(cuda().callsOf("cuMemAllocFromPoolAsync"), 3);
+  EXPECT_EQ(cuda().callsOf("cuMemAllocAsync"), 0);
+}
+
 TEST_F(Gpu, FailedLaunchesFreeTheirLists) {
   Launch c;
   c.codes[0].classify = "attend_classify";

@@ -416,8 +416,7 @@ EXPORT int cuMemsetD32Async(unsigned long long pointer, unsigned value, size_t c
 }
 
 #if !defined(FAKE_CUDA_OLD)
-EXPORT int cuMemAllocAsync(unsigned long long *pointer, size_t bytes, CUstream_st *stream) {
-  ENTER(true);
+static int allocateAsync(unsigned long long *pointer, size_t bytes, CUstream_st *stream) {
   if (int result = checkStream(stream))
     return result;
   *pointer = allocate(bytes);
@@ -425,6 +424,30 @@ EXPORT int cuMemAllocAsync(unsigned long long *pointer, size_t bytes, CUstream_s
     return 2;
   ++fakeCuda()->asyncAllocations;
   return 0;
+}
+
+EXPORT int cuMemAllocAsync(unsigned long long *pointer, size_t bytes, CUstream_st *stream) {
+  ENTER(true);
+  return allocateAsync(pointer, bytes, stream);
+}
+
+EXPORT int cuMemPoolCreate(void **pool, const int *properties) {
+  ENTER(true);
+  if (properties[0] != 1 || properties[2] != 1)
+    return 1;
+  *pool = fakeCuda();
+  return 0;
+}
+
+EXPORT int cuMemPoolSetAttribute(void *pool, int attribute, void *value) {
+  ENTER(true);
+  return pool == fakeCuda() && attribute == 4 && value ? 0 : 1;
+}
+
+EXPORT int cuMemAllocFromPoolAsync(unsigned long long *pointer, size_t bytes, void *pool,
+                                   CUstream_st *stream) {
+  ENTER(true);
+  return pool == fakeCuda() ? allocateAsync(pointer, bytes, stream) : 1;
 }
 
 EXPORT int cuMemFreeAsync(unsigned long long pointer, CUstream_st *stream) {

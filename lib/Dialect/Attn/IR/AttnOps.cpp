@@ -73,6 +73,11 @@ void VariantOp::print(OpAsmPrinter &printer) {
   printer.printRegion(getBody(), /*printEntryBlockArgs=*/false, /*printBlockTerminators=*/false);
 }
 
+void VariantOp::getAsmBlockArgumentNames(Region &, OpAsmSetValueNameFn setName) {
+  for (BlockArgument capture : getCaptures())
+    setName(capture, getCaptureName(capture.getArgNumber()));
+}
+
 std::string VariantOp::getCaptureName(unsigned index) {
   if (std::optional<ArrayAttr> all = getArgAttrs())
     if (auto name = cast<DictionaryAttr>((*all)[index]).getAs<StringAttr>(AttnDialect::kNameAttr))
@@ -163,6 +168,11 @@ static void printStage(OpAsmPrinter &printer, Operation *op) {
   printer.printRegion(op->getRegion(0), /*printEntryBlockArgs=*/false);
 }
 
+static void nameArguments(Region &region, ArrayRef<StringRef> names, OpAsmSetValueNameFn setName) {
+  for (auto [argument, name] : llvm::zip(region.getArguments(), names))
+    setName(argument, name);
+}
+
 static LogicalResult verifyStage(Operation *op, bool hasScore, Type resultType) {
   Block &block = op->getRegion(0).front();
   SmallVector<Type> types = stageArgumentTypes(op->getContext(), hasScore);
@@ -189,6 +199,9 @@ ParseResult ScoreOp::parse(OpAsmParser &parser, OperationState &result) {
   return parseStage(parser, result, true);
 }
 void ScoreOp::print(OpAsmPrinter &printer) { printStage(printer, *this); }
+void ScoreOp::getAsmBlockArgumentNames(Region &region, OpAsmSetValueNameFn setName) {
+  nameArguments(region, {"s", "b", "h", "q", "kv"}, setName);
+}
 LogicalResult ScoreOp::verifyRegions() {
   return verifyStage(*this, true, Float32Type::get(getContext()));
 }
@@ -198,6 +211,9 @@ ParseResult MaskOp::parse(OpAsmParser &parser, OperationState &result) {
   return parseStage(parser, result, false);
 }
 void MaskOp::print(OpAsmPrinter &printer) { printStage(printer, *this); }
+void MaskOp::getAsmBlockArgumentNames(Region &region, OpAsmSetValueNameFn setName) {
+  nameArguments(region, {"b", "h", "q", "kv"}, setName);
+}
 LogicalResult MaskOp::verifyRegions() {
   return verifyStage(*this, false, IntegerType::get(getContext(), 1));
 }

@@ -77,6 +77,17 @@ void KernelOp::print(OpAsmPrinter &printer) {
   printer.printRegion(getBody(), /*printEntryBlockArgs=*/false);
 }
 
+static void nameArguments(Region &region, ArrayRef<StringRef> names, OpAsmSetValueNameFn setName) {
+  for (auto [argument, name] : llvm::zip(region.getArguments(), names))
+    setName(argument, name);
+}
+
+void KernelOp::getAsmBlockArgumentNames(Region &region, OpAsmSetValueNameFn setName) {
+  SmallVector<StringRef> names(getArgNames().getAsValueRange<StringAttr>());
+  names.append({"b", "h", "q_tile"});
+  nameArguments(region, names, setName);
+}
+
 LogicalResult KernelOp::verify() {
   Block &block = *getBodyBlock();
   size_t numArguments = getArgNames().size();
@@ -211,6 +222,11 @@ void ForKVOp::print(OpAsmPrinter &printer) {
       (*this)->getAttrs(), {getStepAttrName(), getOrderedAttrName(), getWalkAttrName()});
   printer << ' ';
   printer.printRegion(getBody(), /*printEntryBlockArgs=*/false);
+}
+
+void ForKVOp::getAsmBlockArgumentNames(Region &region, OpAsmSetValueNameFn setName) {
+  bool isBody = &region == &getBody();
+  nameArguments(region, {"kv", isBody ? "partial" : "end"}, setName);
 }
 
 LogicalResult ForKVOp::verifyRegions() {
@@ -405,6 +421,11 @@ void MapOp::print(OpAsmPrinter &printer) {
   printElementRegion(printer, getBody());
 }
 
+// Not %kv, as a variant has it: that is a block's first key here.
+void MapOp::getAsmBlockArgumentNames(Region &region, OpAsmSetValueNameFn setName) {
+  nameArguments(region, {"s", "q", "k"}, setName);
+}
+
 LogicalResult MapOp::verifyRegions() {
   return verifyElementRegion(*this, *getBodyBlock(), true, getBeside(),
                              Float32Type::get(getContext()));
@@ -448,6 +469,10 @@ void MaskOp::print(OpAsmPrinter &printer) {
     printElementRegion(printer, getBody());
 }
 
+void MaskOp::getAsmBlockArgumentNames(Region &region, OpAsmSetValueNameFn setName) {
+  nameArguments(region, {"q", "k"}, setName);
+}
+
 LogicalResult MaskOp::verifyRegions() {
   if (getBody().empty() != !getPartial())
     return emitOpError("expects a region exactly where it has a partial operand");
@@ -483,6 +508,10 @@ void AlongKeysOp::print(OpAsmPrinter &printer) {
   printer.printArrowTypeList(getResultTypes());
   printer.printOptionalAttrDictWithKeyword((*this)->getAttrs());
   printElementRegion(printer, getBody());
+}
+
+void AlongKeysOp::getAsmBlockArgumentNames(Region &region, OpAsmSetValueNameFn setName) {
+  nameArguments(region, {"k"}, setName);
 }
 
 LogicalResult AlongKeysOp::verifyRegions() {

@@ -11,6 +11,7 @@
 
 include "heed/Dialect/Attn/IR/AttnDialect.td"
 include "heed/Dialect/Attn/IR/AttnTypes.td"
+include "mlir/IR/OpAsmInterface.td"
 include "mlir/IR/SymbolInterfaces.td"
 include "mlir/Interfaces/ControlFlowInterfaces.td"
 include "mlir/Interfaces/InferTypeOpInterface.td"
@@ -22,7 +23,9 @@ def Attn_StageValue : AnyTypeOf<[I1, I32, I64, F32], "i1, i32, i64 or f32">;
 // The variant and its stages
 //===----------------------------------------------------------------------===//
 
-def Attn_VariantOp : Attn_Op<"variant", [Symbol, IsolatedFromAbove, SingleBlock, NoTerminator]> {
+defvar Attn_NamesArguments = DeclareOpInterfaceMethods<OpAsmOpInterface, ["getAsmBlockArgumentNames"]>;
+
+def Attn_VariantOp : Attn_Op<"variant", [Symbol, IsolatedFromAbove, SingleBlock, NoTerminator, Attn_NamesArguments]> {
   let summary = "an attention variant: named stages over captures";
   let description = [{
     Declares what is special about an attention variant. The arguments are its captures: run-time scalars (`i1`, `i32`,
@@ -74,7 +77,7 @@ def Attn_VariantOp : Attn_Op<"variant", [Symbol, IsolatedFromAbove, SingleBlock,
   }];
 }
 
-class Attn_StageOp<string mnemonic> : Attn_Op<mnemonic, [HasParent<"VariantOp">, SingleBlockImplicitTerminator<"YieldOp">]> {
+class Attn_StageOp<string mnemonic> : Attn_Op<mnemonic, [HasParent<"VariantOp">, SingleBlockImplicitTerminator<"YieldOp">, Attn_NamesArguments]> {
   let regions = (region SizedRegion<1>:$body);
   let hasCustomAssemblyFormat = 1;
   let hasRegionVerifier = 1;

@@ -12,6 +12,7 @@
 include "heed/Dialect/Tile/IR/TileDialect.td"
 include "heed/Dialect/Tile/IR/TileTypes.td"
 include "heed/Dialect/Attn/IR/AttnTypes.td"
+include "mlir/IR/OpAsmInterface.td"
 include "mlir/IR/SymbolInterfaces.td"
 include "mlir/Interfaces/ControlFlowInterfaces.td"
 include "mlir/Interfaces/SideEffectInterfaces.td"
@@ -20,7 +21,9 @@ include "mlir/Interfaces/SideEffectInterfaces.td"
 // Structure
 //===----------------------------------------------------------------------===//
 
-def Tile_KernelOp : Tile_Op<"kernel", [Symbol, IsolatedFromAbove, SingleBlock]> {
+defvar Tile_NamesArguments = DeclareOpInterfaceMethods<OpAsmOpInterface, ["getAsmBlockArgumentNames"]>;
+
+def Tile_KernelOp : Tile_Op<"kernel", [Symbol, IsolatedFromAbove, SingleBlock, Tile_NamesArguments]> {
   let summary = "a kernel: one instance computes one tile of the grid";
   let description = [{
     The arguments are the kernel's tensors and scalars, then three grid coordinates of type `index`: batch, query head
@@ -54,7 +57,7 @@ def Tile_YieldOp : Tile_Op<"yield", [Pure, Terminator, ReturnLike, ParentOneOf<[
   let assemblyFormat = "attr-dict ($operands^ `:` type($operands))?";
 }
 
-def Tile_ForKVOp : Tile_Op<"for_kv", [RecursiveMemoryEffects]> {
+def Tile_ForKVOp : Tile_Op<"for_kv", [RecursiveMemoryEffects, Tile_NamesArguments]> {
   let summary = "a loop over blocks of keys that leaves out skipped ones";
   let description = [{
     Walks the blocks [kv, min(kv + step, upper)) with kv from `lower` below `upper`; `lower` is a multiple of `step`. Blocks
@@ -179,7 +182,7 @@ def Tile_LoadElementsOp : Tile_Op<"load_elements", [Pure]> {
   let hasVerifier = 1;
 }
 
-def Tile_AlongKeysOp : Tile_Op<"along_keys", [Pure, SingleBlock]> {
+def Tile_AlongKeysOp : Tile_Op<"along_keys", [Pure, SingleBlock, Tile_NamesArguments]> {
   let summary = "numbers that belong to the keys of a block";
   let description = [{
     Evaluates the region once for each key of a block: it gets the key's index (`i32`), which is `column` plus its place, and
@@ -202,7 +205,7 @@ def Tile_AlongKeysOp : Tile_Op<"along_keys", [Pure, SingleBlock]> {
   let extraClassDeclaration = "::mlir::Block *getBodyBlock() { return &getBody().front(); }";
 }
 
-def Tile_MapOp : Tile_Op<"map", [Pure, AllTypesMatch<["tile", "result"]>, SingleBlock]> {
+def Tile_MapOp : Tile_Op<"map", [Pure, AllTypesMatch<["tile", "result"]>, SingleBlock, Tile_NamesArguments]> {
   let summary = "changes each element by a function of its value and place";
   let description = [{
     Applies the region to each element: it gets the element (`f32`), its query index and its key index (`i32`), which are
@@ -226,7 +229,7 @@ def Tile_MapOp : Tile_Op<"map", [Pure, AllTypesMatch<["tile", "result"]>, Single
   }];
 }
 
-def Tile_MaskOp : Tile_Op<"mask", [Pure, AllTypesMatch<["tile", "result"]>, AttrSizedOperandSegments]> {
+def Tile_MaskOp : Tile_Op<"mask", [Pure, AllTypesMatch<["tile", "result"]>, AttrSizedOperandSegments, Tile_NamesArguments]> {
   let summary = "sets elements to -inf that do not attend";
   let description = [{
     Elements whose key index is at or beyond `limit` become -inf. Where the block is `partial` the region, which gets the
