@@ -109,7 +109,7 @@ Mods, `Array` and `Any` in the signatures are functions, arrays of these librari
 
 # Section: text, and qualified names.
 API = {
-    "Attention": ("", ["heed.flex_attention", "heed.AuxRequest", "heed.AuxOutput", "heed.tune"]),
+    "Attention": ("", ["heed.flex_attention", "heed.AuxRequest", "heed.AuxOutput", "heed.FlexKernelOptions", "heed.tune"]),
     "Masks": ("", ["heed.create_block_mask", "heed.BlockMask", "heed.create_mask", "heed.and_masks", "heed.or_masks",
                    "heed.noop_mask"]),
     "Tracing": ("", ["heed.trace", "heed.tracing.trace", "heed.Trace", "heed.tracing.Param", "heed.TraceError"]),
@@ -126,7 +126,7 @@ API = {
     "Configuration": ("", ["heed.show_config", "heed.__version__"]),
 }
 API_MODULES = {"heed.aot", "heed.cache"}  # exported as such
-API_HIDDEN = {"DiskCache.get", "DiskCache.put", "DiskCache.get_or_build", "Kernel.__init__", "Kernel.run",
+API_HIDDEN = {"Trace.mask_params", "DiskCache.get", "DiskCache.put", "DiskCache.get_or_build", "Kernel.__init__", "Kernel.run",
               "Kernel.launch", "Trace.fetch_of", "Variant.kernel"}
 API_ENVIRONMENT = {
     "HEED_CACHE_DIR": "The directory of the cache. Default: `$XDG_CACHE_HOME/heed`, else `~/.cache/heed`.",
@@ -229,7 +229,8 @@ def parameter(module: str, node: ast.arg, default: ast.expr | None) -> str:
 
 
 def annotation(node: ast.expr | None) -> str:
-    return "" if node is None else ast.unparse(node).replace("'", "")
+    text = "" if node is None else ast.unparse(node)
+    return text.replace("'", '"' if "Literal[" in text else "")
 
 
 def attributes(node: ast.ClassDef) -> list[str]:

@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -136,21 +137,22 @@ class LoadedObject:
     """An object's code in this process; `kernel` is the address of its heed_kernel."""
 
     def __init__(self, content: bytes, symbol: str) -> None:
-        self._handle = ctypes.c_void_p()
+        handle = ctypes.c_void_p()
         with _busy, _blob() as messages:
-            _check(library().heed_load_object(content, len(content), symbol.encode(), ctypes.byref(self._handle),
+            _check(library().heed_load_object(content, len(content), symbol.encode(), ctypes.byref(handle),
                                               ctypes.byref(messages)), messages)
-        self.kernel: int = library().heed_library_kernel(self._handle)
+        self.kernel: int = library().heed_library_kernel(handle)
+        # Not at exit: __del__ would come when modules are empty already, and the process's end frees all that there is.
+        weakref.finalize(self, _unload, handle, self.kernel).atexit = False  # type: ignore[misc]
 
-    def __del__(self) -> None:
-        if not getattr(self, "_handle", None):
-            return
-        # Launches may still be under way: that is the driver's to wait for. A CUDA graph does not keep its kernels, so
-        # whoever drops a kernel must have dropped its graphs; those of flex_attention stay until `clear_memory`.
-        table = _runtime.KernelTable.from_address(self.kernel)
-        if table.num_gpu_codes > 0 or table.num_gpu_mask_codes > 0:
-            _runtime.lib.heed_gpu_unload(self.kernel)
-        library().heed_library_free(self._handle)
+
+def _unload(handle: ctypes.c_void_p, kernel: int) -> None:
+    # Launches may still be under way: that is the driver's to wait for. A CUDA graph does not keep its kernels, so
+    # whoever drops a kernel must have dropped its graphs; those of flex_attention stay until `clear_memory`.
+    table = _runtime.KernelTable.from_address(kernel)
+    if table.num_gpu_codes > 0 or table.num_gpu_mask_codes > 0:
+        _runtime.lib.heed_gpu_unload(kernel)
+    library().heed_library_free(handle)
 
 
 def link_shared(object_path: str, output_path: str) -> None:

@@ -18,7 +18,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -29,17 +29,12 @@ from heed.block_mask import BlockMask
 from heed.kernel import Kernel
 
 Mod = Callable[..., Any]
-_KERNEL_OPTIONS = {
-    "BLOCK_M", "BLOCK_N", "BLOCK_M1", "BLOCK_N1", "BLOCK_M2", "BLOCK_N2", "num_warps", "num_stages", "PRESCALE_QK",
-    "ROWS_GUARANTEED_SAFE", "BLOCKS_ARE_CONTIGUOUS", "WRITE_DQ", "USE_TMA", "FORCE_USE_FLEX_ATTENTION", "BACKEND", "kpack",
-    "matrix_instr_nonkdim", "waves_per_eu", "FLOAT32_PRECISION", "SPLIT_KV", "IS_DIVISIBLE", "num_consumer_groups",
-    "num_buffers_warp_spec", "SKIP_MASK_SCORE", "SPARSE_Q_BLOCK_SIZE", "SPARSE_KV_BLOCK_SIZE", "num_warpgroups", "PRECISION",
-    "STRICT_MATH", "BLOCK_WALK"}
 # Those that GPU kernels follow, as the compiler spells them.
 SCHEDULE_OPTIONS = {"BLOCK_N": "block_kv", "num_warpgroups": "groups", "num_stages": "stages"}
 _PRECISIONS = ("ieee", "tf32")
 _WALKS = ("bounds", "lists")
 _LARGEST_SCALE = float(np.finfo(np.float32).max)
+_INTERNAL_OPTIONS = ("OUTPUT_LOGSUMEXP", "OUTPUT_MAX")  # FlexAttention's to set, by what is asked for
 _BACKENDS = ("AUTO", "TRITON", "TRITON_DECODE", "FLASH")
 _QUERY_CODES = {DTYPES.index(name): name for name in variant.QUERY_DTYPES}
 
@@ -58,9 +53,48 @@ class AuxOutput(NamedTuple):
     max_scores: Any = None
 
 
+class FlexKernelOptions(TypedDict, total=False):
+    """What kernel_options may have, for type checkers. `fwd_` before a name is taken too, `bwd_` is not for the forward pass."""
+
+    BLOCK_N: int  # keys of a block, on GPUs: a multiple of 16 up to 256
+    num_stages: int  # blocks of keys and values in shared memory at a time, on GPUs
+    num_warpgroups: int  # 1 to 4 groups of four warps that compute, on GPUs; Heed's
+    PRECISION: Literal["ieee", "tf32"]  # of products of f32 inputs, on GPUs; Heed's
+    STRICT_MATH: bool  # no approximate instructions in mods, on GPUs; Heed's
+    BLOCK_WALK: Literal["bounds", "lists"]  # where a mask's blocks come from; Heed's
+    BACKEND: Literal["AUTO", "TRITON", "TRITON_DECODE", "FLASH"]  # this one and all below: FlexAttention's, without effect
+    BLOCK_M: int
+    BLOCK_M1: int
+    BLOCK_N1: int
+    BLOCK_M2: int
+    BLOCK_N2: int
+    num_warps: int
+    num_consumer_groups: int
+    num_buffers_warp_spec: int
+    PRESCALE_QK: bool
+    ROWS_GUARANTEED_SAFE: bool
+    BLOCKS_ARE_CONTIGUOUS: bool
+    IS_DIVISIBLE: bool
+    SKIP_MASK_SCORE: bool
+    SPARSE_Q_BLOCK_SIZE: int
+    SPARSE_KV_BLOCK_SIZE: int
+    SPLIT_KV: int
+    FLOAT32_PRECISION: str
+    WRITE_DQ: bool
+    USE_TMA: bool
+    FORCE_USE_FLEX_ATTENTION: bool
+    kpack: int
+    matrix_instr_nonkdim: int
+    waves_per_eu: int
+
+
+_KERNEL_OPTIONS = frozenset(FlexKernelOptions.__annotations__)
+
+
 def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None = None, block_mask: Any = None,
                    scale: float | None = None, enable_gqa: bool = False, return_lse: bool = False,
-                   kernel_options: dict[str, Any] | None = None, *, return_aux: Any = None, mask_mod: Mod | None = None) -> Any:
+                   kernel_options: FlexKernelOptions | dict[str, Any] | None = None, *, return_aux: Any = None,
+                   mask_mod: Mod | None = None) -> Any:
     """softmax(score_mod(scale * query @ key^T) where mask) @ value, in one fused kernel.
 
     query (B, Hq, L, E), key (Bkv, Hkv, S, E), value (Bkv, Hkv, S, Ev): NumPy arrays, torch tensors on the CPU or an NVIDIA
@@ -158,10 +192,14 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
     max_scores = arrays.empty(plan.shape[:3], query, "f32") if wants_max else None
     addresses = ADDRESSES.pack(q_pointer, k_pointer, v_pointer, o_pointer, 0 if lse is None else _address_of(lse),
                                0 if max_scores is None else _address_of(max_scores))
-    if device is None:
-        plan.kernel.run(plan.call, addresses, values)
-    else:
-        plan.kernel.launch(plan.call, addresses, values, device, _torch_stream(device))
+    try:
+        if device is None:
+            plan.kernel.run(plan.call, addresses, values)
+        else:
+            plan.kernel.launch(plan.call, addresses, values, device, _torch_stream(device))
+    except NotImplementedError:
+        _check_mask_captures(trace, values)
+        raise
     if not wants_lse and not wants_max:
         return output if return_aux is None else (output, AuxOutput())
     return (output, AuxOutput(lse, max_scores)) if return_aux is not None else (output, lse)
@@ -270,10 +308,14 @@ def _unplanned(query: Any, key: Any, value: Any, trace: tracing.Trace, values: l
     addresses = ADDRESSES.pack(*(0 if x is None else _address_of(x) for x in (query, key, value, output, lse, max_scores)))
     device = arrays.device_of(query)
     kernel = variant.of_trace(trace).kernel(_QUERY_CODES[code], query.shape[3], value.shape[3], device, options)
-    if device is None:
-        kernel.run(call, addresses, values)
-    else:
-        kernel.launch(call, addresses, values, device, gpu.stream_of(query, device))
+    try:
+        if device is None:
+            kernel.run(call, addresses, values)
+        else:
+            kernel.launch(call, addresses, values, device, gpu.stream_of(query, device))
+    except NotImplementedError:
+        _check_mask_captures(trace, values)
+        raise
 
     if mods is not None:
         hot.remember(*mods, trace, kernel, query, options)
@@ -338,7 +380,7 @@ def _check_aux(return_lse: bool, return_aux: Any) -> tuple[bool, bool]:
     return bool(return_aux.lse), bool(getattr(return_aux, "max_scores", False))
 
 
-def options_of(options: dict[str, Any] | str) -> str:
+def options_of(options: Mapping[str, Any] | str) -> str:
     """Checks kernel_options. What they ask of a schedule, in the compiler's words: "block_kv=64,tf32"."""
     if isinstance(options, str):  # torch.compile's operator has what this returned
         return options
@@ -347,6 +389,8 @@ def options_of(options: dict[str, Any] | str) -> str:
     chosen: dict[str, Any] = {}
     for key, value in options.items():
         name = key.removeprefix("fwd_").removeprefix("bwd_")
+        if name in _INTERNAL_OPTIONS:
+            raise AssertionError(f"{key} must not be in kernel_options: return_aux says what is returned")
         if name not in _KERNEL_OPTIONS:
             raise ValueError(f"Unknown kernel option {key!r}; known: {', '.join(sorted(_KERNEL_OPTIONS))}")
         if name == "BACKEND" and value not in _BACKENDS:
@@ -386,6 +430,14 @@ def _check_tensors(query: Any, key: Any, value: Any) -> None:
         raise ValueError(f"FlexAttention is only supported on CUDA, CPU or HPU devices. Found input tensors on {query.device.type}.")
     if (query.requires_grad or key.requires_grad or value.requires_grad) and sys.modules["torch"].is_grad_enabled():
         raise no_backward(query.is_cuda)
+
+
+def _check_mask_captures(trace: tracing.Trace, values: list[Any]) -> None:
+    """FlexAttention's refusal of captures that require gradients, where it is the mask_mod that has them."""
+    of_mask = (value for param, value in zip(trace.params, values) if param.name in trace.mask_params)
+    if any(getattr(value, "requires_grad", False) for value in of_mask):
+        raise AssertionError("Captured buffers from mask mod that require grad are not supported. Detach them, or call it under "
+                             "torch.no_grad().")
 
 
 def no_backward(is_cuda: bool) -> NotImplementedError:

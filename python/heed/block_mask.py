@@ -884,16 +884,25 @@ def _draw(runs: BlockRuns, max_rows: int, max_columns: int) -> str:
 
 @_eager
 def create_block_mask(mask_mod: MaskMod, B: int | None, H: int | None, Q_LEN: int, KV_LEN: int, device: Any = None,
-                      BLOCK_SIZE: int | tuple[int, int] = DEFAULT_BLOCK_SIZE, _compile: bool = False) -> BlockMask:
+                      BLOCK_SIZE: int | tuple[int, int] = DEFAULT_BLOCK_SIZE, _compile: bool = False,
+                      separate_full_blocks: bool = True, compute_dq_write_order: bool = False,
+                      dq_kv_order: bool = True) -> BlockMask:
     """The BlockMask of `mask_mod`; None for B or H is 1, for a mask that does not depend on it.
 
     This takes microseconds; the lists are computed when they are first read, exactly and by generated code, and errors
     of mask_mod come then.
-    `_compile` has no effect: masks are always compiled.
+    `_compile` has no effect: masks are always compiled. Nor have `compute_dq_write_order` and `dq_kv_order`, which are about
+    FlexAttention's backward pass.
 
     Raises AssertionError if `mask_mod` is no mask_mod, TypeError if it is not callable or an extent is no integer,
-    ValueError if an extent is negative or a block empty, or if B or H is None and mask_mod depends on it.
+    ValueError if an extent is negative or a block empty, or if B or H is None and mask_mod depends on it,
+    NotImplementedError for `separate_full_blocks=False`: lists of full blocks are always apart.
     """
+    if not separate_full_blocks:
+        raise NotImplementedError("separate_full_blocks=False is not supported: derived lists have full blocks apart; "
+                                  "BlockMask.from_kv_blocks takes others")
+    if not isinstance(dq_kv_order, bool):
+        raise ValueError("dq_kv_order must be a bool when using create_block_mask")
     if tracing.mod_kind(mask_mod) != "mask_mod":
         raise AssertionError(f"create-block_mask requires a mask_mod function! Got {mask_mod}")
     derivation = _Derivation(mask_mod, _extents(B, H, Q_LEN, KV_LEN), _block_size(BLOCK_SIZE))

@@ -38,6 +38,14 @@ def check_batch_dims(batch_dims: Sequence[int], query_shape: Sequence[int]) -> N
                              f"but got {found} and {wanted}.")
 
 
+def check_device(block_mask: Any, query: Array) -> None:
+    """RuntimeError if the lists are where nobody can read them. Between the CPU and GPUs they are copied."""
+    device = getattr(block_mask.kv_num_blocks, "device", "cpu")
+    if getattr(device, "type", "cpu") not in ("cpu", "cuda"):
+        raise RuntimeError("Expect q/k/v and block_mask to be on the same device "
+                           f"but got {getattr(query, 'device', 'cpu')} and {device}.")
+
+
 def mask_of(kinds: Any, block_size: tuple[int, int], mask_mod: MaskMod) -> MaskMod:
     """Pairs of full blocks attend, those of partial blocks where mask_mod says so. `kinds`: as BlockMask.block_kinds."""
     block_q, block_kv = int(block_size[0]), int(block_size[1])
@@ -54,6 +62,7 @@ def mask_for(block_mask: BlockMask, query: Array) -> MaskMod:
     """The mask of the lists, with kinds where the query is. Raises as BlockMask's constructor does: somebody may have assigned other
     lists, or written into these."""
     block_mask._check_shapes()
+    check_device(block_mask, query)
     if is_debugging():
         block_mask.validate()
     if arrays.is_torch(query) and query.is_cuda:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 MaskMod = Callable[[Any, Any, Any, Any], Any]  # (b, h, q_idx, kv_idx) -> bool
+ScoreMod = Callable[[Any, Any, Any, Any, Any], Any]  # (score, b, h, q_idx, kv_idx) -> number
 
 
 def noop_mask(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import os
 import pathlib
 import pickle
@@ -19,6 +20,7 @@ from conftest import BUILD, ROOT, run_heedc
 from reference import EXAMPLES, Shape, attention, compare, decode, random_inputs, run
 
 import heed
+from heed import _compiler
 
 CAUSAL = "variant causal { mask_mod(b, h, q, kv) { return q >= kv } }\n"
 BIASED = "variant biased(a_kernel: f32, bias_kernel: f32[?]) { score_mod(s, b, h, q, kv) { return s * a_kernel + bias_kernel[kv] } }\n"
@@ -404,3 +406,27 @@ def test_defines_are_of_the_variant_that_is_chosen() -> None:
         heed.compile(TWO, variant="y", defines={"v": 1}, head_dim=16)
     with pytest.raises(heed.HeedError, match="'0.5', given for 'w', is not a number of type"):
         heed.compile(TWO, variant="x", defines={"w": 0.5}, head_dim=16)
+
+
+def test_kernels_that_are_dropped_are_unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    unloaded: list[int] = []
+    monkeypatch.setattr(_compiler, "_unload", lambda handle, kernel: unloaded.append(kernel))
+    kernel = heed.compile(CAUSAL, head_dim=16)
+    address = kernel._address
+    assert not unloaded
+    del kernel
+    gc.collect()
+    assert unloaded == [address]
+
+
+def test_kernels_at_exit() -> None:
+    """Whoever holds a kernel until the end of the process sees no error of modules that are empty by then."""
+    program = f"""
+import ctypes, sys, heed
+kernel = heed.compile({CAUSAL!r}, head_dim=16)
+for name in ("__main__", "heed._compiler"):  # kept by somebody, so that Python empties them, the last one first
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(sys.modules[name]))
+"""
+    result = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT / "python")},
+                            capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")

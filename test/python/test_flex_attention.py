@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import pathlib
 import sys
@@ -297,6 +298,11 @@ def test_grad_modes_and_subclasses() -> None:
         heed.flex_attention(q, k, v, score_mod=lambda s, b, h, i, j: s + bias[j])
     with torch.no_grad():
         assert torch.equal(heed.flex_attention(q, k, v, score_mod=lambda s, b, h, i, j: s + bias[j]), expected)
+    for _ in range(2):  # what FlexAttention refuses under no_grad, too; the second time it is no new call
+        with torch.no_grad():
+            assert torch.equal(heed.flex_attention(q, k, v, mask_mod=lambda b, h, i, j: bias[j] == 0), expected)
+        with pytest.raises(AssertionError, match="Captured buffers from mask mod that require grad"):
+            heed.flex_attention(q, k, v, mask_mod=lambda b, h, i, j: bias[j] == 0)
     with torch.inference_mode():
         assert torch.equal(heed.flex_attention(q.clone(), k, v), expected)
     assert torch.equal(heed.flex_attention(trainable.detach(), k, v), expected)
@@ -330,6 +336,22 @@ def test_numpy_bf16_is_uint16() -> None:
     np.testing.assert_array_equal(found, heed.flex_attention(q, k, v).view(torch.uint16).numpy())
 
 
+def test_names_of_torch() -> None:
+    """What code imports from torch.nn.attention.flex_attention is in heed, with the same parameters, also behind underscores."""
+    assert set(torch_flex.__all__) <= set(heed.__all__)
+    assert heed._DEFAULT_SPARSE_BLOCK_SIZE == torch_flex._DEFAULT_SPARSE_BLOCK_SIZE
+    assert len(heed._score_mod_signature.__args__) == len(torch_flex._score_mod_signature.__args__)
+    assert len(heed._mask_mod_signature.__args__) == len(torch_flex._mask_mod_signature.__args__)
+    assert set(torch_flex.FlexKernelOptions.__annotations__) <= set(heed.FlexKernelOptions.__annotations__)
+    for name in ("flex_attention", "create_block_mask", "create_mask"):
+        ours, theirs = (list(inspect.signature(getattr(module, name)).parameters) for module in (heed, torch_flex))
+        assert ours[:len(theirs)] == theirs
+    options: heed.FlexKernelOptions = {"BLOCK_M": 64, "num_stages": 2}
+    q, k, v = tensors((1, 2, 2, 20, 30), (16, 16))
+    mask = heed.create_block_mask(causal, None, None, 20, 30, "numpy", 128, False, True, True, False)
+    check(run(q, k, v, block_mask=mask, kernel_options=options), dense(q, k, v, mask=causal))
+
+
 # -- Refusals ----------------------------------------------------------------------------------------
 
 Q, K, V = tensors((2, 4, 2, 20, 30), (16, 16))
@@ -340,6 +362,11 @@ def _adding(t: Any) -> Any:
     return lambda s, b, h, i, j: s + t[j]
 
 
+def _at_marked(t: Any) -> Any:
+    return lambda b, h, i, j: t[j] > 0
+
+
+LISTED = heed.BlockMask.from_kv_blocks(torch.tensor([[[1]]]), torch.tensor([[[[0]]]]), BLOCK_SIZE=20)
 UNUSED = heed.create_block_mask(causal, None, None, 20, 30, "numpy")
 REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "3D": (lambda: heed.flex_attention(Q[0], K[0], V[0]), NotImplementedError,
@@ -394,6 +421,10 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "no BlockMask": (lambda: heed.flex_attention(Q, Q, Q, block_mask=causal), TypeError, "block_mask: expected a BlockMask"),
     "two masks": (lambda: heed.flex_attention(Q, Q, Q, block_mask=UNUSED, mask_mod=causal), ValueError,
                   "Cannot specify both block_mask and mask_mod"),
+    "full blocks": (lambda: heed.create_block_mask(causal, None, None, 20, 20, separate_full_blocks=False), NotImplementedError,
+                    "separate_full_blocks=False is not supported"),
+    "order": (lambda: heed.create_block_mask(causal, None, None, 20, 20, dq_kv_order=[0]), ValueError,
+              "dq_kv_order must be a bool when using create_block_mask"),
     "mask too short": (lambda: heed.flex_attention(torch.cat([Q, Q], 2), K, V, None, UNUSED, enable_gqa=True), ValueError,
                        BIG + "(1, 1, 20, 30) but got q_len=40 and kv_len=30. As the block mask was created for a smaller"),
     "mask too long": (lambda: heed.flex_attention(Q, K[:, :, :9], V[:, :, :9], None, UNUSED, enable_gqa=True), ValueError,
@@ -406,7 +437,22 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
                "Cannot use mask_mod from a sliced BlockMask"),
     "torch sliced": (lambda: heed.flex_attention(Q, Q, Q, None, torch_flex.create_block_mask(causal, 1, 1, 20, 20, "cpu")[0]),
                      RuntimeError, "Cannot use mask_mod from a sliced BlockMask"),
-    "score_mod's type": (lambda: heed.flex_attention(Q, Q, Q, lambda s, b, h, i, j: None), heed.TraceError, ""),
+    "score_mod's type": (lambda: heed.flex_attention(Q, Q, Q, lambda s, b, h, i, j: None), RuntimeError,
+                         "Expected output of score_mod to be a tensor."),
+    "score_mod's text": (lambda: heed.flex_attention(Q, Q, Q, lambda s, b, h, i, j: "s"), heed.TraceError,
+                         "Expected output of score_mod to be a tensor."),
+    "lists": (lambda: heed.flex_attention(Q, Q, Q, None, LISTED.to("meta")), RuntimeError,
+              "Expect q/k/v and block_mask to be on the same device"),
+    "torch's lists": (
+        lambda: heed.flex_attention(Q, Q, Q, None, torch_flex.create_block_mask(causal, 1, 1, 20, 20, "cpu").to("meta")),
+        RuntimeError, "Expect q/k/v and block_mask to be on the same device"),
+    "LSE's option": (lambda: heed.flex_attention(Q, Q, Q, kernel_options={"OUTPUT_LOGSUMEXP": True}), AssertionError,
+                     "OUTPUT_LOGSUMEXP must not be in kernel_options"),
+    "gradients of a mask": (lambda: heed.flex_attention(Q, Q, Q, mask_mod=_at_marked(torch.ones(20, requires_grad=True))),
+                            AssertionError, "Captured buffers from mask mod that require grad are not supported."),
+    "converted gradients of a mask": (
+        lambda: heed.flex_attention(Q, Q, Q, mask_mod=_at_marked(torch.ones(20, dtype=torch.float64, requires_grad=True))),
+        AssertionError, "Captured buffers from mask mod that require grad are not supported."),
     "a mask_mod for a score_mod": (lambda: heed.flex_attention(Q, Q, Q, causal), heed.TraceError, ""),
 }
 

@@ -624,9 +624,7 @@ def test_unloading(monkeypatch: pytest.MonkeyPatch, codes: dict[str, int], expec
     table = _runtime.KernelTable(**codes)
     monkeypatch.setattr(_runtime.lib, "heed_gpu_unload", lambda kernel: calls.append("unload"))
     monkeypatch.setattr(_compiler.library(), "heed_library_free", lambda handle: calls.append("free"))
-    loaded = _compiler.LoadedObject.__new__(_compiler.LoadedObject)
-    loaded._handle, loaded.kernel = ctypes.c_void_p(1), ctypes.addressof(table)
-    del loaded
+    _compiler._unload(ctypes.c_void_p(1), ctypes.addressof(table))
     assert calls == expected
 
 

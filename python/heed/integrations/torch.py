@@ -26,7 +26,7 @@ from __future__ import annotations
 import functools
 import linecache
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 from urllib.parse import quote, unquote
 
@@ -199,7 +199,7 @@ def _refuse(what: str, hint: str) -> NoReturn:
 
 def flex_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, score_mod: Mod | None = None,
                    block_mask: Any = None, scale: float | None = None, enable_gqa: bool = False, return_lse: bool = False,
-                   kernel_options: dict[str, Any] | None = None, *, return_aux: Any = None,
+                   kernel_options: Mapping[str, Any] | None = None, *, return_aux: Any = None,
                    mask_mod: Mod | None = None) -> Any:
     """What torch.compile traces in place of heed.flex_attention: takes and returns the same.
 
@@ -239,6 +239,7 @@ def _mask_mod_of(block_mask: Any, mask_mod: Mod | None, query: torch.Tensor, key
     if is_derived:
         derived: Mod = block_mask.mask_mod
         return derived
+    given_lists.check_device(block_mask, query)
     kinds = given_lists.kinds_on(torch, block_mask, query.device)
     return given_lists.mask_of(kinds, block_mask.BLOCK_SIZE, block_mask.mask_mod)
 

@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import linecache
 import os
 import sys
-from types import CodeType, TracebackType
+import threading
+from collections.abc import Iterator
+from types import CodeType, FrameType, TracebackType
 from typing import NoReturn
 
 _HEED = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -27,6 +30,13 @@ class TraceError(ValueError):
         self.lineno = lineno
 
 
+class OutputError(TraceError, RuntimeError):
+    """A score_mod returns what is no number: a RuntimeError in FlexAttention, with these first words."""
+
+    def __init__(self, error: TraceError) -> None:
+        super().__init__(f"Expected output of score_mod to be a tensor.\n{error}", error.filename, error.lineno)
+
+
 def is_user_code(filename: str) -> bool:
     """Whether a file is the user's, not Heed's, the standard library's, torch's or NumPy's."""
     if filename.startswith((_HEED, "<frozen")) or "-packages/torch/" in filename or "-packages/numpy/" in filename:
@@ -40,14 +50,34 @@ def _error(message: str, code: CodeType, lineno: int | None) -> TraceError:
     return TraceError(f"{code.co_filename}:{lineno}: in {code.co_name}\n{source}{message}", code.co_filename, lineno)
 
 
+class _Noted(threading.local):
+    failures: list[TraceError] | None = None  # of the trace that is under way
+
+
+_noted = _Noted()
+
+
+@contextlib.contextmanager
+def none_swallowed() -> Iterator[None]:
+    """Raises the first failure within, also if somebody has caught it: what runs on then is not what the mod would do."""
+    before, _noted.failures = _noted.failures, []
+    try:
+        yield
+    finally:
+        failures, _noted.failures = _noted.failures, before
+        if failures:
+            raise failures[0]
+
+
 def fail(message: str) -> NoReturn:
-    """Raises a TraceError at the innermost frame of user code on the stack."""
-    frame = sys._getframe(1)
-    while not is_user_code(frame.f_code.co_filename):
-        if frame.f_back is None:
-            raise TraceError(message)
+    """Raises a TraceError at the innermost frame of user code on the stack, and notes it for `none_swallowed`."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not is_user_code(frame.f_code.co_filename):
         frame = frame.f_back
-    raise _error(message, frame.f_code, frame.f_lineno)
+    error = TraceError(message) if frame is None else _error(message, frame.f_code, frame.f_lineno)
+    if _noted.failures is not None:
+        _noted.failures.append(error)
+    raise error
 
 
 def at_assignment(message: str, code: CodeType | None, name: str) -> TraceError:

@@ -22,15 +22,16 @@ _LEVELS = {"||": 1, "&&": 2, **dict.fromkeys(COMPARISONS, 3), "|": 4, "^": 5, "&
            "*": 9, "/": 9, "//": 9, "%": 9}
 _UNARY, _POSTFIX = 10, 11
 _REALS = frozenset("floor ceil exp exp2 log log2 log1p tanh sin cos sqrt rsqrt erf pow sigmoid silu gelu".split())
-# What a parameter or variable cannot, or should not, be called.
+_NAME = 80  # characters: the keys of dicts, of any length, are in the hints of what they hold
+# What a parameter or variable cannot, or should not, be called: words of the language, and arguments of a kernel's call.
 _RESERVED = frozenset([*COORDINATES, *_REALS, *"""B Hq Hkv Sq Skv D Dv const else false fn for if import in inf let mut
     return true mask score variant score_mod mask_mod bool i8 i32 i64 index f16 bf16 f32 abs min max clamp square relu where
-    select any all sum dot _""".split()])
+    select any all sum dot _ self query key value scale return_lse out lse threads""".split()])
 
 
 def unique_name(hint: str, taken: set[str]) -> str:
     """An identifier of the language like `hint` that is not taken, and takes it."""
-    name = re.sub(r"[^A-Za-z0-9_]+", "_", hint).strip("_") or "value"
+    name = re.sub(r"[^A-Za-z0-9_]+", "_", hint)[:_NAME].strip("_") or "captured"
     if name[0].isdigit():
         name = f"_{name}"
     if name in _RESERVED:
@@ -94,10 +95,11 @@ class _Body:
         nodes = reachable([root])
         uses = Counter(arg.number for node in nodes for arg in node.args)
         for node in nodes:
-            # Too long or too deep: name the largest operands first.
+            # Too long or too deep: name the largest operands first, but what is a name already.
             text = self._compose(node)
             while len(text.text) > _LINE or text.depth > _DEPTH:
-                longest = max(node.args, key=lambda arg: len(self._texts[arg.number].text), default=None)
+                unnamed = [arg for arg in node.args if not self._texts[arg.number].text.isidentifier()]
+                longest = max(unnamed, key=lambda arg: len(self._texts[arg.number].text), default=None)
                 if longest is None or len(self._texts[longest.number].text) < 24 and text.depth <= _DEPTH:
                     break
                 self._name(longest)

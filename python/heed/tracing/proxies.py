@@ -7,8 +7,8 @@ from __future__ import annotations
 import builtins
 import operator
 from collections.abc import Callable, Iterator
-from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -141,7 +141,7 @@ class Traced:
 
     def __bool__(self) -> bool:
         if self._host is not None:
-            return bool(self._tracer.concrete(self))
+            return self._tracer.concrete_of(self._host.path, bool, bool(self._host.value))  # type: ignore[no-any-return]
         fail("the value of a traced condition is not known while tracing: a mod runs once, for all positions; instead "
              "of `if`, `and`, `or`, `not`, min() and max() use torch.where, `&`, `|`, `~`, torch.minimum and "
              "torch.maximum (np.where, ... without torch)")
@@ -168,6 +168,9 @@ class Traced:
 
     def __format__(self, spec: str) -> str:
         return format(repr(self) if self._host is None else self._tracer.concrete(self), spec)
+
+    def __str__(self) -> str:
+        return repr(self) if self._host is None else str(self._tracer.concrete(self))
 
     def __repr__(self) -> str:
         node = self._node
@@ -209,7 +212,7 @@ class Traced:
 
     def __round__(self, digits: int | None = None) -> Any:
         if self._host is not None:
-            return self._tracer.round(self, digits)
+            return self._tracer.call_of_numbers(round, self, *(() if digits is None else (digits,)))
         return self._tracer.dispatch("round", "round", (self,), {} if digits is None else {"decimals": digits})
 
 
@@ -372,12 +375,18 @@ class ObjectProxy:
     def __delattr__(self, name: str) -> None:
         fail(f"a mod cannot change a captured object: '{name}' is deleted")
 
+    def _refuse_change(self, *args: Any) -> Any:
+        fail(f"a mod cannot change what it captures: an item of '{self._hint}' is assigned or deleted; use a variable or a list of "
+             "the mod, or change it outside")
+
+    __setitem__ = __delitem__ = _refuse_change
+
     def _special(self, name: str, *args: Any) -> Any:
         """A special method of the user's class, recreated like any captured function."""
         method = getattr(type(self._real), name, None)
         if not isinstance(method, FunctionType):
             fail(f"captured object '{self._hint}' of type {type(self._real).__name__} is used in a way that cannot be "
-                 f"traced ({name})")
+                 f"traced ({name}); a mod runs once: get what it needs outside of it, and capture that")
         path = self._path.derive(f"type({{0}}).{name}")
         return self._tracer.wrap(method, path, name)(self, *args)
 
@@ -393,6 +402,9 @@ class ObjectProxy:
     def __iter__(self) -> Iterator[Any]:
         iterator: Iterator[Any] = self._special("__iter__")
         return iterator
+
+    def __next__(self) -> Any:
+        return self._special("__next__")
 
     def __contains__(self, item: Any) -> bool:
         return bool(self._special("__contains__", item))
@@ -412,6 +424,28 @@ class ObjectProxy:
 
     def __repr__(self) -> str:
         return f"<captured {self._hint}: {type(self._real).__name__}>"
+
+
+class VolatileProxy:
+    """A function or object that gives another value at each call: random numbers, or the time."""
+
+    def __init__(self, name: str, is_clock: bool) -> None:
+        self._name = name
+        self._is_clock = is_clock
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return VolatileProxy(name, self._is_clock)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        refuse_volatile(self._name, self._is_clock)
+
+
+def refuse_volatile(name: str, is_clock: bool = False) -> NoReturn:
+    what, instead = ("the time", "the number") if is_clock else ("random numbers", "a tensor of random numbers")
+    fail(f"{what} ({name}) {'is' if is_clock else 'are'} not supported in a mod, which runs once, while it is traced; capture "
+         f"{instead} instead")
 
 
 class SequenceProxy(ObjectProxy):
@@ -501,8 +535,9 @@ class Namespace(dict):
     Python looks names up through __getitem__ because this is not exactly a dict.
     """
 
-    def __init__(self, tracer: Tracer, real: dict[str, Any], path: Path, wrapped: dict[str, Any]) -> None:
+    def __init__(self, tracer: Tracer, real: dict[str, Any], path: Path, wrapped: dict[str, Any], code: CodeType) -> None:
         self._tracer = tracer
+        self._code = code
         self._real = real
         self._path = path
         self._wrapped = wrapped
@@ -520,7 +555,7 @@ class Namespace(dict):
             if name in self._real:
                 value = self._tracer.wrap(self._real[name], self._path.item(name), name)
             elif hasattr(builtins, name):
-                value = self._tracer.builtin(name)
+                return self._tracer.builtin(name, self._code)
             else:
                 raise KeyError(name)
             self._wrapped[name] = value

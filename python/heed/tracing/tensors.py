@@ -66,7 +66,7 @@ def convert(value: Any, dtype: str) -> Any:
         return value
     if is_torch(value):
         module = torch()
-        return value.detach().to({"i32": module.int32, "i64": module.int64, "f32": module.float32}[dtype])
+        return value.to({"i32": module.int32, "i64": module.int64, "f32": module.float32}[dtype])
     return value.astype(_NUMPY[dtype])
 
 

@@ -11,32 +11,35 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import dis
 import enum
 import functools
 import sys
 import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from heed.arrays import Table
 from heed.tracing import arithmetic, indexing, tensors
 from heed.tracing.captures import Guard, Path
-from heed.tracing.errors import TraceError, at_assignment, fail, is_user_code, located
+from heed.tracing.errors import OutputError, TraceError, at_assignment, fail, is_user_code, located, none_swallowed
 from heed.tracing.expressions import FITS_I64, Graph, Leaf, Node, fits, in_range
 from heed.tracing.functions import FUNCTIONS
 from heed.tracing.printer import describe
 from heed.tracing.proxies import (Host, LibraryProxy, MappingProxy, Namespace, ObjectProxy, SequenceProxy, TensorProxy,
-                                  Traced, find_traced, is_traced)
+                                  Traced, VolatileProxy, find_traced, is_traced, refuse_volatile)
 
 # Functions of torch and NumPy that make a tensor; in a mod it is a table that the trace owns.
 _FACTORIES = frozenset("tensor as_tensor array asarray arange zeros ones full linspace logspace eye tril triu "
                        "from_numpy empty_like scalar_tensor".split())
-_RANDOM = frozenset("rand randn randint rand_like randn_like randint_like randperm bernoulli multinomial normal dropout "
-                    "alpha_dropout feature_alpha_dropout".split())
-# Functions of math that give a float for floats: of captured numbers they stay symbolic.
-_MATH = frozenset("sqrt exp exp2 log log2 log10 log1p tanh sin cos tan erf pow expm1".split())
+# Functions and modules that give other values at each call: random numbers, or the time.
+_RANDOM = frozenset("""rand randn randint rand_like randn_like randint_like randperm bernoulli multinomial normal poisson binomial
+    dropout alpha_dropout feature_dropout feature_alpha_dropout rrelu _standard_gamma _sample_dirichlet uniform_ normal_ random_
+    bernoulli_ exponential_ cauchy_ geometric_ log_normal_ urandom getrandom""".split())
+_CLOCKS = frozenset("now utcnow today".split())
+_VOLATILE = ("random", "secrets", "time", "numpy.random")
 
 
 class Tracer:
@@ -49,7 +52,7 @@ class Tracer:
         self._seen: set[Any] = set()
         self._shared: dict[int, tuple[Path, Any]] = {}
         self._sizes: dict[tuple[Leaf, int], Traced] = {}
-        self._floats: dict[Path, Traced] = {}
+        self._computed: dict[Path, Traced] = {}
         self._wrapped: dict[int, Any] = {}  # what stands for the value at a path
         self._literals: dict[Any, Path] = {}
         self._cells: list[tuple[types.CellType, Any, str]] = []
@@ -195,11 +198,8 @@ class Tracer:
             return self.apply(operation, left, right)
         value = python(left._host.value, right._host.value)
         path = left._host.path.derive(f"{{0}} {text} {{1}}", bases=[right._host.path])
-        if type(value) is float:
-            return self._float(value, path)
-        if type(value) is int and text in ("**", "<<"):
-            self.guard("{0} == {c0}", path, constants=(value,))
-            return Traced(self, self.graph.constant(value), Host(value, path))
+        if type(value) is float or type(value) is int and text in ("**", "<<"):
+            return self._number(value, path)
         if type(value) is complex:
             fail("a captured number becomes complex")
         if type(value) is bool:  # of numbers that f32 and i32 might round
@@ -233,12 +233,25 @@ class Tracer:
 
         return self.apply(shift, left, right)
 
-    def _float(self, value: float, path: Path) -> Traced:
-        """A number that Python computes, in its own precision: f32 might round each step of it."""
-        known = self._floats.get(path)
+    def _number(self, value: int | float, path: Path) -> Traced:
+        """A number that Python computes at each call, in its own precision: f32 might round each step of it, and i32 wrap around."""
+        known = self._computed.get(path)
         if known is None:
-            known = self._floats[path] = self._scalar(value, path, "number")
+            known = self._computed[path] = self._scalar(value, path, "number")
         return known
+
+    def call_of_numbers(self, function: Any, *args: Any) -> Any:
+        """function(*args) of numbers that Python knows while tracing, computed at each call where the result is a number."""
+        hosts = [host for arg in args if (host := self.lift_number(arg)._host) is not None]
+        if len(hosts) < len(args):  # a tensor that the mod made
+            return function(*map(self._known, args))
+        value = function(*(host.value for host in hosts))
+        first, *others = (host.path for host in hosts)
+        path = first.derive(f"{{c0}}({', '.join(f'{{{i}}}' for i in range(len(hosts)))})", function, bases=others)
+        if type(value) is float or type(value) is int and fits(value, "i64"):
+            return self._number(value, path)
+        self.guard("{0} == {c0}", path, constants=(value,))
+        return value
 
     def unary(self, operation: Any, python: Any, text: str, operand: Traced) -> Any:
         if operand._host is None or type(operand._host.value) is bool:
@@ -247,12 +260,6 @@ class Tracer:
         if type(value) is int:
             operand = self._unwrapped(value, path, [operand])[0]
         return Traced(self, self.apply(operation, operand)._node, Host(value, path))
-
-    def round(self, number: Traced, digits: int | None) -> Traced:
-        """Python's round of a captured number, in Python's precision."""
-        assert number._host is not None
-        value, arguments = number._host.value, () if digits is None else (digits,)
-        return self._scalar(round(value, *arguments), number._host.path.apply(round, *arguments), "rounded")
 
     # ---- Captures ----
 
@@ -280,6 +287,9 @@ class Tracer:
             return value
         if tensors.is_numpy(value) or tensors.is_torch(value) or tensors.is_foreign(value):
             return self._share(value, path, lambda: self._tensor(value, path, hint))
+        if (module := _volatile_module(value)) is not None:
+            self._guard_type(value, path)
+            return VolatileProxy(hint, module == "time")
         if kind is types.FunctionType:
             return self._share(value, path, lambda: self._function(value, path))
         if kind is types.MethodType:
@@ -387,7 +397,7 @@ class Tracer:
         first, wrapped = self._globals.setdefault(id(function.__globals__), (path, {}))
         if first is not path:
             self.guard("{0} is {1}", path, first)
-        namespace = Namespace(self, function.__globals__, first, wrapped)
+        namespace = Namespace(self, function.__globals__, first, wrapped, function.__code__)
         self._namespaces.append((namespace, function.__code__))
         return namespace
 
@@ -499,26 +509,40 @@ class Tracer:
         torch = tensors.torch()
         if isinstance(value, types.ModuleType) or torch and (value is torch.Tensor or type(value) is type(torch.FloatTensor)):
             return LibraryProxy(self, value)
+        name = getattr(value, "__name__", "")
+        if (volatile := _volatile_module(value)) is not None:
+            return VolatileProxy(name, volatile == "time")
         if not callable(value) or isinstance(value, type):
             return value
-        name = getattr(value, "__name__", "")
+        if name in _RANDOM:
+            return VolatileProxy(name, False)
         module = getattr(value, "__module__", None) or type(value).__module__ or ""
-        if name in _RANDOM or module in ("random", "numpy.random") or "random" in type(
-                getattr(value, "__self__", None)).__module__:
-            return functools.partial(_refuse_random, name)
         if module == "math":
             return functools.partial(self._math, value)
         if module == "builtins":
             owner = getattr(value, "__self__", builtins)
-            return self.builtin(name) if owner is builtins else functools.partial(_refuse_method, type(owner).__name__, name)
+            return self.builtin(name) if owner is builtins else functools.partial(
+                _refuse, f"{type(owner).__name__}.{name} of what a mod captures cannot be called in it: it may change that, and is "
+                "called once, not for each position; call it outside of the mod, or read elements with [ ]")
         if name in FUNCTIONS or name in _FACTORIES:
             return functools.partial(self._call_library, value)
         return value
 
-    def builtin(self, name: str) -> Any:
+    def builtin(self, name: str, code: types.CodeType | None = None) -> Any:
+        """What stands for one of Python's own functions and classes in `code`."""
         if name == "len":
             return self._len
+        if name in ("int", "float") and code is not None and _is_only_called(code, name):
+            return functools.partial(self._convert, getattr(builtins, name))
         return getattr(builtins, name)
+
+    def _convert(self, kind: type, *args: Any, **kwargs: Any) -> Any:
+        """int() or float(); Python wants a number of its own from them, so a class of ours could not give another."""
+        if len(args) == 1 and not kwargs and is_traced(args[0]) and args[0]._host is not None:
+            number = args[0]._host.value
+            if type(number) in (int, float):
+                return args[0] if type(number) is kind else self.call_of_numbers(kind, args[0])
+        return kind(*args, **kwargs)
 
     def _len(self, value: Any) -> Any:
         """len(tensor) as a run-time number."""
@@ -567,13 +591,7 @@ class Tracer:
             name = function.__name__
             hint = f"use torch.{name} or np.{name}" if name in FUNCTIONS else "use a function of torch or NumPy"
             fail(f"math.{name} needs a number, but the value is traced; {hint}")
-        if not traced or function.__name__ not in _MATH:
-            return function(*(self._known(arg) for arg in args))
-        lifted = [self.lift_number(arg) for arg in args]
-        value = function(*(arg._host.value for arg in lifted))  # type: ignore[union-attr]
-        names = ", ".join(f"{{{i}}}" for i in range(len(lifted)))
-        path = Path(f"{{c0}}({names})", [arg._host.path for arg in lifted], [function])  # type: ignore[union-attr]
-        return self._float(value, path)
+        return self.call_of_numbers(function, *args) if traced else function(*map(self._known, args))
 
     def method(self, value: Traced, name: str) -> Any:
         """A method or attribute of a traced value."""
@@ -582,8 +600,8 @@ class Tracer:
             if found is not None:
                 return found
         if name in ("item", "tolist", "numpy", "__dlpack__"):
-            fail(f".{name}() needs the value while tracing; a mod runs once, for all positions: compute with the traced "
-                 "value itself, or look it up in a captured tensor")
+            return functools.partial(_refuse, f".{name}() needs the value while tracing; a mod runs once, for all positions: "
+                                     "compute with the traced value itself, or look it up in a captured tensor")
         if name in ("T", "mT", "real", "data"):
             return value
         if name == "requires_grad":
@@ -592,11 +610,18 @@ class Tracer:
             return lambda condition, other: self.dispatch("where", ".where", (condition, value, other), {})
         if name in FUNCTIONS:
             return functools.partial(self._call_method, name, value)
-        if name.endswith("_"):
-            fail(f".{name}() changes a tensor; a mod cannot: use .{name.rstrip('_')}()")
-        if name.startswith("_") or not hasattr(tensors.torch().Tensor if tensors.torch() else np.ndarray, name):
+        kind = tensors.torch().Tensor if tensors.torch() else np.ndarray
+        if name.startswith("_") or not hasattr(kind, name):
             raise AttributeError(f"a traced value has no attribute '{name}'")
-        fail(f".{name} is not supported in a mod; if it does not depend on positions, compute it outside and capture the result")
+        message = (f".{name} is not supported in a mod, which sees one element at a time: write it with operators and functions "
+                   "that work element by element, or compute it outside and capture the result")
+        if name.endswith("_"):
+            plain = name.rstrip("_")
+            instead = f".{plain}()" if plain in FUNCTIONS and hasattr(kind, plain) else "a new value, as torch.where gives"
+            message = f".{name}() changes a tensor; a mod cannot: use {instead}"
+        if not callable(getattr(kind, name)):
+            fail(message)
+        return functools.partial(_refuse, message)  # when it is called: hasattr may ask for it
 
     def _call_method(self, name: str, value: Traced, /, *args: Any, **kwargs: Any) -> Any:
         return self.dispatch(name, f".{name}", (value, *args), kwargs)
@@ -655,7 +680,7 @@ class Tracer:
         code = code_of(function)
         try:
             mod = self.wrap(function, Path(kind), kind)
-            with _variable_names():
+            with _watched(), none_swallowed():
                 result = mod(*(Traced(self, self.graph.coordinate(name)) for name in coordinates))
             for cell, contents, name in self._cells:
                 if cell.cell_contents is not contents:
@@ -666,11 +691,15 @@ class Tracer:
         except TraceError:
             raise
         except Exception as error:
-            raise located(f"{type(error).__name__}: {error}", error.__traceback__, code) from error
+            message = f"{type(error).__name__}: {error}"
+            if isinstance(error, KeyError) and find_traced(error.args) is not None:
+                message = f"a traced value ({error}) is no key of a dict; capture a tensor of the dict's values and index that"
+            raise located(message, error.__traceback__, code) from error
         traced = self.lift(result)
         if traced is None:
-            raise located(f"a {kind} returns a {'bool' if kind == 'mask_mod' else 'number'}, found "
-                          f"{type(result).__name__}", None, code)
+            refusal = located(f"a {kind} returns a {'bool' if kind == 'mask_mod' else 'number'}, found "
+                              f"{type(result).__name__}", None, code)
+            raise OutputError(refusal) if kind == "score_mod" else refusal
         shape = [int(length) for length in traced.shape]
         if shape not in ([], [1]):
             found = f"vector of {shape[0]}" if len(shape) == 1 else f"tensor of {len(shape)} axes"
@@ -694,6 +723,13 @@ def code_of(function: Any) -> types.CodeType | None:
     return code if isinstance(code, types.CodeType) else None
 
 
+def _is_only_called(code: types.CodeType, name: str) -> bool:
+    """Whether a function does nothing with a global but call it, in the words of Python 3.11 and newer; False in older ones."""
+    loads = (i for i in dis.get_instructions(code) if i.argval == name and i.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
+    return (sys.version_info >= (3, 11) and all(i.opname == "LOAD_GLOBAL" and i.arg is not None and i.arg & 1 for i in loads)
+            and all(_is_only_called(part, name) for part in code.co_consts if isinstance(part, types.CodeType)))
+
+
 def _qualified(function: Any) -> str:
     module = (getattr(function, "__module__", None) or "").removeprefix("torch._C.").removeprefix("numpy.")
     name = getattr(function, "__name__", str(function))
@@ -711,18 +747,26 @@ def _find_operator(function: Any) -> Any:
     return definitions.OPDEFS.get(str(name).partition(".")[0]) if definitions else None
 
 
-def _refuse_method(kind: str, name: str, *args: Any, **kwargs: Any) -> Any:
-    fail(f"{kind}.{name} of what a mod captures cannot be called in it: it may change that, and is called once, not for each "
-         "position; call it outside of the mod, or read elements with [ ]")
+def _refuse(message: str, *args: Any, **kwargs: Any) -> NoReturn:
+    fail(message)
 
 
-def _refuse_random(name: str, *args: Any, **kwargs: Any) -> Any:
-    fail(f"random numbers ({name}) are not supported in a mod; capture a tensor of random numbers instead")
+def _volatile_module(value: Any) -> str | None:
+    """The module of a function, a method's object, a class or an object, if it is one of random numbers or the time."""
+    owner = value.__self__ if isinstance(value, (types.BuiltinFunctionType, types.MethodType)) else value
+    for place in (value, owner, type(owner)):
+        module = getattr(place, "__module__", None)
+        if type(module) is str and (module in _VOLATILE or module.startswith("numpy.random.")):
+            return module
+    return None
 
 
 @contextlib.contextmanager
-def _variable_names() -> Iterator[None]:
-    """Names the nodes after the user's variables that hold them, for the text."""
+def _watched() -> Iterator[None]:
+    """Names the nodes after the user's variables that hold them, for the text.
+
+    And refuses random numbers that libraries draw, by the C functions that draw them: that the state of a generator has changed
+    would say the same, but another thread may have done that."""
 
     def on_event(frame: types.FrameType, event: str, argument: Any) -> None:
         if event == "return" and type(frame.f_globals) is Namespace:
@@ -730,6 +774,8 @@ def _variable_names() -> Iterator[None]:
                 if issubclass(type(value), Traced) and type(value.__dict__.get("_value")) is Node:
                     node = value.__dict__["_value"]
                     node.name = node.name or name
+        elif event == "c_call" and (argument.__name__ in _RANDOM or argument.__name__ in _CLOCKS):
+            refuse_volatile(argument.__name__, argument.__name__ in _CLOCKS)  # called by what a library's function has returned
 
     before: Any = sys.getprofile()
     sys.setprofile(on_event)

@@ -74,6 +74,11 @@ class Trace:
         return self._mask is not None
 
     @functools.cached_property
+    def mask_params(self) -> frozenset[str]:
+        """Names of the parameters that the mask_mod uses."""
+        return frozenset(leaf.name for leaf in _leaves_of([] if self._mask is None else [self._mask]))
+
+    @functools.cached_property
     def mask_coordinates(self) -> frozenset[str]:
         """Which of b, h, q and kv the mask_mod uses."""
         nodes = reachable([] if self._mask is None else [self._mask])

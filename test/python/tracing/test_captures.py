@@ -8,6 +8,8 @@ import dataclasses
 import enum
 import functools
 import gc
+import math
+import sys
 import threading
 import types
 import weakref
@@ -385,9 +387,14 @@ def test_constants_are_guarded() -> None:
     (lambda n: lambda b, h, q, kv: sum((q == i).int() for i in range(n)) > 0, "q == 0", None, 4),
     (lambda n: lambda b, h, q, kv: q > kv if n > 2 else q < kv, "q > kv", 5, 1),
     (lambda n: lambda b, h, q, kv: q >> n > kv, "q >> n > kv", 4, None),
-    (lambda n: lambda b, h, q, kv: q < 2**n, "q < 8", None, 4),
+    (lambda n: lambda b, h, q, kv: q**n > kv, "q * (q * q) > kv", None, 4),
+    (lambda n: lambda b, h, q, kv: q > kv if n else q < kv, "q > kv", 5, 0),
+    (lambda n: lambda b, h, q, kv: q > kv if n == 3 else q < kv, "q > kv", None, 4),
     (lambda n: lambda b, h, q, kv: [q, kv, b, h][n] > 1, "h > 1", None, 2),
-    (lambda n: lambda b, h, q, kv: q > int(n), "q > 3", None, 5),
+    (lambda n: lambda b, h, q, kv: q > len(range(n)), "q > 3", None, 5),
+    (lambda n: lambda b, h, q, kv: q > int(n) if isinstance(n, int) else q < kv, "q > 3", None, 5),
+    (lambda n: lambda b, h, q, kv: q > next(map(int, [n])), "q > 3", None, 5),
+    (lambda n: lambda b, h, q, kv: q > {"3": 1}.get(str(int(n)), 0), "q > 1", None, 5),
     (lambda n: lambda b, h, q, kv: q > {3: 1, 4: 0}[n], "q > 1", None, 4),
 ])
 def test_specialisation(use: Any, body_of: str, same: int | None, other: int | None) -> None:
@@ -400,6 +407,45 @@ def test_specialisation(use: Any, body_of: str, same: int | None, other: int | N
         assert tracing.lookup(None, use(other))[0] is not trace
         tracing.lookup(None, use(other))
     assert tracing.lookup(None, use(3))[0] is trace
+
+
+knows_calls = pytest.mark.skipif(sys.version_info < (3, 11), reason="the code does not say what is called")
+
+
+@pytest.mark.parametrize("use", [
+    lambda n: lambda s, b, h, q, kv: s * n**2,
+    lambda n: lambda s, b, h, q, kv: s * 2**n,
+    lambda n: lambda s, b, h, q, kv: s * (1 << n),
+    lambda n: lambda s, b, h, q, kv: s * math.floor(n / 2),
+    lambda n: lambda s, b, h, q, kv: s * math.ceil(n / 2) + math.ceil(n / 2),
+    lambda n: lambda s, b, h, q, kv: s * math.trunc(-n / 2),
+    lambda n: lambda s, b, h, q, kv: s * math.gcd(n, 6) + math.hypot(n, n),
+    lambda n: lambda s, b, h, q, kv: s * round(n / 7, 1),
+    pytest.param(lambda n: lambda s, b, h, q, kv: s * float(n), marks=knows_calls),
+    pytest.param(lambda n: lambda s, b, h, q, kv: s * int(n / 2) + int(n), marks=knows_calls),
+    pytest.param(lambda n: lambda s, b, h, q, kv: s * sum([float(n) for _ in range(3)]), marks=knows_calls),
+])
+def test_computed_numbers_are_run_time_values(use: Any) -> None:
+    """One kernel and one parameter, whose value is Python's."""
+    first, values = tracing.lookup(use(3), None)
+    assert len(first.params) == len(values) <= 2
+    for n in (3, 6, 10, 20):
+        trace, values = tracing.lookup(use(n), None)
+        assert trace is first
+        np.testing.assert_allclose(trace.evaluate_score(values, 1.5, 0, 0, 2, 1), use(n)(1.5, 0, 0, 2, 1), rtol=1e-6)
+
+
+def test_computed_numbers_of_other_types() -> None:
+    """A result of another type, or of another size, is another trace."""
+    def make(n):
+        return lambda b, h, q, kv: q < 2**n
+
+    types_of = {n: tracing.lookup(None, make(n))[0].params[0].dtype for n in (3, 40, -1, 5)}
+    assert types_of == {3: "i32", 40: "i64", -1: "f32", 5: "i32"}
+    with pytest.raises(tracing.TraceError, match="does not fit 64 bits"):
+        tracing.lookup(None, make(70))
+    with pytest.raises(tracing.TraceError, match="OverflowError"):
+        tracing.lookup((lambda n: lambda s, b, h, q, kv: s * math.floor(n))(float("inf")), None)
 
 
 def test_structure_is_guarded() -> None:
@@ -458,7 +504,7 @@ def test_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     from heed.tracing import traces as module
 
     def make(n):
-        return lambda b, h, q, kv: q > int(n)
+        return lambda b, h, q, kv: q > len(range(n))
 
     for n in range(module.MAX_CANDIDATES + 20):
         tracing.lookup(None, make(n))
@@ -514,7 +560,34 @@ def test_names() -> None:
 
     trace = tracing.trace(None, named)
     check(trace)
-    assert sorted(p.name for p in trace.params) == ["B_", "Sq_", "b_", "let_", "q_", "tanh_", "value"]
+    assert sorted(p.name for p in trace.params) == ["B_", "Sq_", "b_", "captured", "let_", "q_", "tanh_"]
+
+
+def test_names_of_arguments() -> None:
+    """A kernel's call has arguments of its own, and takes what mods capture as further ones."""
+    scale, out, query, key = 0.5, torch.zeros(8), 2, 3
+
+    def mod(s, b, h, q, kv):
+        return s * scale + out[q] + query + key
+
+    trace = tracing.trace(mod)
+    check(trace)
+    assert [p.name for p in trace.params] == ["scale_", "out_", "query_", "key_"]
+
+
+@pytest.mark.parametrize("length", [30, 80, 128, 1000])
+def test_long_names(length: int) -> None:
+    name = "n" * length
+    numbers = {name + letter: number for number, letter in enumerate("abc")}
+    tables = {name + letter: torch.full((8,), number) for number, letter in enumerate("abc")}
+
+    def mod(s, b, h, q, kv):
+        chosen = torch.where(tables[name + "a"][q] > numbers[name + "b"], tables[name + "b"][kv], tables[name + "c"][kv])
+        return s + torch.where(q > numbers[name + "a"], numbers[name + "b"], numbers[name + "c"]) * chosen
+
+    trace, values = tracing.lookup(mod, None)
+    check(trace)
+    np.testing.assert_array_equal(trace.evaluate_score(values, 0.0, *AT)[0, 0], np.where(Q > 0, 1, 2)[0, 0] * 2 + 0 * KV[0, 0])
 
 
 def test_function_of_its_kind() -> None:

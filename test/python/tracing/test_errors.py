@@ -4,8 +4,14 @@
 
 from __future__ import annotations
 
+import datetime
 import math
+import os
 import random
+import secrets
+import time
+import uuid
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,6 +28,7 @@ long = torch.zeros(5000)
 words = {"a": 1}
 counter = {"calls": 0}
 positions = [1, 2, 3]
+iterator = iter(positions)
 calls = 0
 
 
@@ -147,6 +154,60 @@ def change_capture(s, b, h, q, kv):
     return s
 
 
+def change_item(s, b, h, q, kv):
+    positions[0] += 1  # HERE
+    return s
+
+
+def change_entry(s, b, h, q, kv):
+    words["a"] = 2  # HERE
+    return s
+
+
+def delete_items(s, b, h, q, kv):
+    del positions[:]  # HERE
+    return s
+
+
+def next_of(s, b, h, q, kv):
+    return s + next(iterator)  # HERE
+
+
+def zero_in_place(s, b, h, q, kv):
+    table.zero_()  # HERE
+    return s
+
+
+def copy_in_place(s, b, h, q, kv):
+    return s.copy_(table[h, q])  # HERE
+
+
+def resize_in_place(s, b, h, q, kv):
+    return s.resize_(1)  # HERE
+
+
+def dict_of_numbers(s, b, h, q, kv):
+    return s * {0: 1.0, 1: 2.0}[b]  # HERE
+
+
+def of_all_scores(s, b, h, q, kv):
+    return s.softmax(0)  # HERE
+
+
+def swallowed(s, b, h, q, kv):
+    try:
+        return s if q > kv else s * 2  # HERE
+    except ValueError:
+        return s * 0
+
+
+def swallowed_for_another(s, b, h, q, kv):
+    try:
+        return s + int(q)  # HERE
+    except ValueError:
+        raise RuntimeError("not of integers") from None
+
+
 def assign_global(s, b, h, q, kv):
     global calls
     calls += 1  # HERE
@@ -186,7 +247,8 @@ def helper(s):
     (numpy_random, r"random numbers \(rand\)"),
     (python_random, r"random numbers \(random\)"),
     (unsupported, r"torch.*i0 is not supported"),
-    (unsupported_method, r"\.cumsum is not supported.*compute it outside"),
+    (unsupported_method, r"\.cumsum is not supported"),
+    (of_all_scores, r"\.softmax is not supported in a mod, which sees one element at a time: .* compute it outside"),
     (float_index, "indexed by a f32"),
     (too_many, "has 2 axes left, but 3 indices"),
     (whole_tensor, r"sum of a tensor with 2 axes left: index it down to a row, as in table\[:, h\].sum"),
@@ -199,6 +261,16 @@ def helper(s):
     (plain_mistake, "NameError: name 'undefined_name' is not defined"),
     (key_mistake, "KeyError: 'b'"),
     (change_capture, "dict.update of what a mod captures"),
+    (change_item, "cannot change what it captures: an item of 'positions' is assigned"),
+    (change_entry, "an item of 'words' is assigned"),
+    (delete_items, "an item of 'positions' is .*deleted"),
+    (next_of, "'iterator' of type list_iterator .*get what it needs outside"),
+    (zero_in_place, "zero_.. changes a tensor; a mod cannot: use a new value"),
+    (copy_in_place, "copy_.. changes a tensor; a mod cannot: use a new value"),
+    (resize_in_place, "resize_.. changes a tensor; a mod cannot: use a new value"),
+    (dict_of_numbers, "<traced i32: b>. is no key of a dict; capture a tensor"),
+    (swallowed, "use torch.where"),
+    (swallowed_for_another, r"use \.int\(\)"),
     (assign_global, "the global 'calls' is assigned"),
     (narrow_row, "cannot be cast to int8"),
     (index_of, "list.index of what a mod captures"),
@@ -217,6 +289,56 @@ def test_message(function: Any, message: str) -> None:
     assert (error.filename, error.lineno) == (__file__, expected)
     assert f"test_errors.py:{expected}: in {place.__name__}\n" in str(error)
     assert lines[expected - 1].strip() in str(error)
+
+
+numpy_generator, numpy_state = np.random.default_rng(0), np.random.RandomState(0)
+generator, clock = random.Random(1), time.perf_counter
+
+
+@pytest.mark.parametrize("number, message", [
+    (lambda: numpy_generator.random(), r"random numbers \(random\)"),
+    (lambda: np.random.default_rng(0).random(), r"random numbers \(default_rng\)"),
+    (lambda: numpy_state.rand(), r"random numbers \(rand\)"),
+    (lambda: generator.random(), r"random numbers \(random\)"),
+    (lambda: random.Random(1).random(), r"random numbers \(Random\)"),
+    (lambda: torch.empty(()).uniform_(), r"random numbers \(uniform_\)"),
+    (lambda: torch.distributions.Normal(0.0, 1.0).sample(), r"random numbers \(normal\)"),
+    (lambda: secrets.randbelow(3), r"random numbers \(randbelow\)"),
+    (lambda: os.urandom(1)[0], r"random numbers \(urandom\)"),
+    (lambda: uuid.uuid4().int % 7, r"random numbers \(urandom\)"),
+    (lambda: time.time(), r"the time \(time\)"),
+    (lambda: clock(), r"the time \(clock\)"),
+    (lambda: datetime.datetime.now().second, r"the time \(now\)"),
+])
+def test_what_differs_at_each_call(number: Callable[[], Any], message: str) -> None:
+    with pytest.raises(tracing.TraceError, match=message) as info:
+        tracing.trace(lambda s, b, h, q, kv: s + number() * q)
+    assert info.value.lineno == number.__code__.co_firstlineno
+
+
+def test_sources_that_are_not_used() -> None:
+    def mod(s, b, h, q, kv):
+        return s if generator is not None and hasattr(generator, "random") else s * generator.random()
+
+    assert "return s }" in tracing.trace(mod).source
+
+
+def test_questions_that_fail_in_torch_too() -> None:
+    """They are answered as there, and nothing is noted as a failure."""
+    def asking(s, b, h, q, kv):
+        try:
+            factor = words["b"]
+        except KeyError:
+            factor = 5
+        try:
+            factor += s.frobnicate
+        except AttributeError:
+            factor += 2
+        if hasattr(s, "frobnicate") or not hasattr(s, "item") or not hasattr(s, "softmax") or getattr(s, "frobnicate", 1) != 1:
+            factor = 0
+        return s * factor
+
+    assert "return s * 7" in tracing.trace(asking).source
 
 
 @pytest.mark.parametrize("kind, function, message", [

@@ -79,8 +79,8 @@ variant traced(window: i32) {
 }
 """
     assert source("mla_rope") == """\
-variant traced(scale: f32, q_pe: f32[?, ?, ?, 16], k_pe: f32[?, ?, ?, 16], group: i32) {
-  score_mod(s, b, h, q, kv) { return s + scale * dot(q_pe[b, h, q], k_pe[b, h // group, kv]) }
+variant traced(scale_: f32, q_pe: f32[?, ?, ?, 16], k_pe: f32[?, ?, ?, 16], group: i32) {
+  score_mod(s, b, h, q, kv) { return s + scale_ * dot(q_pe[b, h, q], k_pe[b, h // group, kv]) }
 }
 """
     assert source("sandwich") == """\
