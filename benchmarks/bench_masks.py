@@ -21,6 +21,7 @@ compiled create_block_mask, warm, up to 131072. Attention is compared as above, 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import pathlib
 import re
@@ -55,7 +56,7 @@ def masks(length: int, as_tensor: Callable[[np.ndarray], Any] = lambda x: x) -> 
     numbers, begins = documents(length)
     document, start = as_tensor(numbers), as_tensor(begins)
     prefix = as_tensor((np.arange(len(begins)) // 10 * 10).astype(np.int32))
-    width = 1 << (length.bit_length() // 2)
+    width = math.isqrt(length)
 
     def shared_prefix(b: Any, h: Any, q: Any, kv: Any) -> Any:
         own = document[q]

@@ -58,13 +58,21 @@ struct Bits {
   Value ones, unknown;
 };
 
+/// Numbers that differ from one of [lo, hi] by a multiple of the modulus, which is positive and the
+/// same over the whole box. i64.
+struct Residue {
+  Value modulus, lo, hi;
+};
+
 /// An integer over the box: cq * q + ck * kv + [lo, hi].
 struct Integer {
   int64_t cq = 0, ck = 0;
   Value lo, hi; // i64; the same value where the interval is known to be a point
   StaticRange range;
-  bool usesKv = false;      // of the computation of lo and hi, besides ck
-  std::optional<Bits> bits; // where more is known than lo and hi tell
+  bool usesKv = false; // of the computation of lo and hi, besides ck
+  // Where more is known than lo and hi tell:
+  std::optional<Bits> bits;
+  std::optional<Residue> residue;
 
   bool isPlain() const { return cq == 0 && ck == 0; }
   bool isPoint() const { return lo == hi; }
@@ -322,6 +330,10 @@ private:
 
   Integer subtract(const Integer &x, const Integer &y);
 
+  /// How far from zero all numbers of a residue are, at least; 0 where a multiple of the modulus
+  /// is among them.
+  Value distanceFromZero(OpBuilder &b, const Residue &of);
+
   Boolean compareWithZero(arith::CmpIPredicate predicate, const Integer &d);
 
   void evaluateInteger(Operation &op, Value result);
@@ -345,6 +357,13 @@ private:
   Integer divide(Integer x, const Integer &y);
 
   Integer modulo(Integer x, const Integer &y);
+
+  /// A divisor that is the same over the whole box.
+  struct Divisor {
+    Value isPositive;
+    Value safe; // 1 where it is not
+  };
+  const Divisor &divisorOf(Value divisor);
 
   /// Shifts by a constant, and masks of low bits, are products, quotients and remainders.
   std::optional<Integer> bitOperation(Operation &op, const Integer &x, int64_t c);
@@ -457,6 +476,7 @@ private:
   unsigned hullBudget = 256;
   llvm::DenseMap<Value, Abstract> values;
   llvm::DenseMap<int64_t, Value> constants;
+  llvm::DenseMap<Value, Divisor> divisors;
   Value booleans[2];
 };
 

@@ -202,12 +202,26 @@ Integer IntervalEvaluator::subtract(const Integer &x, const Integer &y) {
   bool usesKv = x.usesKv || y.usesKv;
   OpBuilder &b = at(usesKv);
   Value lo = sub(b, x.lo, y.hi);
-  return {x.cq - y.cq,
-          x.ck - y.ck,
-          lo,
-          x.isPoint() && y.isPoint() ? lo : sub(b, x.hi, y.lo),
-          StaticRange::make(__int128(x.range.lo) - y.range.hi, __int128(x.range.hi) - y.range.lo),
-          usesKv};
+  Integer d = {
+      x.cq - y.cq,
+      x.ck - y.ck,
+      lo,
+      x.isPoint() && y.isPoint() ? lo : sub(b, x.hi, y.lo),
+      StaticRange::make(__int128(x.range.lo) - y.range.hi, __int128(x.range.hi) - y.range.lo),
+      usesKv};
+  // Remainders of q and kv are anything where both pass a multiple of the divisor; their
+  // difference is not, since it goes with that of q and kv.
+  if (d.isPlain() && x.isPlain() && x.residue && y.residue &&
+      x.residue->modulus == y.residue->modulus)
+    d.residue = Residue{x.residue->modulus, sub(b, x.residue->lo, y.residue->hi),
+                        sub(b, x.residue->hi, y.residue->lo)};
+  return d;
+}
+
+Value IntervalEvaluator::distanceFromZero(OpBuilder &b, const Residue &of) {
+  Value below = mul(b, floorDiv(b, of.hi, of.modulus), of.modulus),
+        above = add(b, below, of.modulus);
+  return max(b, min(b, sub(b, of.lo, below), sub(b, above, of.hi)), constant(0));
 }
 
 Boolean IntervalEvaluator::compareWithZero(arith::CmpIPredicate predicate, const Integer &d) {
@@ -230,6 +244,8 @@ Boolean IntervalEvaluator::compareWithZero(arith::CmpIPredicate predicate, const
   case P::ne: {
     Value same = land(b, compare(b, P::eq, r.lo, zero), compare(b, P::eq, r.hi, zero));
     Value apart = lor(b, compare(b, P::sgt, r.lo, zero), compare(b, P::slt, r.hi, zero));
+    if (d.residue)
+      apart = lor(b, apart, compare(b, P::sgt, distanceFromZero(b, *d.residue), zero));
     return predicate == P::eq ? make(same, apart) : make(apart, same);
   }
   default: // unsigned orders
@@ -349,9 +365,10 @@ Integer IntervalEvaluator::absolute(const Integer &of) {
   Integer x = plain(of);
   OpBuilder &b = at(x.usesKv);
   Value zero = constant(0), least = sub(b, zero, x.hi), most = sub(b, zero, x.lo);
+  Value distance = x.residue ? distanceFromZero(b, *x.residue) : zero;
   return {0,
           0,
-          max(b, max(b, x.lo, least), zero),
+          max(b, max(b, x.lo, least), distance),
           max(b, x.hi, most),
           {std::max({x.range.lo, -x.range.hi, int64_t(0)}), x.range.magnitude()},
           x.usesKv};
@@ -410,14 +427,22 @@ Integer IntervalEvaluator::divide(Integer x, const Integer &y) {
   if (std::optional<int64_t> c = asConstant(divisor); c && *c > 0)
     wide = {std::min<int64_t>(x.range.lo, 0), std::max<int64_t>(x.range.hi, 0)};
   OpBuilder &b = at(x.usesKv);
-  Value isPositive = compare(outer, arith::CmpIPredicate::sgt, divisor, constant(0));
-  Value safe = select(outer, isPositive, divisor, constant(1));
+  auto [isPositive, safe] = divisorOf(divisor);
   return {0,
           0,
           select(b, isPositive, floorDiv(b, x.lo, safe), constant(wide.lo)),
           select(b, isPositive, floorDiv(b, x.hi, safe), constant(wide.hi)),
           wide,
           x.usesKv};
+}
+
+const IntervalEvaluator::Divisor &IntervalEvaluator::divisorOf(Value divisor) {
+  Divisor &known = divisors[divisor];
+  if (!known.safe) {
+    known.isPositive = compare(outer, arith::CmpIPredicate::sgt, divisor, constant(0));
+    known.safe = select(outer, known.isPositive, divisor, constant(1));
+  }
+  return known;
 }
 
 Integer IntervalEvaluator::modulo(Integer x, const Integer &y) {
@@ -432,8 +457,7 @@ Integer IntervalEvaluator::modulo(Integer x, const Integer &y) {
   if (std::optional<int64_t> c = asConstant(divisor); c && *c > 0)
     wide = {0, *c - 1};
   OpBuilder &b = at(x.usesKv);
-  Value isPositive = compare(outer, arith::CmpIPredicate::sgt, divisor, constant(0));
-  Value safe = select(outer, isPositive, divisor, constant(1));
+  auto [isPositive, safe] = divisorOf(divisor);
   Value first = floorDiv(b, x.lo, safe), last = floorDiv(b, x.hi, safe);
   Value isOnePeriod = land(b, isPositive, compare(b, arith::CmpIPredicate::eq, first, last));
   Value base = mul(b, first, safe);
@@ -444,7 +468,9 @@ Integer IntervalEvaluator::modulo(Integer x, const Integer &y) {
           select(b, isOnePeriod, sub(b, x.lo, base), least),
           select(b, isOnePeriod, sub(b, x.hi, base), most),
           wide,
-          x.usesKv};
+          x.usesKv,
+          /*bits=*/std::nullopt,
+          Residue{safe, x.lo, x.hi}};
 }
 
 std::optional<Integer> IntervalEvaluator::bitOperation(Operation &op, const Integer &x, int64_t c) {

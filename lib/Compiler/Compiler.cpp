@@ -363,8 +363,11 @@ llvm::Error heed::compile(MLIRContext &context, ArrayRef<const lang::Variant *> 
       os << '\n';
       continue;
     }
-    if (llvm::Error error =
-            runPasses(*module, [](OpPassManager &pm) { pm.addPass(createTileToCPUPass()); }))
+    if (llvm::Error error = runPasses(*module, [&](OpPassManager &pm) {
+          TileToCPUPassOptions toCPU;
+          toCPU.targetName = target.name;
+          pm.addPass(createTileToCPUPass(toCPU));
+        }))
       return error;
     for (auto [variant, table] : llvm::zip(variants, tables))
       if (isClassifier)

@@ -424,9 +424,7 @@ llvm::Expected<GPUMaskCode> heed::compileMaskForGPU(MLIRContext &context,
   OwningOpRef<ModuleOp> module = buildAttnModule(context, &variant, options);
   if (llvm::Error error = runPasses(*module, [](OpPassManager &pm) {
         addSimplification(pm);
-        AttnToClassifierPassOptions classifierOptions;
-        classifierOptions.forPairs = true;
-        pm.addPass(createAttnToClassifierPass(classifierOptions));
+        pm.addPass(createAttnToClassifierPass());
         addSimplification(pm);
         pm.addPass(createClassifierToNVIDIAPass());
       }))

@@ -33,7 +33,7 @@ namespace {
 enum Class : int32_t { Skipped, Partial = HEED_BLOCK_PARTIAL, Full = HEED_BLOCK_FULL };
 
 /// Pairs that are counted rather than classified further.
-constexpr int64_t maxCountedPairs = 64;
+constexpr int64_t maxCountedPairs = 256;
 
 /// The runs of one row.
 struct Row {
@@ -110,13 +110,17 @@ private:
     return plane.code.classify(plane.args, batch, head, b.firstQ, b.endQ, b.firstKv, b.endKv);
   }
 
-  /// Counts the corners: where an edge of the mask runs through the block, they mostly differ.
+  /// Counts the corners, and then all pairs of the first and the last key: where an edge of the
+  /// mask runs through the block, it mostly crosses one of them.
   void probe(const Box &box, Seen &seen) {
     const int64_t queries[] = {box.firstQ, box.endQ - 1}, keys[] = {box.firstKv, box.endKv - 1};
     for (int64_t q : queries)
       for (int64_t kv : keys)
         if (!seen.both())
           count({q, q + 1, kv, kv + 1}, seen);
+    for (int64_t kv : keys)
+      if (!seen.both())
+        count({box.firstQ, box.endQ, kv, kv + 1}, seen);
   }
 
   void count(const Box &b, Seen &seen) {

@@ -10,7 +10,7 @@ import math
 import numpy as np
 import pytest
 from conftest import ROOT, X86_TARGETS, Kernels
-from reference import (EXAMPLES, Params, Shape, Variant, attention, check, compare, decode, encode, poisoned,
+from reference import (EXAMPLES, At, Params, Shape, Variant, attention, check, compare, decode, encode, poisoned,
                        random_inputs, run)
 
 DTYPES = ("f32", "bf16", "f16")
@@ -215,6 +215,30 @@ def test_large_angles(kernels: Kernels, name: str, target: str) -> None:
     function = getattr(np, name)
     variant = Variant("v", lambda s, at, p: 3 * function((at.q * 1000 + at.kv) * 100.0) + s)
     check(kernels("v", "f32", 16, source=source, target=target), variant, Shape(1, 2, 1, 70, 90))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_divisions_of_any_numbers(kernels: Kernels, target: str) -> None:
+    """Vectors of i32 are divided as f64: a quotient that were off by one would change what attends."""
+    source = """variant v(x: i32[Sq], y: i32[Skv]) {
+      mask_mod(b, h, q, kv) { return ((x[q] // y[kv]) & 1) == ((x[q] % y[kv]) & 1) || kv == 0 }
+    }"""
+    ends = np.array([-2**31, 2**31 - 1, -2**31 + 1, 2**31 - 2, -1, 0, 1, 2, -2, 3, 7, -7, 2**30, -2**30, 46341, 65536], np.int64)
+
+    def params(shape: Shape, rng: np.random.Generator) -> Params:
+        x, y = (np.concatenate([ends, rng.integers(-2**31, 2**31, n) >> rng.integers(0, 31, n)])[:n].astype(np.int32)
+                for n in (shape.Sq, shape.Skv))
+        x[40:80] = x[40:80] // 97 * 97  # multiples, which are what may be rounded wrongly
+        y[40:60] = 97
+        return {"x": x, "y": y}
+
+    def mask(at: At, p: Params) -> np.ndarray:
+        x, y = p["x"].astype(np.int64)[at.q], p["y"].astype(np.int64)[at.kv]
+        safe = np.where(y == 0, 1, y)
+        quotient, remainder = np.where(y == 0, 0, x // safe), np.where(y == 0, 0, x % safe)
+        return ((quotient & 1) == (remainder & 1)) | (at.kv == 0)
+
+    check(kernels("v", "f32", 16, source=source, target=target), Variant("v", mask=mask, params=params), Shape(1, 1, 1, 150, 170))
 
 
 def test_powers(kernels: Kernels) -> None:

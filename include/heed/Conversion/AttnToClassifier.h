@@ -13,10 +13,8 @@
 
 namespace heed {
 
-/// Emits the functions NAME_classify and NAME_count, or NAME_attends, that attn-to-classifier
-/// describes.
-void emitClassifier(mlir::OpBuilder &builder, attn::ForwardOp forward, llvm::StringRef name,
-                    bool forPairs = false);
+/// Emits the functions NAME_classify and NAME_attends that attn-to-classifier describes.
+void emitClassifier(mlir::OpBuilder &builder, attn::ForwardOp forward, llvm::StringRef name);
 
 /// Whether a loop over keys should walk lists made beforehand: where the mask reads tensors along
 /// queries or keys, for the reads of a block are then shared by many, and where it takes

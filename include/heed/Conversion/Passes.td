@@ -47,22 +47,16 @@ def AttnToTilePass : Pass<"attn-to-tile", "::mlir::ModuleOp"> {
 def AttnToClassifierPass : Pass<"attn-to-classifier", "::mlir::ModuleOp"> {
   let summary = "writes masks as functions that classify boxes of queries and keys";
   let description = [{
-    Replaces each function of an `attn.forward` by two functions of its mask over the box [q0, q1) x [k0, k1) of one
-    batch and head: its class, by intervals (see `heed/Analysis/BlockClasses.h`), and the number of pairs that attend, by
-    evaluating each. Block lists are made of both: the first decides boxes of any size, the second what it leaves.
+    Replaces each function of an `attn.forward` by two functions of its mask: the class of a box [q0, q1) x [k0, k1) of
+    one batch and head, by intervals (see `heed/Analysis/BlockClasses.h`), and the mask itself, of a pair. Block lists are
+    made of both: the first decides boxes of any size, the second what it leaves.
 
     ```mlir
     func.func @f_classify(captures..., %b, %h, %q0, %q1, %k0, %k1 : index) -> i32
-    func.func @f_count(captures..., %b, %h, %q0, %q1, %k0, %k1 : index) -> i64
+    func.func @f_attends(captures..., %b, %h, %q, %kv : i32) -> i1
     ```
-    The attribute `heed.box` of both holds the head dims, and whether the mask depends on batch and head. With `for-pairs`
-    the second function is the mask itself, for targets whose threads look at many pairs at a time:
-
-    ```mlir
-    func.func @f_attends(captures..., %b, %h, %q, %kv : index) -> i1
-    ```
+    The attribute `heed.box` of both holds the head dims, and whether the mask depends on batch and head.
   }];
-  let options = [Option<"forPairs", "for-pairs", "bool", "false", "Write the mask of a pair instead of a count">];
   let dependentDialects = ["::heed::tile::TileDialect", "::mlir::arith::ArithDialect", "::mlir::func::FuncDialect",
                            "::mlir::scf::SCFDialect"];
 }

@@ -15,7 +15,6 @@
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
-#include "mlir/Dialect/SCF/IR/SCF.h"
 
 namespace heed {
 #define GEN_PASS_DEF_ATTNTOCLASSIFIERPASS
@@ -34,34 +33,22 @@ public:
       : b(b), loc(forward.getLoc()), forward(forward), variant(forward.lookupVariant()),
         mask(variant.getStage<attn::MaskOp>()), name(name) {}
 
-  void build(bool forPairs) {
-    emitBoxFunction("_classify", b.getI32Type(), [&] { return emitClass(); });
-    if (forPairs)
-      emitFunction("_attends", 4, b.getI1Type(),
-                   [&](ValueRange grid) { return emitElement(grid[2], grid[3]); });
-    else
-      emitBoxFunction("_count", b.getI64Type(), [&] { return emitCount(); });
+  void build() {
+    emitFunction("_classify", SmallVector<Type>(6, b.getIndexType()), b.getI32Type(),
+                 [&](ValueRange box) { return emitClass(box); });
+    emitFunction("_attends", SmallVector<Type>(4, b.getI32Type()), b.getI1Type(),
+                 [&](ValueRange pair) { return emitElement(pair); });
   }
 
 private:
-  Value index(int64_t v) { return arith::ConstantIndexOp::create(b, loc, v); }
-  Value toI32(Value v) { return arith::IndexCastOp::create(b, loc, b.getI32Type(), v); }
-
-  void emitBoxFunction(StringRef suffix, Type result, llvm::function_ref<Value()> body) {
-    emitFunction(suffix, 6, result, [&](ValueRange grid) {
-      firstQ = grid[2], endQ = grid[3], firstKv = grid[4], endKv = grid[5];
-      return body();
-    });
-  }
-
-  /// A function of the captures and of `numCoordinates` coordinates, batch and head first.
-  void emitFunction(StringRef suffix, unsigned numCoordinates, Type result,
+  /// A function of the captures and of coordinates, batch and head first.
+  void emitFunction(StringRef suffix, ArrayRef<Type> coordinates, Type result,
                     llvm::function_ref<Value(ValueRange)> body) {
     SmallVector<Type> types;
     for (BlockArgument capture : variant.getCaptures())
       types.push_back(capture.getType());
     size_t numCaptures = types.size();
-    types.append(numCoordinates, b.getIndexType());
+    llvm::append_range(types, coordinates);
     auto function = func::FuncOp::create(b, loc, (name + suffix).str(),
                                          b.getFunctionType(types, TypeRange(result)));
     function->setAttr(kBoxAttr, describe());
@@ -70,12 +57,7 @@ private:
     b.setInsertionPointToStart(entry);
     mapping = IRMapping();
     mapping.map(variant.getCaptures(), entry->getArguments().take_front(numCaptures));
-    auto grid = entry->getArguments().drop_front(numCaptures);
-    if (mask) {
-      mapping.map(mask.getCoordinates()[0], toI32(grid[0]));
-      mapping.map(mask.getCoordinates()[1], toI32(grid[1]));
-    }
-    func::ReturnOp::create(b, loc, body(grid));
+    func::ReturnOp::create(b, loc, body(entry->getArguments().drop_front(numCaptures)));
   }
 
   DictionaryAttr describe() {
@@ -89,44 +71,26 @@ private:
                                 number("uses_head", uses.intersects(Dependence::h()))});
   }
 
-  Value emitClass() {
+  Value emitClass(ValueRange grid) {
     if (!mask)
       return arith::ConstantIntOp::create(b, loc, b.getI32Type(),
                                           static_cast<int64_t>(tile::BlockClass::Full));
-    Value one = index(1);
-    TileBox box = {firstQ, arith::SubIOp::create(b, loc, endQ, one), firstKv,
-                   arith::SubIOp::create(b, loc, endKv, one)};
+    for (unsigned i : {0, 1})
+      mapping.map(mask.getCoordinates()[i],
+                  arith::IndexCastOp::create(b, loc, b.getI32Type(), grid[i]).getResult());
+    Value one = arith::ConstantIndexOp::create(b, loc, 1);
+    TileBox box = {grid[2], arith::SubIOp::create(b, loc, grid[3], one), grid[4],
+                   arith::SubIOp::create(b, loc, grid[5], one)};
     return emitBlockClass(b, b, mask, mapping, box);
   }
 
-  Value emitCount() {
-    auto loop = [&](Value first, Value end, Value count,
-                    llvm::function_ref<Value(Value, Value)> body) -> Value {
-      return scf::ForOp::create(b, loc, first, end, index(1), ValueRange(count),
-                                [&](OpBuilder &, Location, Value iv, ValueRange carried) {
-                                  scf::YieldOp::create(b, loc, body(iv, carried[0]));
-                                })
-          .getResult(0);
-    };
-    Value zero = arith::ConstantIntOp::create(b, loc, b.getI64Type(), 0);
-    return loop(firstQ, endQ, zero, [&](Value q, Value outer) {
-      return loop(firstKv, endKv, outer, [&](Value kv, Value count) -> Value {
-        Value wide = arith::ExtUIOp::create(b, loc, b.getI64Type(), emitElement(q, kv));
-        return arith::AddIOp::create(b, loc, count, wide);
-      });
-    });
-  }
-
-  /// Whether a pair attends.
-  Value emitElement(Value q, Value kv) {
+  Value emitElement(ValueRange pair) {
     if (!mask)
       return arith::ConstantIntOp::create(b, loc, b.getI1Type(), 1);
-    IRMapping element = mapping;
-    element.map(mask.getCoordinates()[2], toI32(q));
-    element.map(mask.getCoordinates()[3], toI32(kv));
+    mapping.map(mask.getCoordinates(), pair);
     for (Operation &op : mask.getBodyBlock()->without_terminator())
-      b.clone(op, element);
-    return element.lookupOrDefault(mask.getResultValue());
+      b.clone(op, mapping);
+    return mapping.lookupOrDefault(mask.getResultValue());
   }
 
   OpBuilder &b;
@@ -135,15 +99,13 @@ private:
   attn::VariantOp variant;
   attn::MaskOp mask; // may be null
   StringRef name;
-  IRMapping mapping; // captures, batch and head
-  Value firstQ, endQ, firstKv, endKv;
+  IRMapping mapping; // captures and what the body maps
 };
 
 } // namespace
 
-void heed::emitClassifier(OpBuilder &builder, attn::ForwardOp forward, StringRef name,
-                          bool forPairs) {
-  ClassifierBuilder(builder, forward, name).build(forPairs);
+void heed::emitClassifier(OpBuilder &builder, attn::ForwardOp forward, StringRef name) {
+  ClassifierBuilder(builder, forward, name).build();
 }
 
 bool heed::profitsFromLists(attn::MaskOp mask) {
@@ -163,8 +125,6 @@ bool heed::profitsFromLists(attn::MaskOp mask) {
 namespace {
 
 struct AttnToClassifier : heed::impl::AttnToClassifierPassBase<AttnToClassifier> {
-  using AttnToClassifierPassBase::AttnToClassifierPassBase;
-
   void runOnOperation() override {
     OpBuilder builder(&getContext());
     for (auto function : llvm::make_early_inc_range(getOperation().getOps<func::FuncOp>())) {
@@ -174,7 +134,7 @@ struct AttnToClassifier : heed::impl::AttnToClassifierPassBase<AttnToClassifier>
         return signalPassFailure();
       }
       builder.setInsertionPoint(function);
-      emitClassifier(builder, *forwards.begin(), function.getName(), forPairs);
+      emitClassifier(builder, *forwards.begin(), function.getName());
       function.erase();
     }
     for (auto variant : llvm::make_early_inc_range(getOperation().getOps<attn::VariantOp>()))

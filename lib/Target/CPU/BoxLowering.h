@@ -15,8 +15,9 @@
 
 namespace heed::cpu {
 
-/// Lowers a function that attn-to-classifier made to the form of heed_classify_fn and heed_count_fn
-/// (heed-c/Runtime.h), under the same name, and erases it.
+/// Lowers a function that attn-to-classifier made, and erases it: NAME_classify to a
+/// heed_box_class_fn (heed-c/Runtime.h) of the same name, NAME_attends to the heed_box_count_fn
+/// NAME_count, which looks at a vector of queries at a time.
 class BoxLowering : ScalarLowering {
 public:
   /// Fails with a diagnostic on a function that attn-to-classifier does not make.
@@ -26,6 +27,11 @@ public:
   void run();
 
 private:
+  /// A function of a box, of which the argument block has been read.
+  mlir::func::FuncOp begin(llvm::StringRef name, Type result, unsigned numCoordinates);
+  void lowerBox();
+  void lowerPair();
+
   mlir::func::FuncOp function;
 };
 

@@ -312,6 +312,12 @@ Value Emitter::anyLane(Value mask) {
   return vector::ReductionOp::create(b, loc, vector::CombiningKind::OR, mask);
 }
 
+Value Emitter::countLanes(Value mask) {
+  Type bits = b.getIntegerType(lanes);
+  Value set = LLVM::BitcastOp::create(b, loc, bits, mask);
+  return arith::ExtUIOp::create(b, loc, i64(), LLVM::CtPopOp::create(b, loc, bits, set));
+}
+
 //===----------------------------------------------------------------------===//
 // Control
 //===----------------------------------------------------------------------===//

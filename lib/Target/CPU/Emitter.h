@@ -138,6 +138,8 @@ public:
   void transpose(SmallVector<Value> &rows);
   /// Whether any lane of an i1 vector is set.
   Value anyLane(Value mask);
+  /// How many lanes of an i1 vector are set, as i64.
+  Value countLanes(Value mask);
 
   //===-- Control ---------------------------------------------------------===//
 

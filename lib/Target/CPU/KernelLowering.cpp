@@ -234,9 +234,8 @@ LogicalResult KernelLowering::lowerForKV(tile::ForKVOp op) {
     Block &block = inner.getRegion(0).front();
     bool isMap = isa<tile::MapOp>(inner);
     auto stage = std::make_unique<StageVectorizer>(
-        *e, block, isMap ? block.getArgument(0) : Value(), block.getArgument(isMap ? 1 : 0),
-        block.getArgument(isMap ? 2 : 1), scalars,
-        [&](Value tensor) -> const CapturedTensor & { return captured.find(tensor)->second; });
+        *this, block, isMap ? block.getArgument(0) : Value(), block.getArgument(isMap ? 1 : 0),
+        block.getArgument(isMap ? 2 : 1), scalars);
     stage->hoist(scalarI64(inner.getOperand(1)), queryEnd,
                  [&](int64_t bytes) { return allocate(blockQ * bytes); });
     if (!isMap)

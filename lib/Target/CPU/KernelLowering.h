@@ -30,7 +30,7 @@
 #ifndef HEED_LIB_TARGET_CPU_KERNELLOWERING_H
 #define HEED_LIB_TARGET_CPU_KERNELLOWERING_H
 
-#include "ScalarLowering.h"
+#include "StageVectorizer.h"
 
 #include "heed/Target/CPU/CPUTarget.h"
 
@@ -59,7 +59,7 @@ struct TileStorage {
   Type element; // in memory
 };
 
-class KernelLowering : ScalarLowering {
+class KernelLowering : public ScalarLowering {
 public:
   KernelLowering(tile::KernelOp kernel, const CPUTarget &target, tile::CPUScheduleAttr schedule);
 

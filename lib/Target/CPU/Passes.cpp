@@ -70,12 +70,8 @@ struct TileToCPU : heed::impl::TileToCPUPassBase<TileToCPU> {
   using TileToCPUPassBase::TileToCPUPassBase;
 
   void runOnOperation() override {
-    for (auto function : llvm::make_early_inc_range(getOperation().getOps<func::FuncOp>()))
-      if (function->hasAttr(kBoxAttr)) {
-        if (failed(cpu::BoxLowering::check(function)))
-          return signalPassFailure();
-        cpu::BoxLowering(function, baselineCPUTarget()).run();
-      }
+    if (failed(lowerBoxes()))
+      return signalPassFailure();
     for (auto kernel : llvm::make_early_inc_range(getOperation().getOps<tile::KernelOp>())) {
       auto schedule =
           kernel->getAttrOfType<tile::CPUScheduleAttr>(tile::TileDialect::kScheduleAttr);
@@ -88,12 +84,32 @@ struct TileToCPU : heed::impl::TileToCPUPassBase<TileToCPU> {
         kernel.emitError(llvm::toString(target.takeError()));
         return signalPassFailure();
       }
-      if (!target->hasFMA)
-        getOperation()->setAttr(kNoFMAAttr, UnitAttr::get(&getContext()));
+      note(*target);
       if (failed(cpu::KernelLowering(kernel, *target, schedule).run()))
         return signalPassFailure();
       kernel.erase();
     }
+  }
+
+private:
+  LogicalResult lowerBoxes() {
+    for (auto function : llvm::make_early_inc_range(getOperation().getOps<func::FuncOp>())) {
+      if (!function->hasAttr(kBoxAttr))
+        continue;
+      llvm::Expected<CPUTarget> target = lookupCPUTarget(targetName);
+      if (!target)
+        return function.emitError(llvm::toString(target.takeError()));
+      note(*target);
+      if (failed(cpu::BoxLowering::check(function)))
+        return failure();
+      cpu::BoxLowering(function, *target).run();
+    }
+    return success();
+  }
+
+  void note(const CPUTarget &target) {
+    if (!target.hasFMA)
+      getOperation()->setAttr(kNoFMAAttr, UnitAttr::get(&getContext()));
   }
 };
 

@@ -7,6 +7,7 @@
 //===----------------------------------------------------------------------===//
 
 #include "ScalarLowering.h"
+#include "StageVectorizer.h"
 
 #include "heed-c/Runtime.h"
 #include "heed/Dialect/Attn/IR/TotalDivision.h"
@@ -58,8 +59,8 @@ void ScalarLowering::cloneScalar(Operation &op, IRMapping &mapping) {
   }
   if (auto load = dyn_cast<attn::LoadOp>(op)) {
     SmallVector<Value> indices = llvm::map_to_vector(load.getIndices(), lookup);
-    const CapturedTensor &tensor = captured.find(lookup(load.getTensor()))->second;
-    mapping.map(load.getResult(), emitScalarGather(*e, tensor, indices, load.getType()));
+    mapping.map(load.getResult(),
+                emitScalarGather(*e, tensorOf(lookup(load.getTensor())), indices, load.getType()));
     return;
   }
   if (isa<attn::FloorDivOp, attn::ModOp>(op)) {

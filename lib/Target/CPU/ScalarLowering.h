@@ -15,8 +15,8 @@
 #ifndef HEED_LIB_TARGET_CPU_SCALARLOWERING_H
 #define HEED_LIB_TARGET_CPU_SCALARLOWERING_H
 
+#include "../Captures.h"
 #include "Emitter.h"
-#include "StageVectorizer.h"
 
 #include "heed/Target/CPU/CPUTarget.h"
 
@@ -27,6 +27,13 @@
 namespace heed::cpu {
 
 class ScalarLowering {
+public:
+  Emitter &emitter() { return *e; }
+  /// Lowers a scalar op, with its regions.
+  void cloneScalar(mlir::Operation &op, mlir::IRMapping &mapping);
+  /// What a captured tensor is in memory, by the value that stands for it.
+  const CapturedTensor &tensorOf(Value tensor) const { return captured.find(tensor)->second; }
+
 protected:
   /// `headDims`: of query and of value, which are compiled in.
   ScalarLowering(mlir::Operation *op, const CPUTarget &target, tile::CPUScheduleAttr schedule,
@@ -37,8 +44,6 @@ protected:
   Value scalarArgument(Type type, int64_t word);
   /// Reads the variant's parameters: scalars and tensors.
   void bindCaptures(mlir::ValueRange captures);
-  /// Lowers a scalar op, with its regions.
-  void cloneScalar(mlir::Operation &op, mlir::IRMapping &mapping);
 
   mlir::OpBuilder builder;
   std::unique_ptr<Emitter> e;

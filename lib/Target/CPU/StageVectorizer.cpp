@@ -86,9 +86,10 @@ Value heed::cpu::emitScalarGather(Emitter &e, const CapturedTensor &tensor, Valu
 // StageVectorizer
 //===----------------------------------------------------------------------===//
 
-StageVectorizer::StageVectorizer(Emitter &e, Block &block, Value element, Value q, Value kv,
-                                 const IRMapping &scalars, TensorLookup lookup)
-    : e(e), block(block), elementArg(element), qArg(q), kvArg(kv), uniforms(scalars) {
+StageVectorizer::StageVectorizer(ScalarLowering &lowering, Block &block, Value element, Value q,
+                                 Value kv, const IRMapping &scalars)
+    : lowering(lowering), e(lowering.emitter()), block(block), elementArg(element), qArg(q),
+      kvArg(kv), uniforms(scalars) {
   if (element)
     dependences[element] = OnScore;
   dependences[q] = OnQ;
@@ -99,31 +100,10 @@ StageVectorizer::StageVectorizer(Emitter &e, Block &block, Value element, Value 
       all |= dependence(operand);
     for (Value result : op.getResults())
       dependences[result] = all;
-    if (auto load = dyn_cast<attn::LoadOp>(op))
-      tensors[load.getTensor()] = lookup(load.getTensor());
   }
 }
 
 unsigned StageVectorizer::dependence(Value v) const { return dependences.lookup(v); }
-
-void StageVectorizer::emitScalar(Operation &op, IRMapping &mapping) {
-  if (auto load = dyn_cast<attn::LoadOp>(op)) {
-    SmallVector<Value> indices;
-    for (Value index : load.getIndices())
-      indices.push_back(mapping.lookupOrDefault(index));
-    mapping.map(load.getResult(),
-                emitScalarGather(e, tensors.lookup(load.getTensor()), indices, load.getType()));
-    return;
-  }
-  if (isa<attn::FloorDivOp, attn::ModOp>(op)) {
-    Value x = mapping.lookupOrDefault(op.getOperand(0)),
-          y = mapping.lookupOrDefault(op.getOperand(1));
-    mapping.map(op.getResult(0), isa<attn::ModOp>(op) ? attn::emitMod(e.b, e.loc, x, y)
-                                                      : attn::emitFloorDiv(e.b, e.loc, x, y));
-    return;
-  }
-  e.b.clone(op, mapping);
-}
 
 void StageVectorizer::hoist(Value firstQ, Value queryEnd,
                             llvm::function_ref<Value(int64_t)> allocate) {
@@ -140,7 +120,7 @@ void StageVectorizer::hoist(Value firstQ, Value queryEnd,
   noteRow(qArg);
   for (Operation &op : block.without_terminator()) {
     if (dependence(op.getResult(0)) == 0)
-      emitScalar(op, uniforms);
+      lowering.cloneScalar(op, uniforms);
     noteRow(op.getResult(0));
   }
   if (rows.empty())
@@ -166,7 +146,7 @@ StageVectorizer::Row StageVectorizer::beginRow(Value kv) {
   row.map(kvArg, kv);
   for (Operation &op : block.without_terminator())
     if (dependence(op.getResult(0)) == OnKv)
-      emitScalar(op, row);
+      lowering.cloneScalar(op, row);
   return row;
 }
 
@@ -235,7 +215,7 @@ std::optional<int64_t> StageVectorizer::slopeInQ(Value v) const {
 
 Value StageVectorizer::emitGather(attn::LoadOp load, IRMapping &mapping) {
   OpBuilder &b = e.b;
-  const CapturedTensor &tensor = tensors.find(load.getTensor())->second;
+  const CapturedTensor &tensor = lowering.tensorOf(load.getTensor());
   Type storage = storageType(b, tensor.element);
   VectorType vecI64 = e.vec(e.i64());
   VectorType storageVector = e.vec(storage);

@@ -20,15 +20,9 @@
 #ifndef HEED_LIB_TARGET_CPU_STAGEVECTORIZER_H
 #define HEED_LIB_TARGET_CPU_STAGEVECTORIZER_H
 
-#include "../Captures.h"
-#include "Emitter.h"
-
-#include "mlir/IR/IRMapping.h"
+#include "ScalarLowering.h"
 
 namespace heed::cpu {
-
-/// Finds captured tensors, by the values of the kernel that stand for them.
-using TensorLookup = llvm::function_ref<const CapturedTensor &(Value)>;
 
 /// One element of a captured tensor, 0 outside it: attn.load on scalars.
 Value emitScalarGather(Emitter &e, const CapturedTensor &tensor, ValueRange indices, Type result);
@@ -37,8 +31,8 @@ class StageVectorizer {
 public:
   /// `block` is the region's block; `element` its score argument or null. `scalars` maps what the
   /// region uses from outside to lowered scalars.
-  StageVectorizer(Emitter &e, mlir::Block &block, Value element, Value q, Value kv,
-                  const mlir::IRMapping &scalars, TensorLookup tensors);
+  StageVectorizer(ScalarLowering &lowering, mlir::Block &block, Value element, Value q, Value kv,
+                  const mlir::IRMapping &scalars);
 
   /// Emits what does not depend on the key: at the builder's insertion point, which must dominate
   /// all evaluations. `firstQ` is the tile's first query and `queryEnd` the end of its
@@ -57,19 +51,18 @@ private:
   enum : unsigned { OnScore = 1, OnQ = 2, OnKv = 4 };
 
   unsigned dependence(Value v) const;
-  void emitScalar(mlir::Operation &op, mlir::IRMapping &mapping);
   Value emitVector(mlir::Operation &op, mlir::IRMapping &mapping);
   Value emitGather(attn::LoadOp load, mlir::IRMapping &mapping);
   Value asVector(Value v, mlir::IRMapping &mapping);
   /// d v / d q where it is a constant, as `q - kv + c` has.
   std::optional<int64_t> slopeInQ(Value v) const;
 
+  ScalarLowering &lowering;
   Emitter &e;
   mlir::Block &block;
   Value elementArg, qArg, kvArg;
   mlir::IRMapping uniforms; // values outside, and uniform values of the region
   llvm::DenseMap<Value, unsigned> dependences;
-  llvm::DenseMap<Value, CapturedTensor> tensors;
   /// Values that depend on q only and are used by others: their rows in scratch memory.
   llvm::MapVector<Value, Value> rows;
 };

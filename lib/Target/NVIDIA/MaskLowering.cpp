@@ -28,24 +28,25 @@ MaskLowering::MaskLowering(func::FuncOp classify, func::FuncOp attends, StringRe
     : classify(classify), attends(attends), name(name.str()), builder(classify),
       e(builder, classify.getLoc()) {}
 
-static LogicalResult check(func::FuncOp function, unsigned numCoordinates, Type result) {
+static LogicalResult check(func::FuncOp function, unsigned numCoordinates, Type coordinate,
+                           Type result) {
   auto box = function->getAttrOfType<DictionaryAttr>(kBoxAttr);
   for (StringRef key : {"head_dim", "value_head_dim", "uses_batch", "uses_head"})
     if (!box || !isa_and_present<IntegerAttr>(box.get(key)))
       return function.emitError("expects the integer ") << key << " in '" << kBoxAttr << "'";
   if (!llvm::hasSingleElement(function.getBody()) || function.getNumArguments() < numCoordinates ||
       !llvm::all_of(function.getArgumentTypes().take_back(numCoordinates),
-                    [](Type type) { return type.isIndex(); }))
+                    [&](Type type) { return type == coordinate; }))
     return function.emitError("expects one block whose last ")
-           << numCoordinates << " arguments are coordinates";
+           << numCoordinates << " arguments are coordinates of type " << coordinate;
   if (function.getResultTypes() != ArrayRef<Type>(result))
     return function.emitError("expects to return ") << result;
   return success();
 }
 
 LogicalResult MaskLowering::run() {
-  if (failed(check(classify, kBoxCoordinates, builder.getI32Type())) ||
-      failed(check(attends, kPairCoordinates, builder.getI1Type())))
+  if (failed(check(classify, kBoxCoordinates, builder.getIndexType(), builder.getI32Type())) ||
+      failed(check(attends, kPairCoordinates, builder.getI32Type(), builder.getI1Type())))
     return failure();
   if (classify.getArgumentTypes().drop_back(kBoxCoordinates) !=
       attends.getArgumentTypes().drop_back(kPairCoordinates))

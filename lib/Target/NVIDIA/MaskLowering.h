@@ -36,7 +36,7 @@ namespace heed::nvidia {
 
 class MaskLowering {
 public:
-  /// `classify` and `attends` are what attn-to-classifier makes for pairs; `name` is that of the
+  /// `classify` and `attends` are what attn-to-classifier makes; `name` is that of the
   /// kernel they belong to.
   MaskLowering(mlir::func::FuncOp classify, mlir::func::FuncOp attends, llvm::StringRef name);
 

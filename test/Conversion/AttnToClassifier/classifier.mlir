@@ -1,4 +1,4 @@
-// Masks as functions of a box: its class by intervals, and the pairs that attend by looking at each.
+// Masks as functions: the class of a box by intervals, and whether a pair attends.
 // RUN: heed-opt %s --attn-to-classifier --canonicalize --cse | FileCheck %s
 
 !t = !attn.tensor<[B, Hq, Sq, 64], f32>
@@ -39,19 +39,12 @@ attn.variant @causal_variant() {
 // CHECK:         %[[CLASS:.+]] = arith.select %[[FULL]], %c2_i32, %[[PARTIAL]] : i32
 // CHECK:         return %[[CLASS]] : i32
 
-// CHECK-LABEL: func.func @causal_count(
-// CHECK-SAME:      %{{[^:]+}}: index, %{{[^:]+}}: index, %[[Q0:[^:]+]]: index, %[[Q1:[^:]+]]: index, %[[K0:[^:]+]]: index, %[[K1:[^:]+]]: index) -> i64
-// CHECK-SAME:      heed.box = {
-// CHECK:         %[[ROWS:.+]] = scf.for %[[Q:.+]] = %[[Q0]] to %[[Q1]] step %c1 iter_args(%[[BEFORE:.+]] = %c0_i64)
-// CHECK-NEXT:      %[[ROW:.+]] = scf.for %[[K:.+]] = %[[K0]] to %[[K1]] step %c1 iter_args(%[[COUNT:.+]] = %[[BEFORE]])
-// CHECK-DAG:         %[[QI:.+]] = arith.index_cast %[[Q]] : index to i32
-// CHECK-DAG:         %[[KI:.+]] = arith.index_cast %[[K]] : index to i32
-// CHECK:             %[[KEEP:.+]] = arith.cmpi sge, %[[QI]], %[[KI]] : i32
-// CHECK:             %[[ONE:.+]] = arith.extui %[[KEEP]] : i1 to i64
-// CHECK:             %[[NEXT:.+]] = arith.addi %[[COUNT]], %[[ONE]] : i64
-// CHECK:             scf.yield %[[NEXT]]
-// CHECK:           scf.yield %[[ROW]]
-// CHECK:         return %[[ROWS]] : i64
+// The mask as it was written, of one pair. Both functions have the same attribute.
+// CHECK-LABEL: func.func @causal_attends(
+// CHECK-SAME:      %{{[^:]+}}: i32, %{{[^:]+}}: i32, %[[Q:[^:]+]]: i32, %[[K:[^:]+]]: i32) -> i1
+// CHECK-SAME:      attributes {heed.box = {head_dim = 64 : i64, uses_batch = 0 : i64, uses_head = 0 : i64, value_head_dim = 64 : i64}}
+// CHECK-NEXT:    %[[KEEP:.+]] = arith.cmpi sge, %[[Q]], %[[K]] : i32
+// CHECK-NEXT:    return %[[KEEP]] : i1
 func.func @causal(%q: !t, %k: !k, %v: !k, %s: f32) -> (!t, !lse, !lse) {
   %o, %l, %max = attn.forward @causal_variant(%q, %k, %v) scale(%s) : (!t, !k, !k) -> (!t, !lse)
   return %o, %l, %max : !t, !lse, !lse
@@ -88,13 +81,13 @@ attn.variant @documents_variant(%ids: !ids {attn.name = "ids"}) {
 // CHECK-NOT:     scf.for
 // CHECK:         arith.select %{{.+}}, %c2_i32, %{{.+}} : i32
 
-// CHECK-LABEL: func.func @documents_count(
-// CHECK-SAME:      %[[IDS:.+]]: !attn.tensor<[?], i64>,
-// CHECK:         scf.for
-// CHECK:           scf.for
-// CHECK:             %[[X:.+]] = attn.load %[[IDS]]
-// CHECK:             %[[Y:.+]] = attn.load %[[IDS]]
-// CHECK:             arith.cmpi eq, %[[X]], %[[Y]] : i64
+// CHECK-LABEL: func.func @documents_attends(
+// CHECK-SAME:      %[[IDS:[^:]+]]: !attn.tensor<[?], i64>, %{{[^:]+}}: i32, %{{[^:]+}}: i32, %[[Q:[^:]+]]: i32, %[[K:[^:]+]]: i32) -> i1
+// CHECK-NOT:     scf.for
+// CHECK-DAG:     %[[X:.+]] = attn.load %[[IDS]][%[[Q]]]
+// CHECK-DAG:     %[[Y:.+]] = attn.load %[[IDS]][%[[K]]]
+// CHECK:         %[[SAME:.+]] = arith.cmpi eq, %[[X]], %[[Y]] : i64
+// CHECK-NEXT:    return %[[SAME]] : i1
 func.func @documents(%q: !t, %k: !k, %v: !k, %s: f32, %ids: !ids) -> (!t, !lse, !lse) {
   %o, %l, %max = attn.forward @documents_variant(%q, %k, %v) scale(%s) captures(%ids) : (!t, !k, !k, !ids) -> (!t, !lse)
   return %o, %l, %max : !t, !lse, !lse
@@ -117,7 +110,7 @@ attn.variant @padding_variant(%lengths: !lengths {attn.name = "lengths"}) {
 // CHECK:         attn.load %[[LENGTHS]][%[[BI]]]
 // CHECK-NOT:     scf.for
 // CHECK:         return
-// CHECK-LABEL: func.func @padding_count(
+// CHECK-LABEL: func.func @padding_attends(
 // CHECK-SAME:      heed.box = {head_dim = 64 : i64, uses_batch = 1 : i64, uses_head = 0 : i64, value_head_dim = 32 : i64}
 func.func @padding(%q: !t, %k: !k, %v: !narrow, %s: f32, %n: !lengths) -> (!out, !lse, !lse) {
   %o, %l, %max = attn.forward @padding_variant(%q, %k, %v) scale(%s) captures(%n) : (!t, !k, !narrow, !lengths) -> (!out, !lse)
@@ -143,8 +136,12 @@ attn.variant @chosen_variant(%chosen: !chosen {attn.name = "chosen"}, %tile: i32
 // CHECK:           scf.for
 // CHECK:             %[[Y:.+]] = arith.index_cast
 // CHECK:             attn.load %[[CHOSEN]][%[[HI]], %[[X]], %[[Y]]]
-// CHECK-LABEL: func.func @chosen_count(
-// CHECK-SAME:      %[[CHOSEN:[^:]+]]: !attn.tensor<[Hq, ?, ?], i1>, %[[TILE:[^:]+]]: i32, %{{[^:]+}}: index, %[[H:[^:]+]]: index,
+// CHECK-LABEL: func.func @chosen_attends(
+// CHECK-SAME:      %[[CHOSEN:[^:]+]]: !attn.tensor<[Hq, ?, ?], i1>, %[[TILE:[^:]+]]: i32, %{{[^:]+}}: i32, %[[H:[^:]+]]: i32, %[[Q:[^:]+]]: i32, %[[K:[^:]+]]: i32) -> i1
+// CHECK-DAG:     %[[X:.+]] = attn.floordiv %[[Q]], %[[TILE]] : i32
+// CHECK-DAG:     %[[Y:.+]] = attn.floordiv %[[K]], %[[TILE]] : i32
+// CHECK:         %[[KEEP:.+]] = attn.load %[[CHOSEN]][%[[H]], %[[X]], %[[Y]]]
+// CHECK-NEXT:    return %[[KEEP]] : i1
 func.func @chosen(%q: !t, %k: !k, %v: !k, %s: f32, %chosen: !chosen, %tile: i32) -> (!t, !lse, !lse) {
   %o, %l, %max = attn.forward @chosen_variant(%q, %k, %v) scale(%s) captures(%chosen, %tile) : (!t, !k, !k, !chosen, i32) -> (!t, !lse)
   return %o, %l, %max : !t, !lse, !lse
@@ -160,7 +157,7 @@ attn.variant @both_variant() {
 
 // CHECK-LABEL: func.func @both_classify(
 // CHECK-SAME:      heed.box = {head_dim = 64 : i64, uses_batch = 1 : i64, uses_head = 1 : i64, value_head_dim = 64 : i64}
-// CHECK-LABEL: func.func @both_count(
+// CHECK-LABEL: func.func @both_attends(
 func.func @both(%q: !t, %k: !k, %v: !k, %s: f32) -> (!t, !lse, !lse) {
   %o, %l, %max = attn.forward @both_variant(%q, %k, %v) scale(%s) : (!t, !k, !k) -> (!t, !lse)
   return %o, %l, %max : !t, !lse, !lse
@@ -181,12 +178,10 @@ attn.variant @score_variant(%slope: !attn.tensor<[Hq], f32> {attn.name = "slope"
 // CHECK-SAME:      heed.box = {head_dim = 64 : i64, uses_batch = 0 : i64, uses_head = 0 : i64, value_head_dim = 64 : i64}
 // CHECK-NEXT:    %[[FULL:.+]] = arith.constant 2 : i32
 // CHECK-NEXT:    return %[[FULL]] : i32
-// CHECK-LABEL: func.func @score_count(
-// CHECK-SAME:      %{{[^:]+}}: index, %{{[^:]+}}: index, %[[Q0:[^:]+]]: index, %[[Q1:[^:]+]]: index, %[[K0:[^:]+]]: index, %[[K1:[^:]+]]: index) -> i64
-// CHECK-NOT:     attn.load
-// CHECK:         scf.for %{{.+}} = %[[Q0]] to %[[Q1]]
-// CHECK:           scf.for %{{.+}} = %[[K0]] to %[[K1]] step %c1 iter_args(%[[COUNT:.+]] = %{{.+}})
-// CHECK-NEXT:        arith.addi %[[COUNT]], %c1_i64 : i64
+// CHECK-LABEL: func.func @score_attends(
+// CHECK-SAME:      !attn.tensor<[Hq], f32>, %{{[^:]+}}: i32, %{{[^:]+}}: i32, %{{[^:]+}}: i32, %{{[^:]+}}: i32) -> i1
+// CHECK-NEXT:    %[[TRUE:.+]] = arith.constant true
+// CHECK-NEXT:    return %[[TRUE]] : i1
 func.func @score(%q: !t, %k: !k, %v: !k, %s: f32, %slope: !attn.tensor<[Hq], f32>) -> (!t, !lse, !lse) {
   %o, %l, %max = attn.forward @score_variant(%q, %k, %v) scale(%s) captures(%slope)
     : (!t, !k, !k, !attn.tensor<[Hq], f32>) -> (!t, !lse)

@@ -1,6 +1,6 @@
 // Functions of a box on CPUs: heed_box_class_fn and heed_box_count_fn of heed-c/Runtime.h, on the words of the argument block.
-// RUN: heed-opt %s --attn-to-classifier --tile-to-cpu --canonicalize --cse | FileCheck %s
-// RUN: heed-opt %s --attn-to-classifier --tile-to-cpu --cpu-to-llvm | FileCheck %s --check-prefix=LLVM
+// RUN: heed-opt %s --attn-to-classifier --tile-to-cpu=target=x86-64-v3 --canonicalize --cse | FileCheck %s
+// RUN: heed-opt %s --attn-to-classifier --tile-to-cpu=target=x86-64-v3 --cpu-to-llvm | FileCheck %s --check-prefix=LLVM
 
 !t = !attn.tensor<[B, Hq, Sq, 64], f32>
 !k = !attn.tensor<[B, Hkv, Skv, 64], f32>
@@ -65,13 +65,29 @@ attn.variant @captures_variant(%window: i32 {attn.name = "window"}, %ids: !ids {
 // CHECK-NOT:   attn.
 // CHECK:         return %{{.+}} : i32
 
+// Pairs are counted for a vector of queries at a time; what depends on queries alone is computed once for 64 of them.
 // CHECK-LABEL: func.func @f_count(
-// CHECK-SAME:      %[[ARGS:[^:]+]]: !llvm.ptr, %{{[^:]+}}: i64, %{{[^:]+}}: i64, %{{[^:]+}}: i64, %{{[^:]+}}: i64, %{{[^:]+}}: i64, %{{[^:]+}}: i64) -> i64
+// CHECK-SAME:      %[[ARGS:[^:]+]]: !llvm.ptr, %{{[^:]+}}: i64, %{{[^:]+}}: i64, %[[Q0:[^:]+]]: i64, %[[Q1:[^:]+]]: i64, %[[K0:[^:]+]]: i64, %[[K1:[^:]+]]: i64) -> i64
 // CHECK-NOT:   attn.
-// CHECK:         scf.for
-// CHECK:           scf.for
+// CHECK:         %[[COUNT:.+]] = scf.for %[[Q:.+]] = %[[Q0]] to %[[Q1]] step %c64_i64
+// CHECK:           %[[LEFT:.+]] = arith.subi %[[Q1]], %[[Q]]
+// CHECK:           %[[QUERIES:.+]] = arith.minsi %[[LEFT]], %c64_i64
+// CHECK:           scf.for %{{.+}} = %c0_i64 to %[[QUERIES]] step %c8_i64
+// CHECK:             llvm.load %{{.+}} -> vector<8xi64>
+// CHECK:             llvm.intr.masked.gather
+// CHECK:             llvm.store
+// CHECK:           scf.for %{{.+}} = %[[K0]] to %[[K1]] step %c1_i64
+// CHECK:             scf.for %[[LANE:.+]] = %c0_i64 to %[[QUERIES]] step %c8_i64 iter_args(%[[BEFORE:.+]] = %{{.+}})
+// CHECK:               %[[LANES:.+]] = arith.subi %[[QUERIES]], %[[LANE]]
+// CHECK:               arith.trunci %[[LANES]]
+// CHECK:               %[[EXISTS:.+]] = arith.cmpi sgt, %{{.+}}, %{{.+}} : vector<8xi32>
+// CHECK:               %[[KEEP:.+]] = arith.xori %{{.+}}, %{{.+}} : vector<8xi1>
+// CHECK:               %[[ATTENDS:.+]] = arith.andi %[[EXISTS]], %[[KEEP]]
+// CHECK:               llvm.bitcast %[[ATTENDS]] : vector<8xi1> to i8
+// CHECK:               llvm.intr.ctpop
+// CHECK:               arith.addi %[[BEFORE]]
 // CHECK-NOT:   attn.
-// CHECK:         return %{{.+}} : i64
+// CHECK:         return %[[COUNT]] : i64
 
 // LLVM-DAG: llvm.func @f_classify(%{{[^:]+}}: !llvm.ptr, %{{[^:]+}}: i64, %{{[^:]+}}: i64, %{{[^:]+}}: i64, %{{[^:]+}}: i64, %{{[^:]+}}: i64, %{{[^:]+}}: i64) -> i32
 // LLVM-DAG: llvm.func @f_count(%{{[^:]+}}: !llvm.ptr, %{{[^:]+}}: i64, %{{[^:]+}}: i64, %{{[^:]+}}: i64, %{{[^:]+}}: i64, %{{[^:]+}}: i64, %{{[^:]+}}: i64) -> i64

@@ -31,7 +31,7 @@ attn.variant @causal() {
 // TILE-LABEL: tile.kernel @listed(
 // TILE:         tile.for_kv {{.*}} step 128 lists classify
 // TILE:       func.func @listed_classify(
-// TILE:       func.func @listed_count(
+// TILE:       func.func @listed_attends(
 // BOUNDS-NOT: func.func @listed_classify(
 // BOUNDS-LABEL: tile.kernel @listed(
 // BOUNDS: tile.for_kv {{.*}} step 128 bounds classify

@@ -1,10 +1,10 @@
-// Functions that are not those of attn-to-classifier for pairs.
+// Functions that are not those of attn-to-classifier.
 // RUN: heed-opt %s --split-input-file --classifier-to-nvidia --verify-diagnostics
 
 // A mask without classes.
 #box = {head_dim = 16 : i64, uses_batch = 0 : i64, uses_head = 0 : i64, value_head_dim = 16 : i64}
 // expected-error @+1 {{expects a function 'f_classify' beside it}}
-func.func @f_attends(%b: index, %h: index, %q: index, %kv: index) -> i1 attributes {heed.box = #box} {
+func.func @f_attends(%b: i32, %h: i32, %q: i32, %kv: i32) -> i1 attributes {heed.box = #box} {
   %0 = arith.constant true
   return %0 : i1
 }
@@ -15,7 +15,7 @@ func.func @f_attends(%b: index, %h: index, %q: index, %kv: index) -> i1 attribut
 #box = {head_dim = 16 : i64, uses_batch = 0 : i64, uses_head = 0 : i64, value_head_dim = 16 : i64}
 module @f_classify {}
 // expected-error @+1 {{expects a function 'f_classify' beside it}}
-func.func @f_attends(%b: index, %h: index, %q: index, %kv: index) -> i1 attributes {heed.box = #box} {
+func.func @f_attends(%b: i32, %h: i32, %q: i32, %kv: i32) -> i1 attributes {heed.box = #box} {
   %0 = arith.constant true
   return %0 : i1
 }
@@ -29,7 +29,7 @@ func.func @f_classify(%b: index, %h: index, %q0: index, %q1: index, %k0: index, 
   %0 = arith.constant 2 : i32
   return %0 : i32
 }
-func.func @f_attends(%b: index, %h: index, %q: index, %kv: index) -> i1 attributes {heed.box = #box} {
+func.func @f_attends(%b: i32, %h: i32, %q: i32, %kv: i32) -> i1 attributes {heed.box = #box} {
   %0 = arith.constant true
   return %0 : i1
 }
@@ -43,7 +43,7 @@ func.func @f_classify(%b: index, %h: index, %q0: index, %q1: index, %k0: index, 
   %0 = arith.constant 2 : i32
   return %0 : i32
 }
-func.func @f_attends(%b: index, %h: index, %q: index, %kv: index) -> i1 attributes {heed.box = #box} {
+func.func @f_attends(%b: i32, %h: i32, %q: i32, %kv: i32) -> i1 attributes {heed.box = #box} {
   %0 = arith.constant true
   return %0 : i1
 }
@@ -57,7 +57,7 @@ func.func @f_classify(%b: index, %h: index, %q0: index, %q1: index, %k0: index, 
   %0 = arith.constant 2 : i32
   return %0 : i32
 }
-func.func @f_attends(%b: index, %h: index, %q: index, %kv: index) -> i1 attributes {heed.box = #box} {
+func.func @f_attends(%b: i32, %h: i32, %q: i32, %kv: i32) -> i1 attributes {heed.box = #box} {
   %0 = arith.constant true
   return %0 : i1
 }
@@ -70,7 +70,7 @@ func.func @f_classify(%b: index, %h: index, %q0: index, %q1: index, %k0: index, 
   %0 = arith.constant 2 : i32
   return %0 : i32
 }
-func.func @f_attends(%b: index, %h: index, %q: index, %kv: index) -> i1 attributes {heed.box = #box} {
+func.func @f_attends(%b: i32, %h: i32, %q: i32, %kv: i32) -> i1 attributes {heed.box = #box} {
   %0 = arith.constant true
   return %0 : i1
 }
@@ -83,7 +83,7 @@ func.func @f_classify(%b: index, %h: index, %q0: index, %q1: index, %k0: index, 
   %0 = arith.constant 2 : i32
   return %0 : i32
 }
-func.func @f_attends(%b: index, %h: index, %q: index, %kv: index) -> i1 attributes {heed.box = #box} {
+func.func @f_attends(%b: i32, %h: i32, %q: i32, %kv: i32) -> i1 attributes {heed.box = #box} {
   %0 = arith.constant true
   return %0 : i1
 }
@@ -97,7 +97,7 @@ func.func @f_classify(%b: index, %h: index, %q0: index, %q1: index, %k0: index, 
   return %0 : i32
 }
 // expected-error @+1 {{expects the integer head_dim in 'heed.box'}}
-func.func @f_attends(%b: index, %h: index, %q: index, %kv: index) -> i1 {
+func.func @f_attends(%b: i32, %h: i32, %q: i32, %kv: i32) -> i1 {
   %0 = arith.constant true
   return %0 : i1
 }
@@ -111,7 +111,7 @@ func.func @f_classify(%b: index, %h: index, %q0: index, %q1: index, %k0: index, 
   return %0 : i32
 }
 // expected-error @+1 {{expects the integer value_head_dim in 'heed.box'}}
-func.func @f_attends(%b: index, %h: index, %q: index, %kv: index) -> i1 attributes {heed.box = {head_dim = 16 : i64, uses_batch = 0 : i64, uses_head = 0 : i64, value_head_dim = "16"}} {
+func.func @f_attends(%b: i32, %h: i32, %q: i32, %kv: i32) -> i1 attributes {heed.box = {head_dim = 16 : i64, uses_batch = 0 : i64, uses_head = 0 : i64, value_head_dim = "16"}} {
   %0 = arith.constant true
   return %0 : i1
 }
@@ -120,12 +120,12 @@ func.func @f_attends(%b: index, %h: index, %q: index, %kv: index) -> i1 attribut
 
 // A coordinate too few.
 #box = {head_dim = 16 : i64, uses_batch = 0 : i64, uses_head = 0 : i64, value_head_dim = 16 : i64}
-// expected-error @+1 {{expects one block whose last 6 arguments are coordinates}}
+// expected-error @+1 {{expects one block whose last 6 arguments are coordinates of type 'index'}}
 func.func @f_classify(%b: index, %h: index, %q0: index, %q1: index, %k0: index) -> i32 attributes {heed.box = #box} {
   %0 = arith.constant 2 : i32
   return %0 : i32
 }
-func.func @f_attends(%b: index, %h: index, %q: index, %kv: index) -> i1 attributes {heed.box = #box} {
+func.func @f_attends(%b: i32, %h: i32, %q: i32, %kv: i32) -> i1 attributes {heed.box = #box} {
   %0 = arith.constant true
   return %0 : i1
 }
@@ -134,12 +134,12 @@ func.func @f_attends(%b: index, %h: index, %q: index, %kv: index) -> i1 attribut
 
 // Coordinates are indices, and come last.
 #box = {head_dim = 16 : i64, uses_batch = 0 : i64, uses_head = 0 : i64, value_head_dim = 16 : i64}
-// expected-error @+1 {{expects one block whose last 6 arguments are coordinates}}
+// expected-error @+1 {{expects one block whose last 6 arguments are coordinates of type 'index'}}
 func.func @f_classify(%b: index, %h: index, %q0: index, %q1: index, %k0: index, %k1: index, %width: i32) -> i32 attributes {heed.box = #box} {
   %0 = arith.constant 2 : i32
   return %0 : i32
 }
-func.func @f_attends(%b: index, %h: index, %q: index, %kv: index) -> i1 attributes {heed.box = #box} {
+func.func @f_attends(%b: i32, %h: i32, %q: i32, %kv: i32) -> i1 attributes {heed.box = #box} {
   %0 = arith.constant true
   return %0 : i1
 }
@@ -148,9 +148,9 @@ func.func @f_attends(%b: index, %h: index, %q: index, %kv: index) -> i1 attribut
 
 // No block.
 #box = {head_dim = 16 : i64, uses_batch = 0 : i64, uses_head = 0 : i64, value_head_dim = 16 : i64}
-// expected-error @+1 {{expects one block whose last 6 arguments are coordinates}}
+// expected-error @+1 {{expects one block whose last 6 arguments are coordinates of type 'index'}}
 func.func private @f_classify(index, index, index, index, index, index) -> i32 attributes {heed.box = #box}
-func.func @f_attends(%b: index, %h: index, %q: index, %kv: index) -> i1 attributes {heed.box = #box} {
+func.func @f_attends(%b: i32, %h: i32, %q: i32, %kv: i32) -> i1 attributes {heed.box = #box} {
   %0 = arith.constant true
   return %0 : i1
 }
@@ -159,14 +159,14 @@ func.func @f_attends(%b: index, %h: index, %q: index, %kv: index) -> i1 attribut
 
 // More than one.
 #box = {head_dim = 16 : i64, uses_batch = 0 : i64, uses_head = 0 : i64, value_head_dim = 16 : i64}
-// expected-error @+1 {{expects one block whose last 6 arguments are coordinates}}
+// expected-error @+1 {{expects one block whose last 6 arguments are coordinates of type 'index'}}
 func.func @f_classify(%b: index, %h: index, %q0: index, %q1: index, %k0: index, %k1: index) -> i32 attributes {heed.box = #box} {
   llvm.br ^end
 ^end:
   %0 = arith.constant 2 : i32
   return %0 : i32
 }
-func.func @f_attends(%b: index, %h: index, %q: index, %kv: index) -> i1 attributes {heed.box = #box} {
+func.func @f_attends(%b: i32, %h: i32, %q: i32, %kv: i32) -> i1 attributes {heed.box = #box} {
   %0 = arith.constant true
   return %0 : i1
 }
@@ -179,8 +179,8 @@ func.func @f_classify(%b: index, %h: index, %q0: index, %q1: index, %k0: index, 
   %0 = arith.constant 2 : i32
   return %0 : i32
 }
-// expected-error @+1 {{expects one block whose last 4 arguments are coordinates}}
-func.func @f_attends(%b: index, %h: index, %q: index) -> i1 attributes {heed.box = #box} {
+// expected-error @+1 {{expects one block whose last 4 arguments are coordinates of type 'i32'}}
+func.func @f_attends(%b: i32, %h: i32, %q: i32) -> i1 attributes {heed.box = #box} {
   %0 = arith.constant true
   return %0 : i1
 }
@@ -192,8 +192,8 @@ func.func @f_classify(%b: index, %h: index, %q0: index, %q1: index, %k0: index, 
   %0 = arith.constant 2 : i32
   return %0 : i32
 }
-// expected-error @+1 {{expects one block whose last 4 arguments are coordinates}}
-func.func @f_attends(%b: index, %h: index, %q: i32, %kv: index) -> i1 attributes {heed.box = #box} {
+// expected-error @+1 {{expects one block whose last 4 arguments are coordinates of type 'i32'}}
+func.func @f_attends(%b: i32, %h: i32, %q: index, %kv: i32) -> i1 attributes {heed.box = #box} {
   %0 = arith.constant true
   return %0 : i1
 }
@@ -205,8 +205,8 @@ func.func @f_classify(%b: index, %h: index, %q0: index, %q1: index, %k0: index, 
   %0 = arith.constant 2 : i32
   return %0 : i32
 }
-// expected-error @+1 {{expects one block whose last 4 arguments are coordinates}}
-func.func @f_attends(%b: index, %h: index, %q: index, %kv: index) -> i1 attributes {heed.box = #box} {
+// expected-error @+1 {{expects one block whose last 4 arguments are coordinates of type 'i32'}}
+func.func @f_attends(%b: i32, %h: i32, %q: i32, %kv: i32) -> i1 attributes {heed.box = #box} {
   llvm.br ^end
 ^end:
   %0 = arith.constant true
@@ -218,7 +218,7 @@ func.func @f_attends(%b: index, %h: index, %q: index, %kv: index) -> i1 attribut
 func.func @f_classify(%b: index, %h: index, %q0: index, %q1: index, %k0: index, %k1: index) attributes {heed.box = {head_dim = 64 : i64, uses_batch = 0 : i64, uses_head = 0 : i64, value_head_dim = 64 : i64}} { // expected-error {{expects to return 'i32'}}
   return
 }
-func.func @f_attends(%b: index, %h: index, %q: index, %kv: index) -> i1 attributes {heed.box = {head_dim = 64 : i64, uses_batch = 0 : i64, uses_head = 0 : i64, value_head_dim = 64 : i64}} {
+func.func @f_attends(%b: i32, %h: i32, %q: i32, %kv: i32) -> i1 attributes {heed.box = {head_dim = 64 : i64, uses_batch = 0 : i64, uses_head = 0 : i64, value_head_dim = 64 : i64}} {
   %keep = arith.constant true
   return %keep : i1
 }
@@ -229,7 +229,7 @@ func.func @f_classify(%b: index, %h: index, %q0: index, %q1: index, %k0: index, 
   %full = arith.constant 2 : i32
   return %full : i32
 }
-func.func @f_attends(%w: i32, %b: index, %h: index, %q: index, %kv: index) -> i1 attributes {heed.box = {head_dim = 64 : i64, uses_batch = 0 : i64, uses_head = 0 : i64, value_head_dim = 64 : i64}} { // expected-error {{expects the captures of the function that classifies boxes}}
+func.func @f_attends(%w: i32, %b: i32, %h: i32, %q: i32, %kv: i32) -> i1 attributes {heed.box = {head_dim = 64 : i64, uses_batch = 0 : i64, uses_head = 0 : i64, value_head_dim = 64 : i64}} { // expected-error {{expects the captures of the function that classifies boxes}}
   %keep = arith.constant true
   return %keep : i1
 }

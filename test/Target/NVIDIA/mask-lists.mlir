@@ -1,5 +1,5 @@
 // Block lists of a mask, made by kernels: classes by intervals, then by pairs, then lists of them, and classes from lists.
-// RUN: heed-opt %s --attn-to-classifier=for-pairs --canonicalize --cse --classifier-to-nvidia --canonicalize --cse \
+// RUN: heed-opt %s --attn-to-classifier --canonicalize --cse --classifier-to-nvidia --canonicalize --cse \
 // RUN:   | FileCheck %s --implicit-check-not=func.func --implicit-check-not=_boxes
 
 !lse = !attn.tensor<[B, Hq, Sq], f32>

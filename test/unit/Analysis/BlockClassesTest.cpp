@@ -450,6 +450,17 @@ TEST(BlockClasses, DistancesAreDecided) {
        {"(b, h, q, kv) { return q // -7 <= kv // -7 }", 0.99}});
 }
 
+TEST(BlockClasses, DifferencesOfRemaindersAreDecided) {
+  // Also in boxes that pass a multiple of the divisor on both sides.
+  expectDecided({{"(b, h, q, kv) { return abs(q % 211 - kv % 211) <= 3 }", 1.0},
+                 {"(b, h, q, kv) { return q % 211 == kv % 211 }", 1.0},
+                 {"(b, h, q, kv) { return abs(q % n - kv % n) <= 3 }", 1.0},
+                 {"(b, h, q, kv) { return abs(q // 11 - kv // 11) <= 2 && abs(q % 11 - kv % 11) <= "
+                  "2 }",
+                  0.99},
+                 {"(b, h, q, kv) { let x = q % 211 - kv % 211; return x * x <= 16 }", 1.0}});
+}
+
 TEST(BlockClasses, DocumentsWithPositionsOfTheirOwnAreDecided) {
   expectDecided(
       {{"(b, h, q, kv) { return doc[q] == doc[kv] && q - start[doc[q]] >= kv - start[doc[kv]] }",

@@ -348,7 +348,8 @@ TEST(Classify, HangingBlocksArePartial) {
   // They are skipped where none of their pairs attends, and by what hangs over nothing is asked.
   Question none(codeOf<nothing>(), 65, 129, 32, 32);
   EXPECT_TRUE(none.ask().runs.empty());
-  EXPECT_LE(record.pairs, 65 * 129 + 4 * 15) << "only corners are looked at twice";
+  EXPECT_LE(record.pairs, 65 * 129 + 15 * (4 + 2 * 32))
+      << "only corners and edges are looked at twice";
   // A block larger than all there is.
   Question one(codeOf<everything>(), 3, 5, 4, 8);
   EXPECT_EQ(one.ask().row(0), (Row{{0, 1, 1}}));

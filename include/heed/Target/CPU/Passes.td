@@ -34,7 +34,14 @@ def TileToCPUPass : Pass<"tile-to-cpu", "::mlir::ModuleOp"> {
     ```mlir
     func.func @f_tile(%args: !llvm.ptr, %batch: i64, %head: i64, %q_tile: i64, %scratch: !llvm.ptr)
     ```
+
+    The functions `@f_classify` and `@f_attends` of attn-to-classifier become `@f_classify` and `@f_count`, of a box:
+
+    ```mlir
+    func.func @f_count(%args: !llvm.ptr, %batch: i64, %head: i64, %q0: i64, %q1: i64, %k0: i64, %k1: i64) -> i64
+    ```
   }];
+  let options = [Option<"targetName", "target", "std::string", "\"native\"", "A CPU level, as heedc --list-targets names it, for functions of boxes; kernels have it in their schedule">];
   let dependentDialects = ["::mlir::arith::ArithDialect", "::mlir::func::FuncDialect", "::mlir::LLVM::LLVMDialect",
                            "::mlir::math::MathDialect", "::mlir::scf::SCFDialect", "::mlir::vector::VectorDialect"];
 }

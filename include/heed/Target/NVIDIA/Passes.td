@@ -94,7 +94,7 @@ def TileToNVIDIAPass : Pass<"tile-to-nvidia", "::mlir::ModuleOp"> {
 def ClassifierToNVIDIAPass : Pass<"classifier-to-nvidia", "::mlir::ModuleOp"> {
   let summary = "lowers masks to kernels that make block lists";
   let description = [{
-    Replaces the functions `@f_classify` and `@f_attends` of attn-to-classifier (for-pairs) by NVPTX kernels of one warp
+    Replaces the functions `@f_classify` and `@f_attends` of attn-to-classifier by NVPTX kernels of one warp
     a piece of work: `@f_classify` finds the class of every block by intervals, `@f_settle` looks at the pairs of those that
     are left open, `@f_list` writes counts and indices, `@f_fill` reads them. Their argument blocks are those of heed-c/Runtime.h
     (`HEED_MASK_ARG_*`). `@f_classify` carries what the runtime must know in its attribute `heed.gpu_mask_code`.

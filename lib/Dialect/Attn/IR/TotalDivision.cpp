@@ -39,6 +39,19 @@ struct QuotientAndRemainder {
 };
 } // namespace
 
+/// x / y rounded toward zero, which must be representable.
+static Value truncatingQuotient(OpBuilder &b, Location loc, Value x, Value y, bool isConstant) {
+  auto vector = dyn_cast<VectorType>(x.getType());
+  if (!vector || isConstant || !vector.getElementType().isInteger(32))
+    return arith::DivSIOp::create(b, loc, x, y);
+  // CPUs divide vectors of floats only. A quotient that is not an integer is at least 1 / |y| away
+  // from one, more than f64 rounds off.
+  Type f64 = vector.clone(b.getF64Type());
+  Value quotient = arith::DivFOp::create(b, loc, arith::SIToFPOp::create(b, loc, f64, x),
+                                         arith::SIToFPOp::create(b, loc, f64, y));
+  return arith::FPToSIOp::create(b, loc, vector, quotient);
+}
+
 /// Floor division for any operands; nothing traps (x86 traps on x / 0 and on the smallest number /
 /// -1).
 static QuotientAndRemainder emitDivision(OpBuilder &b, Location loc, Value x, Value y) {
@@ -68,7 +81,7 @@ static QuotientAndRemainder emitDivision(OpBuilder &b, Location loc, Value x, Va
     isMinusOne = compare(arith::CmpIPredicate::eq, y, cst(-1));
     divisor = select(isZero, one, select(isMinusOne, one, y));
   }
-  Value q = arith::DivSIOp::create(b, loc, x, divisor);
+  Value q = truncatingQuotient(b, loc, x, divisor, /*isConstant=*/isPlain);
   Value r = sub(x, mul(q, divisor));
   // Truncation rounds up where the remainder and the divisor differ in sign.
   Value mixed = arith::XOrIOp::create(b, loc, r, divisor);
