@@ -29,7 +29,14 @@ static constexpr float kLarge = 16777216.0f; // 2^24
 /// The reference of rows from whose scores the largest is taken. As a number it is 0; its bits, of
 /// a subnormal number, are those of no other reference, since products flush to 0.
 static constexpr int64_t kLargeReference = 0x80000001;
+/// The argument that the largest scores of rows are written to, if it is not null.
+static constexpr unsigned kMaxScoresArgument = 5;
 static constexpr float kLn2 = 0.69314718055994530942f;
+
+/// How far below zero a row's largest score may be (base-2 logarithms) for its reference to be zero
+/// nonetheless: scores with a sign cannot be beyond a reference without one, and need not be told
+/// apart. Weights are as precise as ever in a type with many exponents, those of f16 still normal.
+static float leadOf(Type weights) { return weights.isF16() ? 4.0f : 16.0f; }
 
 FragmentLowering::FragmentLowering(tile::KernelOp kernel, tile::GPUScheduleAttr schedule)
     : kernel(kernel), schedule(schedule), builder(kernel), e(builder, kernel.getLoc()) {}
@@ -294,38 +301,58 @@ LogicalResult FragmentLowering::lowerMask(tile::MaskOp op) {
 // The softmax
 //===----------------------------------------------------------------------===//
 
-/// The maximum of a row's elements in this thread, in four chains.
-static Value emitRowMax(Emitter &e, ArrayRef<Value> elements, int64_t row) {
+/// A row's elements in this thread as one, in four chains.
+static Value reduceRow(ArrayRef<Value> elements, int64_t row,
+                       llvm::function_ref<Value(Value, Value)> combine) {
   Value chains[4];
   int64_t next = 0;
   for (auto [i, x] : llvm::enumerate(elements)) {
     if (int64_t((i >> 1) & 1) != row)
       continue;
     Value &chain = chains[next++ % 4];
-    chain = chain ? e.fmax(chain, x) : x;
+    chain = chain ? combine(chain, x) : x;
   }
   Value result = chains[0];
   for (Value chain : ArrayRef(chains).drop_front())
     if (chain)
-      result = e.fmax(result, chain);
+      result = combine(result, chain);
   return result;
 }
 
-/// The sum, likewise.
+static Value emitRowMax(Emitter &e, ArrayRef<Value> elements, int64_t row) {
+  return reduceRow(elements, row, [&](Value x, Value y) { return e.fmax(x, y); });
+}
+
 static Value emitRowSum(Emitter &e, ArrayRef<Value> elements, int64_t row) {
-  Value chains[4];
+  return reduceRow(elements, row, [&](Value x, Value y) { return e.fadd(x, y); });
+}
+
+/// The element of a row whose bits are the largest integer: the largest element if one of them has
+/// no sign. Hopper takes the largest of three integers in one instruction, of two floats only: two
+/// chains of pairs are what ptxas makes such instructions of.
+static Value emitRowMaxOfBits(Emitter &e, ArrayRef<Value> elements, int64_t row) {
+  auto max = [&](Value x, Value y) -> Value { return arith::MaxSIOp::create(e.b, e.loc, x, y); };
+  Value chains[2], waiting[2];
   int64_t next = 0;
   for (auto [i, x] : llvm::enumerate(elements)) {
     if (int64_t((i >> 1) & 1) != row)
       continue;
-    Value &chain = chains[next++ % 4];
-    chain = chain ? e.fadd(chain, x) : x;
+    int64_t chain = (next++ >> 1) & 1;
+    Value bits = e.bitcast(e.i32(), x);
+    if (!chains[chain]) {
+      chains[chain] = bits;
+    } else if (!waiting[chain]) {
+      waiting[chain] = bits;
+    } else {
+      chains[chain] = max(max(chains[chain], waiting[chain]), bits);
+      waiting[chain] = {};
+    }
   }
   Value result = chains[0];
-  for (Value chain : ArrayRef(chains).drop_front())
-    if (chain)
-      result = e.fadd(result, chain);
-  return result;
+  for (Value rest : {chains[1], waiting[0], waiting[1]})
+    if (rest)
+      result = max(result, rest);
+  return e.bitcast(e.f32(), result);
 }
 
 Value FragmentLowering::isLarge(Value product) {
@@ -339,6 +366,17 @@ Value FragmentLowering::wasLarge(Value reference) {
 
 Value FragmentLowering::reduceRowMax(Value x) {
   return reduceQuad(x, [&](Value x, Value y) { return e.fmax(x, y); });
+}
+
+bool FragmentLowering::comparesBits(tile::OnlineSoftmaxOp op) {
+  // With more value columns products hide it, and registers are scarce. Where the distance enters
+  // a score, references are renewed at most blocks, which costs more then.
+  return schedule.getDot() == tile::GPUDotKind::WGMMA && schedule.getLazyRescale() > 0 &&
+         tensorType(2).getExtents()[3] <= 128 && !rowAddends.count(op.getScores());
+}
+
+Value FragmentLowering::wantsMaxScores() {
+  return e.cmp(arith::CmpIPredicate::ne, uniform->word(kMaxScoresArgument), e.cst64(0));
 }
 
 /// What a block changes of the two rows of a thread, and of its scores.
@@ -366,12 +404,19 @@ struct FragmentLowering::Rescaling {
 /// The same where a row of the warp is large or was. All lanes of a quad have the largest scores of
 /// its rows then.
 FragmentLowering::Rescaling FragmentLowering::takeMaxima(Rescaling result, ArrayRef<Value> old,
-                                                         ArrayRef<Value> addends, Value factor) {
+                                                         ArrayRef<Value> addends, Value factor,
+                                                         bool isByBits) {
   Value lowest = e.cstF32(kLowestReference), mark = e.bitcast(e.f32(), e.cst(kLargeReference));
   SmallVector<Value, 2> offsets;
   for (int64_t row : {0, 1}) {
     Value &most = result.largest[row];
     most = reduceRowMax(most);
+    if (isByBits && !old.empty()) {
+      // Nobody knows the largest score of a row whose reference leads.
+      Value isKnown = e.bor(wantsMaxScores(), wasLarge(old[row]));
+      Value byReference = e.fmul(old[row], e.reciprocal(factor));
+      most = e.fmax(most, e.select(isKnown, lowest, byReference));
+    }
     Value offset = e.fmax(most, lowest);
     offsets.push_back(offset);
     result.references[row] = mark;
@@ -404,7 +449,11 @@ LogicalResult FragmentLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
   ready(op.getScores());
   Registers scores = registers(op.getScores());
   Value factor = scalar(op.getFactor());
-  Registers rowMax = {emitRowMax(e, scores, 0), emitRowMax(e, scores, 1)};
+  bool isLazy = !isFirstBlock && schedule.getLazyRescale() > 0, isByBits = comparesBits(op);
+  auto maxima = [&] { return Registers{emitRowMax(e, scores, 0), emitRowMax(e, scores, 1)}; };
+  Registers rowMax = isLazy && isByBits
+                         ? Registers{emitRowMaxOfBits(e, scores, 0), emitRowMaxOfBits(e, scores, 1)}
+                         : maxima();
   scoresAreKnown(rowMax);
   // Addends differ between the lanes of a quad: they enter before these agree.
   SmallVector<Value, 2> addends;
@@ -415,6 +464,7 @@ LogicalResult FragmentLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
   }
   Registers old = isFirstBlock ? Registers() : registers(op.getReference());
   Value one = e.cstF32(1.0f), lowest = e.cstF32(kLowestReference), isNeeded;
+  Value lead = e.cstF32(-leadOf(op.getWeights().getType().getElementType()));
   auto rescaling = [&](Registers references, Registers rescale) {
     Rescaling result{references, rowMax, rescale, {}, scores};
     if (!isFirstBlock)
@@ -430,28 +480,62 @@ LogicalResult FragmentLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
     Value isSpecial = isFirstBlock ? e.cstBool(false) : wasLarge(old[0]);
     for (int64_t row : {0, 1}) {
       Value product = e.fmul(reduceRowMax(rowMax[row]), factor);
-      references.push_back(e.fmax(isFirstBlock ? lowest : old[row], product));
+      Value reference = e.fmax(isFirstBlock ? lowest : old[row], product);
+      if (isByBits)
+        reference = e.select(e.fcmp(arith::CmpFPredicate::OGE, reference, lead),
+                             e.fmax(reference, e.cstF32(0.0f)), reference);
+      references.push_back(reference);
       rescale.push_back(isFirstBlock ? one : e.exp2(e.fsub(old[row], references[row])));
-      isSpecial = e.bor(isSpecial, isLarge(product));
+      isSpecial = e.bor(isSpecial, isLarge(reference));
     }
     auto usual = [&] { return rescaling(references, rescale); };
     return e.ifElse(
         e.voteAny(isSpecial), types,
-        [&] { return takeMaxima(usual(), old, addends, factor).flatten(); },
+        [&] { return takeMaxima(usual(), old, addends, factor, isByBits).flatten(); },
         [&] { return usual().flatten(); });
   };
-  Emitter::Values renewed;
-  if (!isFirstBlock && schedule.getLazyRescale() > 0) {
+  auto keep = [&] { return rescaling({old[0], old[1]}, {one, one}).flatten(); };
+  auto isBeyond = [&] {
     Value bound = e.cstF32(schedule.getLazyRescale()), exceeds = wasLarge(old[0]);
     for (int64_t row : {0, 1}) {
       Value beyond = e.fma(rowMax[row], factor, e.fneg(old[row]));
       exceeds = e.bor(exceeds, e.fcmp(arith::CmpFPredicate::OGT, beyond, bound));
     }
-    isNeeded = e.voteAny(exceeds);
-    renewed = e.ifElse(isNeeded, types, renew,
-                       [&] { return rescaling({old[0], old[1]}, {one, one}).flatten(); });
-  } else {
+    return exceeds;
+  };
+  auto renewWhereBeyond = [&] {
+    isNeeded = e.voteAny(isBeyond());
+    return e.ifElse(isNeeded, types, renew, keep);
+  };
+  Emitter::Values renewed;
+  if (!isLazy) {
     renewed = renew();
+  } else if (!isByBits) {
+    renewed = renewWhereBeyond();
+  } else {
+    // Bits do not tell the largest of scores that all have a sign. It matters where the reference
+    // has one too, or somebody wants to know it.
+    Value signs = e.bor(e.band(e.bitcast(e.i32(), rowMax[0]), e.bitcast(e.i32(), old[0])),
+                        e.band(e.bitcast(e.i32(), rowMax[1]), e.bitcast(e.i32(), old[1])));
+    Value isOpen = e.bor(e.lt(signs, e.cst(0)), wantsMaxScores());
+    SmallVector<Type> typesAndNeed(types);
+    typesAndNeed.push_back(e.i1());
+    renewed = e.ifElse(
+        e.voteAny(e.bor(isBeyond(), isOpen)), typesAndNeed,
+        [&] {
+          Registers ofBits = rowMax;
+          rowMax = maxima();
+          Emitter::Values values = renewWhereBeyond();
+          rowMax = ofBits;
+          values.push_back(isNeeded);
+          return values;
+        },
+        [&] {
+          Emitter::Values values = keep();
+          values.push_back(e.cstBool(false));
+          return values;
+        });
+    isNeeded = renewed.pop_back_val();
   }
   Rescaling now = Rescaling::of(renewed, scores.size());
   if (addends.empty())

@@ -91,7 +91,12 @@ protected:
   /// Whether a row's largest score was taken from its scores, by its reference.
   Value wasLarge(Value reference);
   struct Rescaling;
-  Rescaling takeMaxima(Rescaling usual, ArrayRef<Value> old, ArrayRef<Value> addends, Value factor);
+  Rescaling takeMaxima(Rescaling usual, ArrayRef<Value> old, ArrayRef<Value> addends, Value factor,
+                       bool isByBits);
+  /// Whether maxima of a block are taken of bits, which takes half as many instructions.
+  bool comparesBits(tile::OnlineSoftmaxOp op);
+  /// Whether the caller asks for the largest scores of rows.
+  Value wantsMaxScores();
 
   //===-- Around them -----------------------------------------------------===//
 
