@@ -421,8 +421,6 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "no BlockMask": (lambda: heed.flex_attention(Q, Q, Q, block_mask=causal), TypeError, "block_mask: expected a BlockMask"),
     "two masks": (lambda: heed.flex_attention(Q, Q, Q, block_mask=UNUSED, mask_mod=causal), ValueError,
                   "Cannot specify both block_mask and mask_mod"),
-    "full blocks": (lambda: heed.create_block_mask(causal, None, None, 20, 20, separate_full_blocks=False), NotImplementedError,
-                    "separate_full_blocks=False is not supported"),
     "order": (lambda: heed.create_block_mask(causal, None, None, 20, 20, dq_kv_order=[0]), ValueError,
               "dq_kv_order must be a bool when using create_block_mask"),
     "mask too short": (lambda: heed.flex_attention(torch.cat([Q, Q], 2), K, V, None, UNUSED, enable_gqa=True), ValueError,
