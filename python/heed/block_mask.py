@@ -65,7 +65,11 @@ _torch_met = False
 
 def _eager(function: _Function) -> _Function:
     """For functions that torch.compile shall call rather than trace: they run mask_mods and NumPy themselves."""
-    function._torchdynamo_disable = True  # type: ignore[attr-defined]  # what torch.compiler.disable sets; not inlined
+    # What torch.compiler.disable sets; it would have to wrap, and torch to be imported.
+    function._torchdynamo_disable = True  # type: ignore[attr-defined]
+    function._torchdynamo_disable_msg = (  # type: ignore[attr-defined]
+        f"{function.__qualname__} computes with NumPy and with generated code: call it, or read the lists that it makes, outside "
+        "of the compiled function; without fullgraph=True it is a graph break")
     _eager_functions.append(function)
     return function
 
@@ -82,7 +86,7 @@ def _meet_torch() -> None:
     with contextlib.suppress(ValueError):  # another thread was first
         pytree.register_pytree_node(BlockMask, lambda mask: mask._flatten(), BlockMask._unflatten,
                                     flatten_with_keys_fn=lambda mask: mask._flatten_with_keys())
-    # torch.compiler.disable would have to wrap, and torch to be imported. Older versions lack this.
+    # Nor are their frames compiled where a graph breaks. Older versions lack this.
     with contextlib.suppress(AttributeError):
         frames = _loaded_torch()._C._dynamo.eval_frame
         skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
@@ -386,7 +390,6 @@ class BlockMask:
             self.validate()
 
     @classmethod
-    @_eager
     def from_kv_blocks(cls, kv_num_blocks: Array, kv_indices: Array, full_kv_num_blocks: Array | None = None,
                        full_kv_indices: Array | None = None, BLOCK_SIZE: int | tuple[int, int] = DEFAULT_BLOCK_SIZE,
                        mask_mod: MaskMod | None = None, seq_lengths: tuple[int, int] | None = None,
@@ -653,7 +656,6 @@ class BlockMask:
             lists.update(dict.fromkeys(_Q_NAMES))  # else they follow from the kv lists
         return self._clone(_lists=lists, _derivation=None, _given=True, _mask_mod=sliced_mask_mod)
 
-    @_eager
     def _adjust(self, new_q_len: int, new_kv_len: int) -> "BlockMask":
         """The mask of the first queries and keys, exactly these lengths.
 
@@ -668,6 +670,10 @@ class BlockMask:
             derivation = self._derivation
             return self._derived(_Derivation(derivation.mask_mod, (*derivation.shape[:2], *lengths),
                                              derivation.block_size, derivation.has_full), self._device)
+        return self._clone(_lists=self._cropped_lists(lengths), _derivation=None, seq_lengths=lengths)
+
+    @_eager
+    def _cropped_lists(self, lengths: tuple[int, int]) -> dict[str, Array | None]:
         rows, columns = map(ceil_div, lengths, self.BLOCK_SIZE)
         lists: dict[str, Array | None] = {}
         for names, extents in zip(_PAIRS, ((rows, columns), (rows, columns), (columns, rows), (columns, rows))):
@@ -677,7 +683,7 @@ class BlockMask:
             else:
                 cropped = _crop(_to_numpy(pair[0]), _to_numpy(pair[1]), *extents)
                 lists.update((name, _move(array, _device_of(pair[0]))) for name, array in zip(names, cropped))
-        return self._clone(_lists=lists, _derivation=None, seq_lengths=lengths)
+        return lists
 
     @_eager
     def to(self, device: Any) -> "BlockMask":
@@ -896,7 +902,6 @@ def _draw(runs: BlockRuns, max_rows: int, max_columns: int) -> str:
 # Builders.
 
 
-@_eager
 def create_block_mask(mask_mod: MaskMod, B: int | None, H: int | None, Q_LEN: int, KV_LEN: int, device: Any = None,
                       BLOCK_SIZE: int | tuple[int, int] = DEFAULT_BLOCK_SIZE, _compile: bool = False,
                       separate_full_blocks: bool = True, compute_dq_write_order: bool = False,
@@ -910,20 +915,35 @@ def create_block_mask(mask_mod: MaskMod, B: int | None, H: int | None, Q_LEN: in
     which are about FlexAttention's backward pass.
 
     Raises AssertionError if `mask_mod` is no mask_mod, TypeError if it is not callable or an extent is no integer,
-    ValueError if an extent is negative or a block empty, or if B or H is None and mask_mod depends on it.
+    ValueError if an extent is negative or a block empty, or if B or H is None and mask_mod depends on it: within torch.compile
+    that is not noticed, and the mask is what mask_mod says of each batch and head.
     """
     if not isinstance(dq_kv_order, bool):
         raise ValueError("dq_kv_order must be a bool when using create_block_mask")
     if tracing.mod_kind(mask_mod) != "mask_mod":
         raise AssertionError(f"create-block_mask requires a mask_mod function! Got {mask_mod}")
     derivation = _Derivation(mask_mod, _extents(B, H, Q_LEN, KV_LEN), _block_size(BLOCK_SIZE), bool(separate_full_blocks))
-    uses: frozenset[str] = frozenset()
-    with contextlib.suppress(Exception):  # the lists, once read, will say what is wrong
-        uses = tracing.lookup(None, mask_mod)[0].mask_coordinates
+    uses = _coordinates_of(mask_mod)
     for name, count, coordinate in (("B", B, "b"), ("H", H, "h")):
         if count is None and coordinate in uses:
             raise ValueError(f"expected {name} to be a number, because mask_mod depends on {coordinate}, found None")
     return BlockMask._derived(derivation, _resolve_device(device))
+
+
+@_eager
+def _coordinates_of(mask_mod: MaskMod) -> frozenset[str]:
+    """What a mask_mod depends on, of "b", "h", "q_idx" and "kv_idx"; nothing for one that cannot be traced."""
+    with contextlib.suppress(Exception):  # the lists, once read, will say what is wrong
+        return tracing.lookup(None, mask_mod)[0].mask_coordinates
+    return frozenset()
+
+
+def _coordinates_in_graph(mask_mod: MaskMod) -> frozenset[str]:
+    """What torch.compile traces in its place: what the mask_mod captures has no values yet."""
+    return frozenset()
+
+
+_coordinates_of._torchdynamo_inline = _coordinates_in_graph  # type: ignore[attr-defined]
 
 
 @_eager
