@@ -257,7 +257,7 @@ class _Plan(NamedTuple):
     is_like_query: bool  # the output, a dense tensor of torch, for which there is a faster way
 
 
-hot.use_types(BlockMask=BlockMask, AuxRequest=AuxRequest, AuxOutput=AuxOutput)
+hot.use(BlockMask=BlockMask, AuxRequest=AuxRequest, AuxOutput=AuxOutput, mask_of=given_lists.mask_of)
 _hot_call = hot.call
 _plans: dict[tuple[Any, ...], _Plan] = variant.plans
 _MAX_PLANS = 4096
