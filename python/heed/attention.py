@@ -360,6 +360,8 @@ def _check_scale(scale: Any) -> None:
         number = math.nan if isinstance(scale, (str, bytes)) else float(scale)
     except (TypeError, ValueError):
         number = math.nan
+    except OverflowError:  # an integer
+        number = math.inf
     if number != number and not isinstance(scale, (float, np.floating)):
         raise TypeError(f"scale: expected a number, found {type(scale).__name__}")
     if getattr(scale, "requires_grad", False) and sys.modules["torch"].is_grad_enabled():

@@ -261,8 +261,11 @@ class Kernel:
                 raise HeedError(f"expected two files, found '{os.fspath(path)}' for both the code and its header")
         files.write_together(outputs)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Kernel:
+    def __copy__(self) -> Kernel:
         """Itself, as nothing in it changes: models that hold kernels are copied."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Kernel:
         return self
 
     def __reduce__(self) -> Any:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from heed import arrays
 from heed.tracing.captures import Fetch, Guard, Path, compile_fetch
 from heed.tracing.evaluate import evaluate as evaluate_graph
 from heed.tracing.expressions import Leaf, Node, in_range, reachable
@@ -246,6 +247,8 @@ def _miss(score_mod: Any, mask_mod: Any, owners: tuple[Any, Any]) -> tuple[Trace
     fetch, trace = _make(score_mod, mask_mod, "traced")
     values = fetch(score_mod, mask_mod)
     if values is None:
+        if arrays.is_transforming():  # within which no tensor says its value
+            raise arrays.no_memory("captured tensor")
         raise ValueError("what the mods capture changed while they were traced, or is an integer beyond 64 bits")
     with _lock:
         key = (id(owners[0]), id(owners[1]))

@@ -364,6 +364,13 @@ def test_complex_and_wide_captures() -> None:
     big = 2**70
     with pytest.raises(tracing.TraceError, match="'big' = .* does not fit 64 bits"):
         tracing.trace(lambda s, b, h, q, kv: s + big)
+    for mod in (lambda s, b, h, q, kv: s + 1e300, lambda s, b, h, q, kv: s * -3.5e38,
+                lambda s, b, h, q, kv: torch.where(q >= kv, s, torch.finfo(torch.float64).min)):
+        with pytest.raises(tracing.TraceError, match=r"the number .* does not fit f32; infinity is float\('inf'\)") as info:
+            tracing.trace(mod)
+        assert info.value.filename == __file__
+    least = tracing.trace(lambda s, b, h, q, kv: torch.where(q >= kv, s, torch.finfo(torch.float32).min))
+    assert "-3.4028234663852886e38" in least.source
     long = torch.zeros(2, 5000)
     with pytest.raises(tracing.TraceError, match="has 5000 elements"):
         tracing.trace(lambda s, b, h, q, kv: s + long[h].sum())
