@@ -292,7 +292,7 @@ def test_message(function: Any, message: str) -> None:
 
 
 numpy_generator, numpy_state = np.random.default_rng(0), np.random.RandomState(0)
-generator, clock = random.Random(1), time.perf_counter
+generator, clock, environ = random.Random(1), time.perf_counter, os.environ
 
 
 @pytest.mark.parametrize("number, message", [
@@ -304,6 +304,13 @@ generator, clock = random.Random(1), time.perf_counter
     (lambda: torch.empty(()).uniform_(), r"random numbers \(uniform_\)"),
     (lambda: torch.distributions.Normal(0.0, 1.0).sample(), r"random numbers \(normal\)"),
     (lambda: secrets.randbelow(3), r"random numbers \(randbelow\)"),
+    (lambda: os.getenv("HOME") is None, r"the state of the process \(getenv\) is not supported .* capture what it says instead"),
+    (lambda: os.environ.get("HOME", "1") == "1", r"the state of the process \(environ.get\)"),
+    (lambda: "HOME" in os.environ, r"the state of the process \(environ\)"),
+    (lambda: len(environ["HOME"]), r"the state of the process \(environ\)"),
+    (lambda: 2 if torch.is_grad_enabled() else 1, r"the state of the process \(is_grad_enabled\)"),
+    (lambda: torch.get_num_threads(), r"the state of the process \(get_num_threads\)"),
+    (lambda: int(open("/dev/null").read() or 1), r"the state of the process \(open\)"),
     (lambda: os.urandom(1)[0], r"random numbers \(urandom\)"),
     (lambda: uuid.uuid4().int % 7, r"random numbers \(urandom\)"),
     (lambda: time.time(), r"the time \(time\)"),
