@@ -74,7 +74,7 @@ def _eager(function: _Function) -> _Function:
     return function
 
 
-def _meet_torch() -> None:
+def meet_torch() -> None:
     """Once torch is there, tells it how to take masks apart, and to leave eager functions and their callees alone."""
     global _torch_met
     if _torch_met:
@@ -92,6 +92,14 @@ def _meet_torch() -> None:
         skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
         for function in _eager_functions:
             frames.set_code_exec_strategy(function.__code__, skip)
+
+
+def _meet_in_graph() -> None:
+    """What torch.compile traces in place of meet_torch, which the import calls while the graph is made."""
+    from heed.integrations import torch  # noqa: F401
+
+
+meet_torch._torchdynamo_inline = _meet_in_graph  # type: ignore[attr-defined]
 
 
 def _loaded_torch() -> Any:
@@ -385,7 +393,7 @@ class BlockMask:
         q_len, kv_len = seq_lengths
         self.seq_lengths = (_length("query length", q_len), _length("key length", kv_len))
         self._check_shapes()
-        _meet_torch()
+        meet_torch()
         if is_debugging():
             self.validate()
 
@@ -420,7 +428,7 @@ class BlockMask:
         mask._mask_mod = derivation.mask_mod
         mask.BLOCK_SIZE = derivation.block_size
         mask.seq_lengths = derivation.shape[2:]
-        _meet_torch()
+        meet_torch()
         return mask
 
     def _clone(self, **changes: Any) -> "BlockMask":
@@ -966,4 +974,4 @@ def _extents(B: int | None, H: int | None, Q_LEN: int, KV_LEN: int) -> tuple[int
             _length("Q_LEN", Q_LEN), _length("KV_LEN", KV_LEN))
 
 
-_meet_torch()
+meet_torch()
