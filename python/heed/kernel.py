@@ -176,7 +176,8 @@ class Kernel:
         Arrays on a GPU have to be there all; the kernel is launched on their library's current stream.
 
         Returns output (B, Hq, Sq, Dv), or (output, lse) with lse (B, Hq, Sq) in f32, the natural logarithm of the sum
-        of exponentials. `out` and `lse` take them where given. HeedError names the argument that is wrong."""
+        of exponentials. `out` and `lse` take them where given; they must not share memory with each other or with what the
+        kernel reads, which is not checked. HeedError names the argument that is wrong."""
         query = _adopt("query", query)
         if out is None:
             out = arrays.empty((*query.shape[:3], self.value_head_dim), query)
