@@ -176,6 +176,8 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
         plan = _plans[kind]
         if (q_pointer | k_pointer | v_pointer) & plan.alignment:
             raise KeyError
+        if not is_numpy and (query.is_neg() or key.is_neg() or value.is_neg()):  # memory holds the opposite
+            raise KeyError
     except NotImplementedError:
         raise
     except (KeyError, AttributeError, TypeError, RuntimeError):

@@ -639,6 +639,18 @@ def test_negative_bit() -> None:
         assert torch.equal(heed.flex_attention(torch._neg_view(q), k, torch._neg_view(v)), expected)
 
 
+@pytest.mark.filterwarnings("ignore:return_lse is deprecated")
+def test_negative_bit_of_planned_calls() -> None:
+    """Python's way, after plain tensors of the same shapes and strides."""
+    q, k, v = (torch.randn(1, 2, 40, 16) for _ in range(3))
+    expected = heed.flex_attention(-q, k, -v, return_lse=True)
+    for _ in range(2):
+        heed.flex_attention(q, k, v, return_lse=True)
+    for query, key, value in ((torch._neg_view(q), k, torch._neg_view(v)), (q, torch._neg_view(k), torch._neg_view(v))):
+        for found, wanted in zip(heed.flex_attention(query, key, value, return_lse=True), expected):
+            assert torch.equal(found, wanted)
+
+
 HALF, FACTOR, MODULUS = 0.7, 2.3, 50
 LARGE, LARGER = 100_000_000.0, 100_000_001.0
 BEYOND_TENTH, BEYOND_F32, BELOW_HALF, LEAST = 0.1 + 1e-12, 16777217, 1.49999999999, -2**31
