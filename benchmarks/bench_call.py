@@ -28,7 +28,7 @@ import numpy as np
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "python"))
 
 import heed  # noqa: E402
-from heed import _runtime, attention, hot, variant  # noqa: E402
+from heed import _runtime, attention, given_lists, hot, variant  # noqa: E402
 from heed.kernel import Kernel  # noqa: E402
 
 SOURCE = """
@@ -114,7 +114,7 @@ def whole_us(call: Callable[[], Any], calls: int = 3000) -> float:
 
 
 def calls_to_measure() -> dict[str, Callable[[], Any]]:
-    """Calls of flex_attention on the smallest problem."""
+    """Calls of flex_attention, and of a Variant, which looks up its Kernel and calls it, on the smallest problem."""
     import torch
 
     q = torch.randn(1, 1, 1, 64)
@@ -128,14 +128,24 @@ def calls_to_measure() -> dict[str, Callable[[], Any]]:
         return q_idx >= kv_idx
 
     block_mask = heed.create_block_mask(causal, None, None, 1, 1)
+    lists = [getattr(block_mask, name) for pair in given_lists.KV_PAIRS for name in pair]
+    listed = heed.BlockMask.from_kv_blocks(*lists, mask_mod=causal, seq_lengths=(1, 1))
     aux = heed.AuxRequest(lse=True)
     flex = heed.flex_attention
+    trace = heed.trace(alibi)
+    of_file = variant.of_trace(trace)
+    params = {name: slopes if "slopes" in name else factor for name in (param.name for param in trace.params)}
+    arrays = {name: np.asarray(value) if value is slopes else value for name, value in params.items()}
     return {"torch, dense": lambda: flex(q, q, q),
             "torch, causal": lambda: flex(q, q, q, None, block_mask),
             "torch, ALiBi + causal, 2 captures": lambda: flex(q, q, q, alibi, block_mask),
             "torch, ALiBi + causal + LSE": lambda: flex(q, q, q, alibi, block_mask, return_aux=aux),
+            "torch, causal, given lists": lambda: flex(q, q, q, None, listed),
+            "torch, Variant, ALiBi, 2 parameters": lambda: of_file(q, q, q, **params),
             "NumPy, dense": lambda: flex(array, array, array),
-            "NumPy, ALiBi + causal, 2 captures": lambda: flex(array, array, array, alibi, block_mask)}
+            "NumPy, ALiBi + causal, 2 captures": lambda: flex(array, array, array, alibi, block_mask),
+            "NumPy, causal, given lists": lambda: flex(array, array, array, None, listed),
+            "NumPy, Variant, ALiBi, 2 parameters": lambda: of_file(array, array, array, **arrays)}
 
 
 def main() -> None:

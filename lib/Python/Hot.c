@@ -14,10 +14,14 @@
 //
 // `call` describes the arrays, looks for a plan that fits, has `fetch` (heed.tracing made it) check
 // that the mods are still what was traced and read what they capture, makes the output, and calls
-// the runtime, which checks every shape. It answers with the result, or
+// the runtime, which checks every shape. Block lists that were given are read anew at each call,
+// for anybody may have written into them. It answers with the result, or
 //
 //     None            no plan fits: Python makes the call, and leaves one
 //     NotImplemented  the call is not plain, or was refused: Python makes it, or says what is wrong
+//
+// `run` is the same for calls of a Kernel, which need no plan: it says whether it has made the
+// call.
 //
 // Nothing is written before the runtime has accepted a call, so making it again is safe. Functions
 // here return false or NULL where the call is not for them. They may have set an exception then,
@@ -35,6 +39,7 @@
 #include <math.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { maxParams = 32 };
@@ -67,12 +72,13 @@ typedef struct {
   int flags;
 } NumPyArray;
 
-enum { numpyAligned = 0x0100 };
+enum { numpyAligned = 0x0100, numpyWritable = 0x0400 };
 
 // What Python has told this module by `use`; NULL until then.
 static PyObject *plans; // dict: an int for each site to a tuple of plans
 static PyObject *runAddress, *launchAddress, *blockMaskType, *auxRequestType, *auxOutputType;
-static PyObject *arrayType, *dtypeCodes; // NumPy's; dict: dtype to heed_dtype, or None
+static PyObject *arrayType, *int8, *dtypeCodes; // NumPy's; dict: dtype to heed_dtype, or None
+static PyObject *maskOf;                        // given_lists.mask_of
 static PyObject *tensorType, *parameterType, *exchangeCapsule;
 static PyObject *emptyLike, *emptyStrided, *numThreads, *isGradEnabled; // torch's functions
 static PyObject *isAnyAutocastEnabled, *autocast;                       // torch's, arrays.autocast
@@ -84,6 +90,8 @@ enum { planFetch, planKernel, planDevice, planOptions, planIsTorch, planDType, p
 
 /// Attributes.
 static PyObject *code, *class, *given, *derivation, *shapeName, *maskMod, *requiresGrad, *isNeg;
+static PyObject *listsName, *blockSizeName, *seqLengths, *theirMaskMod;
+static PyObject *listNames[4]; // counts and indices of partial blocks, then of full ones
 
 //===----------------------------------------------------------------------===//
 // Arrays
@@ -267,10 +275,13 @@ static bool areAsPacked(PyObject *const *arrays, const Packed *packed) {
   return true;
 }
 
+/// Whether a BlockMask is ours and was derived from its mask_mod.
+static bool isDerived(PyObject *blockMask) {
+  return isOf(blockMaskType, blockMask) && isBool(PyObject_GetAttr(blockMask, given), Py_False);
+}
+
 /// The mask_mod of a BlockMask that was derived from it, for these lengths.
 static PyObject *maskModOf(PyObject *blockMask, const heed_call *call) {
-  if (!isOf(blockMaskType, blockMask) || !isBool(PyObject_GetAttr(blockMask, given), Py_False))
-    return NULL;
   const int64_t wanted[] = {call->query.shape[0], call->query.shape[1], call->query.shape[2],
                             call->key.shape[2]};
   PyObject *derived = PyObject_GetAttr(blockMask, derivation);
@@ -284,6 +295,140 @@ static PyObject *maskModOf(PyObject *blockMask, const heed_call *call) {
   Py_XDECREF(shape);
   return fits ? PyObject_GetAttr(blockMask, maskMod) : NULL;
 }
+
+//===----------------------------------------------------------------------===//
+// Masks of given lists, on the CPU
+//===----------------------------------------------------------------------===//
+
+/// A pair of lists: (B, H, rows) and (B, H, rows, any number).
+typedef struct {
+  heed_tensor counts, indices;
+  int32_t rank; // that indices had, when batch dims on the left were missing
+} Lists;
+
+/// Whether they are a pair of int32, with at most two batch dims. Those that are missing become 1.
+static bool describeLists(PyObject *counts, PyObject *indices, Lists *lists) {
+  heed_tensor *both[] = {&lists->counts, &lists->indices};
+  PyObject *arrays[] = {counts, indices};
+  for (int i = 0; i < 2; ++i) {
+    int32_t device;
+    heed_tensor *list = both[i];
+    if (!describe(arrays[i], list, &device) || device >= 0 || list->dtype != HEED_I32 ||
+        !isPlain(arrays[i]) || list->rank < 1 + i || list->rank > 3 + i ||
+        (i == 1 && list->rank != lists->rank + 1))
+      return false;
+    lists->rank = list->rank;
+    for (; list->rank < 3 + i; ++list->rank) {
+      memmove(list->shape + 1, list->shape, (size_t)list->rank * sizeof(int64_t));
+      memmove(list->strides + 1, list->strides, (size_t)list->rank * sizeof(int64_t));
+      list->shape[0] = 1;
+      list->strides[0] = 0;
+    }
+  }
+  return memcmp(lists->counts.shape, lists->indices.shape, 3 * sizeof(int64_t)) == 0;
+}
+
+/// Writes `kind` for the blocks that are listed; entries that name no block are ignored.
+static void fillKinds(const Lists *lists, int8_t kind, int64_t columns, int8_t *kinds) {
+  const heed_tensor counts = lists->counts, indices = lists->indices; // not what `kinds` may alias
+  const int64_t *shape = indices.shape;
+  for (int64_t b = 0; b < shape[0]; ++b)
+    for (int64_t h = 0; h < shape[1]; ++h)
+      for (int64_t row = 0; row < shape[2]; ++row, kinds += columns) {
+        const int64_t place[] = {b, h, row};
+        const int32_t *entry = indices.data, *counted = counts.data;
+        for (int i = 0; i < 3; ++i) {
+          entry += place[i] * indices.strides[i];
+          counted += place[i] * counts.strides[i];
+        }
+        int64_t count = *counted < shape[3] ? *counted : shape[3], step = indices.strides[3];
+        for (; count > 0; --count, entry += step) {
+          int32_t column = *entry; // once: others may write
+          if (column >= 0 && column < columns)
+            kinds[column] = kind;
+        }
+      }
+}
+
+/// The kinds of the blocks that lists name, as BlockMask.block_kinds: a new array.
+static PyObject *kindsOf(PyObject *const *given, int64_t minColumns) {
+  Lists lists[2];
+  const int64_t *shape = lists[0].indices.shape;
+  bool hasFull = given[2] != Py_None;
+  if (!describeLists(given[0], given[1], &lists[0]) ||
+      (hasFull &&
+       (!describeLists(given[2], given[3], &lists[1]) || lists[0].rank != lists[1].rank ||
+        memcmp(shape, lists[1].indices.shape, 3 * sizeof(int64_t)) != 0)))
+    return NULL;
+  long long columns = shape[3] > minColumns ? shape[3] : minColumns;
+  PyObject *kinds = PyObject_CallFunction(arrayType, "(LLLL)O", (long long)shape[0],
+                                          (long long)shape[1], (long long)shape[2], columns, int8);
+  if (kinds) {
+    int8_t *data = (int8_t *)((const NumPyArray *)kinds)->data;
+    PyThreadState *state = PyEval_SaveThread();
+    memset(data, 0, (size_t)(shape[0] * shape[1] * shape[2] * columns));
+    for (int i = 0; i < 1 + hasFull; ++i)
+      fillKinds(&lists[i], (int8_t)(1 + i), columns, data);
+    PyEval_RestoreThread(state);
+  }
+  return kinds;
+}
+
+/// The integers of a tuple of two.
+static bool pairOf(PyObject *tuple, int64_t pair[2]) {
+  if (!tuple || !PyTuple_CheckExact(tuple) || PyTuple_Size(tuple) != 2)
+    return false;
+  for (int i = 0; i < 2; ++i)
+    pair[i] = PyLong_AsLongLong(PyTuple_GetItem(tuple, i));
+  return !PyErr_Occurred();
+}
+
+/// The mask of a BlockMask of lists, ours or torch's, as given_lists.mask_for makes it; for these
+/// lengths, and without the checks that HEED_DEBUG asks for.
+static PyObject *maskOfLists(PyObject *blockMask, const Packed *packed) {
+  const int64_t *query = packed->call.query.shape, *key = packed->call.key.shape;
+  const char *debug = getenv("HEED_DEBUG");
+  if (packed->device >= 0 || !maskOf || (debug && *debug && strcmp(debug, "0") != 0))
+    return NULL;
+  bool isOurs = isOf(blockMaskType, blockMask);
+  if (!isOurs && PyObject_IsInstance(blockMask, blockMaskType) != 0) // it may be a derived one
+    return NULL;
+  PyObject *dict = isOurs ? PyObject_GetAttr(blockMask, listsName) : NULL;
+  PyObject *lists[4] = {NULL, NULL, NULL, NULL}, *kinds = NULL, *mask = NULL;
+  PyObject *lengths = PyObject_GetAttr(blockMask, seqLengths);
+  PyObject *blockSize = lengths ? PyObject_GetAttr(blockMask, blockSizeName) : NULL;
+  PyObject *mod = blockSize ? PyObject_GetAttr(blockMask, isOurs ? maskMod : theirMaskMod) : NULL;
+  int64_t length[2], block[2];
+  if (!mod || !pairOf(lengths, length) || !pairOf(blockSize, block) || length[0] != query[2] ||
+      length[1] != key[2] || block[0] < 1 || block[1] < 1)
+    goto done;
+  for (int i = 0; i < 4; ++i) {
+    lists[i] = dict ? Py_XNewRef(PyDict_GetItemWithError(dict, listNames[i]))
+                    : PyObject_GetAttr(blockMask, listNames[i]);
+    if (!lists[i])
+      goto done;
+  }
+  if ((kinds = kindsOf(lists, (key[2] - 1) / block[1] + 1))) {
+    const Py_ssize_t *shape = ((const NumPyArray *)kinds)->shape;
+    if ((shape[0] == 1 || shape[0] == query[0]) && (shape[1] == 1 || shape[1] == query[1]) &&
+        shape[2] >= (query[2] - 1) / block[0] + 1)
+      mask = PyObject_CallFunctionObjArgs(maskOf, kinds, blockSize, mod, NULL);
+  }
+
+done:
+  for (int i = 0; i < 4; ++i)
+    Py_XDECREF(lists[i]);
+  Py_XDECREF(kinds);
+  Py_XDECREF(mod);
+  Py_XDECREF(blockSize);
+  Py_XDECREF(lengths);
+  Py_XDECREF(dict);
+  return mask;
+}
+
+//===----------------------------------------------------------------------===//
+// More steps of a call
+//===----------------------------------------------------------------------===//
 
 /// Stands for the code of a mod, or its class. Where plans are found, not what makes them right:
 /// that is for `fetch` to say.
@@ -454,7 +599,11 @@ static PyObject *attempt(PyObject *const *args, bool *isMissing) {
       !describeOperands(args, args[7] == Py_True, &packed))
     return NULL;
   if (blockMask != Py_None) {
-    if (mask != Py_None || !(mask = ownMask = maskModOf(blockMask, &packed.call)))
+    if (mask != Py_None)
+      return NULL;
+    mask = ownMask =
+        isDerived(blockMask) ? maskModOf(blockMask, &packed.call) : maskOfLists(blockMask, &packed);
+    if (!mask)
       return NULL;
   }
 
@@ -525,6 +674,52 @@ static PyObject *call(PyObject *module, PyObject *const *args, Py_ssize_t count)
   return Py_NewRef(Py_NotImplemented);
 }
 
+/// Whether an array of just NumPy's or torch's own type may be written into.
+static bool isWritable(PyObject *array) {
+  return !isOf(arrayType, array) || (((const NumPyArray *)array)->flags & numpyWritable);
+}
+
+/// run(kernel, query, key, value, output, lse or None, values, scale, threads): Whether the kernel
+/// at an address has computed output and lse. If not, nothing has happened.
+static PyObject *runKernel(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+  (void)module;
+  if (count != 9 || !PyList_CheckExact(args[6]))
+    return PyErr_Format(PyExc_TypeError, "expected 9 arguments, the seventh a list");
+  const heed_kernel *kernel = PyLong_AsVoidPtr(args[0]);
+  Packed packed;
+  memset(&packed, 0, offsetof(Packed, params));
+  heed_call *call = &packed.call;
+  heed_tensor *results[] = {&call->output, &call->lse};
+  bool isMade = kernel && PyLong_CheckExact(args[8]) &&
+                packNumbers(args[7], false, false, call) && // first: it may run any code
+                describeOperands(args + 1, true, &packed) &&
+                call->query.dtype == (heed_dtype)kernel->dtype;
+  for (int i = 0; isMade && i < 2; ++i) {
+    PyObject *array = args[4 + i];
+    int32_t device;
+    if (i == 1 && array == Py_None)
+      continue;
+    isMade = describe(array, results[i], &device) && device == packed.device &&
+             results[i]->dtype == (i == 0 ? call->query.dtype : HEED_F32) && isWritable(array) &&
+             needsNoGradient(array) && isPlain(array);
+    packed.data[3 + i] = results[i]->data;
+  }
+  if (isMade && packValues(kernel, args[6], &packed)) {
+    long threads = PyLong_AsLong(args[8]);
+    call->num_threads = (int32_t)threads;
+    isMade =
+        !PyErr_Occurred() && threads >= 0 && threads == call->num_threads && start(kernel, &packed);
+  } else {
+    isMade = false;
+  }
+  if (PyErr_Occurred()) {
+    if (!PyErr_ExceptionMatches(PyExc_Exception)) // KeyboardInterrupt, for one
+      return NULL;
+    PyErr_Clear();
+  }
+  return Py_NewRef(isMade ? Py_True : Py_False);
+}
+
 /// site(score_mod, mask_mod): the key of their plans.
 static PyObject *site(PyObject *module, PyObject *args) {
   (void)module;
@@ -560,6 +755,8 @@ static PyObject *use(PyObject *module, PyObject *given) {
              {"AuxRequest", &auxRequestType},
              {"AuxOutput", &auxOutputType},
              {"ndarray", &arrayType},
+             {"int8", &int8},
+             {"mask_of", &maskOf},
              {"dtype_codes", &dtypeCodes},
              {"empty_like", &emptyLike},
              {"empty_strided", &emptyStrided},
@@ -590,11 +787,13 @@ static PyObject *use(PyObject *module, PyObject *given) {
   return Py_NewRef(Py_None);
 }
 
-static PyMethodDef methods[] = {{"call", (PyCFunction)(void (*)(void))call, METH_FASTCALL, NULL},
-                                {"site", site, METH_VARARGS, NULL},
-                                {"describe", describeForPython, METH_O, NULL},
-                                {"use", use, METH_O, NULL},
-                                {NULL, NULL, 0, NULL}};
+static PyMethodDef methods[] = {
+    {"call", (PyCFunction)(void (*)(void))call, METH_FASTCALL, NULL},
+    {"run", (PyCFunction)(void (*)(void))runKernel, METH_FASTCALL, NULL},
+    {"site", site, METH_VARARGS, NULL},
+    {"describe", describeForPython, METH_O, NULL},
+    {"use", use, METH_O, NULL},
+    {NULL, NULL, 0, NULL}};
 
 PyMODINIT_FUNC PyInit__hot(void) {
   static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "heed._hot",
@@ -608,6 +807,14 @@ PyMODINIT_FUNC PyInit__hot(void) {
   maskMod = PyUnicode_InternFromString("_mask_mod");
   requiresGrad = PyUnicode_InternFromString("requires_grad");
   isNeg = PyUnicode_InternFromString("is_neg");
+  listsName = PyUnicode_InternFromString("_lists");
+  blockSizeName = PyUnicode_InternFromString("BLOCK_SIZE");
+  seqLengths = PyUnicode_InternFromString("seq_lengths");
+  theirMaskMod = PyUnicode_InternFromString("mask_mod");
+  static const char *const names[] = {"kv_num_blocks", "kv_indices", "full_kv_num_blocks",
+                                      "full_kv_indices"};
+  for (int i = 0; i < 4; ++i)
+    listNames[i] = PyUnicode_InternFromString(names[i]);
   // Python compares these with a kernel's, and with its own view of heed_call.
   if (module && PyModule_AddIntConstant(module, "ABI_VERSION", HEED_ABI_VERSION) == 0)
     PyModule_AddIntConstant(module, "CALL_BYTES", sizeof(heed_call));

@@ -149,7 +149,33 @@ def data_pointer(array: Array) -> int:
     """The address of the first element."""
     if isinstance(array, np.ndarray):
         return numpy_pointer(array)
+    if is_torch(array):
+        return _tensor_pointer(array)
     return int(array.data.ptr if gpu.is_cupy(array) else array.data_ptr())
+
+
+def _tensor_pointer(tensor: Any) -> int:
+    """data_ptr() of a tensor that has memory: what torch's transforms pass to functions stands for other tensors."""
+    try:
+        pointer: int = tensor.data_ptr()
+    except RuntimeError:  # torch.func's
+        pointer = 0
+    if not pointer and tensor.numel():
+        raise no_memory(type(tensor).__name__)
+    return pointer
+
+
+def no_memory(kind: str) -> NotImplementedError:
+    """The refusal of a tensor that stands for others."""
+    return NotImplementedError(f"Heed expected a tensor with memory of its own, found a {kind} that stands for others: it cannot run within "
+                               "transforms of torch.func (vmap, grad, jvp, functionalize), nor on fake tensors. Call it outside of them; it "
+                               "takes batches of query, key and value, and torch.compile")
+
+
+def is_transforming() -> bool:
+    """Whether this runs within a transform of torch.func."""
+    functorch = getattr(getattr(sys.modules.get("torch"), "_C", None), "_functorch", None)
+    return functorch is not None and functorch.peek_interpreter_stack() is not None
 
 
 def strides(array: Array) -> tuple[int, ...]:
@@ -175,7 +201,7 @@ def describe(array: Array, dtype: str, device: int | None = None) -> bytes:
             raise _elsewhere(array.device, device)
         if array.requires_grad or array.is_neg():
             _check_plain(array)
-        pointer = array.data_ptr()
+        pointer = _tensor_pointer(array)
         steps = array.stride()
     elif isinstance(array, Table):
         return describe(array.on(device), dtype, device)

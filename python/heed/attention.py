@@ -176,6 +176,8 @@ def flex_attention(query: Array, key: Array, value: Array, score_mod: Mod | None
         plan = _plans[kind]
         if (q_pointer | k_pointer | v_pointer) & plan.alignment:
             raise KeyError
+        if not is_numpy and (query.is_neg() or key.is_neg() or value.is_neg()):  # memory holds the opposite
+            raise KeyError
     except NotImplementedError:
         raise
     except (KeyError, AttributeError, TypeError, RuntimeError):
@@ -257,7 +259,7 @@ class _Plan(NamedTuple):
     is_like_query: bool  # the output, a dense tensor of torch, for which there is a faster way
 
 
-hot.use_types(BlockMask=BlockMask, AuxRequest=AuxRequest, AuxOutput=AuxOutput)
+hot.use(BlockMask=BlockMask, AuxRequest=AuxRequest, AuxOutput=AuxOutput, mask_of=given_lists.mask_of)
 _hot_call = hot.call
 _plans: dict[tuple[Any, ...], _Plan] = variant.plans
 _MAX_PLANS = 4096
@@ -360,6 +362,8 @@ def _check_scale(scale: Any) -> None:
         number = math.nan if isinstance(scale, (str, bytes)) else float(scale)
     except (TypeError, ValueError):
         number = math.nan
+    except OverflowError:  # an integer
+        number = math.inf
     if number != number and not isinstance(scale, (float, np.floating)):
         raise TypeError(f"scale: expected a number, found {type(scale).__name__}")
     if getattr(scale, "requires_grad", False) and sys.modules["torch"].is_grad_enabled():

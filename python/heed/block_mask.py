@@ -50,6 +50,7 @@ _NUMPY = "numpy"
 _KV_NAMES = ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices")
 _Q_NAMES = ("q_num_blocks", "q_indices", "full_q_num_blocks", "full_q_indices")
 _LIST_NAMES = _KV_NAMES + _Q_NAMES
+_FULL_NAMES = _KV_NAMES[2:] + _Q_NAMES[2:]
 _KINDS = (PARTIAL, FULL)
 _PAIRS = tuple(zip(_LIST_NAMES[::2], _LIST_NAMES[1::2]))
 KV_PAIRS = _PAIRS[:2]
@@ -64,12 +65,16 @@ _torch_met = False
 
 def _eager(function: _Function) -> _Function:
     """For functions that torch.compile shall call rather than trace: they run mask_mods and NumPy themselves."""
-    function._torchdynamo_disable = True  # type: ignore[attr-defined]  # what torch.compiler.disable sets; not inlined
+    # What torch.compiler.disable sets; it would have to wrap, and torch to be imported.
+    function._torchdynamo_disable = True  # type: ignore[attr-defined]
+    function._torchdynamo_disable_msg = (  # type: ignore[attr-defined]
+        f"{function.__qualname__} computes with NumPy and with generated code: call it, or read the lists that it makes, outside "
+        "of the compiled function; without fullgraph=True it is a graph break")
     _eager_functions.append(function)
     return function
 
 
-def _meet_torch() -> None:
+def meet_torch() -> None:
     """Once torch is there, tells it how to take masks apart, and to leave eager functions and their callees alone."""
     global _torch_met
     if _torch_met:
@@ -81,12 +86,20 @@ def _meet_torch() -> None:
     with contextlib.suppress(ValueError):  # another thread was first
         pytree.register_pytree_node(BlockMask, lambda mask: mask._flatten(), BlockMask._unflatten,
                                     flatten_with_keys_fn=lambda mask: mask._flatten_with_keys())
-    # torch.compiler.disable would have to wrap, and torch to be imported. Older versions lack this.
+    # Nor are their frames compiled where a graph breaks. Older versions lack this.
     with contextlib.suppress(AttributeError):
         frames = _loaded_torch()._C._dynamo.eval_frame
         skip = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
         for function in _eager_functions:
             frames.set_code_exec_strategy(function.__code__, skip)
+
+
+def _meet_in_graph() -> None:
+    """What torch.compile traces in place of meet_torch, which the import calls while the graph is made."""
+    from heed.integrations import torch  # noqa: F401
+
+
+meet_torch._torchdynamo_inline = _meet_in_graph  # type: ignore[attr-defined]
 
 
 def _loaded_torch() -> Any:
@@ -209,10 +222,12 @@ def _evaluate_score(score_mod: Callable[..., Any], chunk: tuple[slice, ...]) -> 
 class _Derivation:
     """What create_block_mask was asked for, and the kinds of its blocks once known; masks share it."""
 
-    def __init__(self, mask_mod: MaskMod, shape: tuple[int, int, int, int], block_size: tuple[int, int]) -> None:
+    def __init__(self, mask_mod: MaskMod, shape: tuple[int, int, int, int], block_size: tuple[int, int],
+                 has_full: bool = True) -> None:
         self.mask_mod = mask_mod
         self.shape = shape
         self.block_size = block_size
+        self.has_full = has_full  # else full blocks count as partial, and their lists are None
         self.num_rows = ceil_div(shape[2], block_size[0])
         self._matrices: dict[int, BlockMatrix] = {}  # by GPU
 
@@ -224,7 +239,8 @@ class _Derivation:
         trace, values = tracing.lookup(None, self.mask_mod)
         batch, heads, q_len, kv_len = self.shape
         classifier = variant.of_trace(trace).classifier()
-        return classifier.classify((batch, heads, heads, q_len, kv_len), self.block_size, [arrays.on_host(x) for x in values])
+        runs = classifier.classify((batch, heads, heads, q_len, kv_len), self.block_size, [arrays.on_host(x) for x in values])
+        return runs if self.has_full else runs.all_partial()
 
     def matrix_on(self, wanted: Any) -> BlockMatrix | None:
         """The kinds of blocks as a GPU finds them, if lists wanted on that device can be made there."""
@@ -238,7 +254,7 @@ class _Derivation:
             if matrix.is_made is not None:
                 self._matrices[device] = matrix
         matrix.join()
-        return matrix
+        return matrix if self.has_full else matrix.all_partial()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_matrices": {}}  # a copy finds its own
@@ -258,7 +274,7 @@ class _Slice(_Derivation):
 
     def __init__(self, whole: _Derivation, selection: tuple[slice | np.ndarray, ...]) -> None:
         extents = np.broadcast_to(np.False_, (*whole.shape[:2], whole.num_rows))[selection].shape
-        super().__init__(whole.mask_mod, (extents[0], extents[1], *whole.shape[2:]), whole.block_size)
+        super().__init__(whole.mask_mod, (extents[0], extents[1], *whole.shape[2:]), whole.block_size, whole.has_full)
         self.num_rows = extents[2]
         self._whole, self._selection = whole, selection
 
@@ -377,12 +393,11 @@ class BlockMask:
         q_len, kv_len = seq_lengths
         self.seq_lengths = (_length("query length", q_len), _length("key length", kv_len))
         self._check_shapes()
-        _meet_torch()
+        meet_torch()
         if is_debugging():
             self.validate()
 
     @classmethod
-    @_eager
     def from_kv_blocks(cls, kv_num_blocks: Array, kv_indices: Array, full_kv_num_blocks: Array | None = None,
                        full_kv_indices: Array | None = None, BLOCK_SIZE: int | tuple[int, int] = DEFAULT_BLOCK_SIZE,
                        mask_mod: MaskMod | None = None, seq_lengths: tuple[int, int] | None = None,
@@ -413,7 +428,7 @@ class BlockMask:
         mask._mask_mod = derivation.mask_mod
         mask.BLOCK_SIZE = derivation.block_size
         mask.seq_lengths = derivation.shape[2:]
-        _meet_torch()
+        meet_torch()
         return mask
 
     def _clone(self, **changes: Any) -> "BlockMask":
@@ -425,10 +440,14 @@ class BlockMask:
     @_eager
     def _compute_list(self, name: str) -> Array | None:
         """Fills in a list that was never read, and those that are made with it; or returns it, where it must not be kept."""
+        if self._is_merged(name):
+            self._lists[name] = None
+            return None
         if self._derivation is not None and (matrix := self._derivation.matrix_on(self.device)) is not None:
             batch_dims = self._batch_dims()
             made = {other: x.expand(*batch_dims, *x.shape[2:]).contiguous() for other, x in
-                    zip(_Q_NAMES if name in _Q_NAMES else _KV_NAMES, matrix.lists(by_column=name in _Q_NAMES))}
+                    zip(_Q_NAMES if name in _Q_NAMES else _KV_NAMES, matrix.lists(by_column=name in _Q_NAMES))
+                    if not self._is_merged(other)}
             if matrix.is_made is None:  # a CUDA graph will make it
                 return made[name]
             for other, x in made.items():
@@ -482,10 +501,16 @@ class BlockMask:
         """Whether kv lists do not have room for all key blocks. torch makes no q lists of them; ours are as wide as they need to be."""
         return self._derivation is None and _matrix_shape(self._lists["kv_indices"])[1] < self._block_dims()[1]
 
+    def _is_merged(self, name: str) -> bool:
+        """Whether it is one of the lists of full blocks, and these are among the partial ones."""
+        return self._derivation is not None and not self._derivation.has_full and name in _FULL_NAMES
+
     def _list_shape(self, name: str) -> tuple[int, ...] | None:
         """Of a list, which is not made for it."""
         if name in self._lists:
             return None if self._lists[name] is None else _shape_of(self._lists[name])
+        if self._is_merged(name):
+            return None
         rows, columns = self._block_dims()
         extents = (columns, rows) if name in _Q_NAMES else (rows, columns)
         if self._derivation is None:
@@ -639,7 +664,6 @@ class BlockMask:
             lists.update(dict.fromkeys(_Q_NAMES))  # else they follow from the kv lists
         return self._clone(_lists=lists, _derivation=None, _given=True, _mask_mod=sliced_mask_mod)
 
-    @_eager
     def _adjust(self, new_q_len: int, new_kv_len: int) -> "BlockMask":
         """The mask of the first queries and keys, exactly these lengths.
 
@@ -653,7 +677,11 @@ class BlockMask:
         if self._derivation is not None and not self._given:
             derivation = self._derivation
             return self._derived(_Derivation(derivation.mask_mod, (*derivation.shape[:2], *lengths),
-                                             derivation.block_size), self._device)
+                                             derivation.block_size, derivation.has_full), self._device)
+        return self._clone(_lists=self._cropped_lists(lengths), _derivation=None, seq_lengths=lengths)
+
+    @_eager
+    def _cropped_lists(self, lengths: tuple[int, int]) -> dict[str, Array | None]:
         rows, columns = map(ceil_div, lengths, self.BLOCK_SIZE)
         lists: dict[str, Array | None] = {}
         for names, extents in zip(_PAIRS, ((rows, columns), (rows, columns), (columns, rows), (columns, rows))):
@@ -663,7 +691,7 @@ class BlockMask:
             else:
                 cropped = _crop(_to_numpy(pair[0]), _to_numpy(pair[1]), *extents)
                 lists.update((name, _move(array, _device_of(pair[0]))) for name, array in zip(names, cropped))
-        return self._clone(_lists=lists, _derivation=None, seq_lengths=lengths)
+        return lists
 
     @_eager
     def to(self, device: Any) -> "BlockMask":
@@ -794,7 +822,7 @@ class _Context:
 
     def _key(self) -> tuple[Any, ...]:
         mask = self.rest
-        derived = None if mask._derivation is None else (mask._derivation.shape, str(mask._device))
+        derived = None if mask._derivation is None else (mask._derivation.shape, mask._derivation.has_full, str(mask._device))
         return (self.names, tuple(mask.seq_lengths), tuple(mask.BLOCK_SIZE), derived)
 
     def __eq__(self, other: object) -> bool:
@@ -882,7 +910,6 @@ def _draw(runs: BlockRuns, max_rows: int, max_columns: int) -> str:
 # Builders.
 
 
-@_eager
 def create_block_mask(mask_mod: MaskMod, B: int | None, H: int | None, Q_LEN: int, KV_LEN: int, device: Any = None,
                       BLOCK_SIZE: int | tuple[int, int] = DEFAULT_BLOCK_SIZE, _compile: bool = False,
                       separate_full_blocks: bool = True, compute_dq_write_order: bool = False,
@@ -891,28 +918,40 @@ def create_block_mask(mask_mod: MaskMod, B: int | None, H: int | None, Q_LEN: in
 
     This takes microseconds; the lists are computed when they are first read, exactly and by generated code, and errors
     of mask_mod come then.
-    `_compile` has no effect: masks are always compiled. Nor have `compute_dq_write_order` and `dq_kv_order`, which are about
-    FlexAttention's backward pass.
+    `separate_full_blocks` False lists full blocks among the partial ones, and the full_* lists are None; attention does the
+    same with both. `_compile` has no effect: masks are always compiled. Nor have `compute_dq_write_order` and `dq_kv_order`,
+    which are about FlexAttention's backward pass.
 
     Raises AssertionError if `mask_mod` is no mask_mod, TypeError if it is not callable or an extent is no integer,
-    ValueError if an extent is negative or a block empty, or if B or H is None and mask_mod depends on it,
-    NotImplementedError for `separate_full_blocks=False`: lists of full blocks are always apart.
+    ValueError if an extent is negative or a block empty, or if B or H is None and mask_mod depends on it: within torch.compile
+    that is not noticed, and the mask is what mask_mod says of each batch and head.
     """
-    if not separate_full_blocks:
-        raise NotImplementedError("separate_full_blocks=False is not supported: derived lists have full blocks apart; "
-                                  "BlockMask.from_kv_blocks takes others")
     if not isinstance(dq_kv_order, bool):
         raise ValueError("dq_kv_order must be a bool when using create_block_mask")
     if tracing.mod_kind(mask_mod) != "mask_mod":
         raise AssertionError(f"create-block_mask requires a mask_mod function! Got {mask_mod}")
-    derivation = _Derivation(mask_mod, _extents(B, H, Q_LEN, KV_LEN), _block_size(BLOCK_SIZE))
-    uses: frozenset[str] = frozenset()
-    with contextlib.suppress(Exception):  # the lists, once read, will say what is wrong
-        uses = tracing.lookup(None, mask_mod)[0].mask_coordinates
+    derivation = _Derivation(mask_mod, _extents(B, H, Q_LEN, KV_LEN), _block_size(BLOCK_SIZE), bool(separate_full_blocks))
+    uses = _coordinates_of(mask_mod)
     for name, count, coordinate in (("B", B, "b"), ("H", H, "h")):
         if count is None and coordinate in uses:
             raise ValueError(f"expected {name} to be a number, because mask_mod depends on {coordinate}, found None")
     return BlockMask._derived(derivation, _resolve_device(device))
+
+
+@_eager
+def _coordinates_of(mask_mod: MaskMod) -> frozenset[str]:
+    """What a mask_mod depends on, of "b", "h", "q_idx" and "kv_idx"; nothing for one that cannot be traced."""
+    with contextlib.suppress(Exception):  # the lists, once read, will say what is wrong
+        return tracing.lookup(None, mask_mod)[0].mask_coordinates
+    return frozenset()
+
+
+def _coordinates_in_graph(mask_mod: MaskMod) -> frozenset[str]:
+    """What torch.compile traces in its place: what the mask_mod captures has no values yet."""
+    return frozenset()
+
+
+_coordinates_of._torchdynamo_inline = _coordinates_in_graph  # type: ignore[attr-defined]
 
 
 @_eager
@@ -935,4 +974,4 @@ def _extents(B: int | None, H: int | None, Q_LEN: int, KV_LEN: int) -> tuple[int
             _length("Q_LEN", Q_LEN), _length("KV_LEN", KV_LEN))
 
 
-_meet_torch()
+meet_torch()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from heed import _runtime, arrays, gpu
-from heed.block_runs import ceil_div
+from heed.block_runs import PARTIAL, ceil_div
 from heed.kernel import Kernel
 from heed.tracing import Trace
 from heed.variant import of_trace
@@ -63,6 +63,10 @@ class BlockMatrix:
         parts = tuple(slice(None) if axis < 2 and self.classes.shape[axis] == 1 else part if isinstance(part, slice) else
                       torch.from_numpy(part) for axis, part in enumerate(selection))
         return dataclasses.replace(self, classes=self.classes[parts].contiguous())
+
+    def all_partial(self) -> "BlockMatrix":
+        """The blocks that are not skipped, as partial ones; for torch's current stream, which has joined."""
+        return dataclasses.replace(self, classes=self.classes.clamp(max=PARTIAL))
 
     def lists(self, by_column: bool) -> tuple[Any, Any, Any, Any]:
         """Counts and indices of the partial blocks and of the full ones of each row, or each column: tensors int32

@@ -80,6 +80,16 @@ class BlockRuns:
         batches, heads, rows = numbers.shape
         return BlockRuns((batches, heads, rows, self.shape[3]), offsets, self.runs[_expand(begins, ends)])
 
+    def all_partial(self) -> "BlockRuns":
+        """The blocks that are not skipped, as partial ones."""
+        begins, ends = self.runs[:, 0], self.runs[:, 1]
+        begins_run = np.ones(len(self.runs) + 1, np.bool_)  # with one behind the last
+        begins_run[1:-1] = begins[1:] != ends[:-1]
+        begins_run[self.offsets] = True
+        firsts = np.flatnonzero(begins_run)
+        runs = np.stack((begins[firsts[:-1]], ends[firsts[1:] - 1], np.full(len(firsts) - 1, PARTIAL, np.int32)), axis=1)
+        return BlockRuns(self.shape, np.searchsorted(firsts, self.offsets), runs)
+
     @property
     def nbytes(self) -> int:
         return self.offsets.nbytes + self.runs.nbytes

@@ -1,6 +1,6 @@
 # Part of the Heed Project, under the Apache License v2.0 with LLVM Exceptions.
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-"""heed._hot (lib/Python/Hot.c), if it is there: the way of calls of flex_attention that were seen before.
+"""heed._hot (lib/Python/Hot.c), if it is there: the way of calls of flex_attention that were seen before, and of Kernels.
 
 Without it every call takes the way through Python, to the same results some microseconds later.
 """
@@ -14,13 +14,15 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from heed import _runtime, arrays
-from heed.kernel import Kernel
-from heed.tracing import Trace
+
+if TYPE_CHECKING:
+    from heed.kernel import Kernel
+    from heed.tracing import Trace
 
 
 class _Plan(NamedTuple):
@@ -54,14 +56,21 @@ def _load() -> tuple[Any, str]:
         loader.exec_module(module)
     except (OSError, ImportError) as error:
         return None, " ".join(str(error).split())
-    if module.CALL_BYTES != _runtime.CALL.size:
+    if module.CALL_BYTES != _runtime.CALL.size or not hasattr(module, "run"):
         return None, f"{path} is of another version"
-    module.use({"ndarray": np.ndarray, "dtype_codes": arrays.dtype_codes})
+    module.use({"ndarray": np.ndarray, "int8": np.dtype(np.int8), "dtype_codes": arrays.dtype_codes, **_runtime_functions()})
+    for of_lists in (np.int32, np.int8):  # the extension knows types that Python has met
+        arrays.dtype_code(np.empty(0, of_lists))
     probe = np.empty((3, 5), np.float32)[1:, 2:]
     expected = (probe.ctypes.data, arrays.dtype_code(probe), -1, (2, 3), (5, 1))
     if module.describe(probe) != expected:
         return None, f"NumPy {np.__version__} lays out its arrays in another way"
     return module, path
+
+
+def _runtime_functions() -> dict[str, Any]:
+    """Addresses of the functions that start kernels."""
+    return {name: ctypes.cast(getattr(_runtime.lib, f"heed_{name}_packed"), ctypes.c_void_p).value for name in ("run", "launch")}
 
 
 def _no_call(*_: Any) -> Any:
@@ -73,16 +82,17 @@ is_there = _module is not None
 # call(query, key, value, score_mod, block_mask, mask_mod, scale, enable_gqa, return_lse, return_aux, options): the result;
 # or None for a call to make in Python and to `remember`, NotImplemented for one to make in Python.
 call: Callable[..., Any] = _module.call if is_there else _no_call
+# run(address of a heed_kernel, query, key, value, output, lse, values of params, scale, threads): whether it was run. If not,
+# Kernel does it, or says what is wrong.
+run: Callable[..., bool] = _module.run if is_there else lambda *_: False
 # describe(array): (address, dtype, device or -1, shape, strides) of an array of NumPy's or torch's own types, or None.
 describe: Callable[[Any], Any] = _module.describe if is_there else lambda array: None
 
 
-def use_types(**types: type) -> None:
-    """Tells which classes BlockMask, AuxRequest and AuxOutput are: before the first call, by attention, which has them."""
+def use(**given: Any) -> None:
+    """Tells what BlockMask, AuxRequest, AuxOutput and mask_of are: before the first call, by attention, which has them."""
     if is_there:
-        run, launch = (ctypes.cast(function, ctypes.c_void_p).value
-                       for function in (_runtime.lib.heed_run_packed, _runtime.lib.heed_launch_packed))
-        _module.use({"plans": _plans, "run": run, "launch": launch, **types})
+        _module.use({"plans": _plans, **given})
 
 
 @functools.cache

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from heed import _compiler, _runtime, arrays, files, gpu
+from heed import _compiler, _runtime, arrays, files, gpu, hot
 from heed._runtime import ADDRESSES, CALL, DTYPE_CODES, DTYPES, HeedError
 from heed.arrays import Array
 from heed.block_runs import BlockRuns
@@ -176,19 +176,28 @@ class Kernel:
         Arrays on a GPU have to be there all; the kernel is launched on their library's current stream.
 
         Returns output (B, Hq, Sq, Dv), or (output, lse) with lse (B, Hq, Sq) in f32, the natural logarithm of the sum
-        of exponentials. `out` and `lse` take them where given. HeedError names the argument that is wrong."""
-        query, key, value = map(arrays.adopt, (query, key, value))
-        for name, array in (("query", query), ("key", key), ("value", value)):
-            if not arrays.is_array(array):
-                raise HeedError(f"argument '{name}': expected an array, found {type(array).__name__}")
-        if scale is not None and (isinstance(scale, str) or not hasattr(type(scale), "__float__")):
-            raise HeedError(f"argument 'scale': expected a number, found {scale!r}")
-        if not hasattr(type(threads), "__index__") or not 0 <= operator.index(threads) < 2**31:
-            raise HeedError(f"argument 'threads': expected a number of threads, 0 for all, found {threads!r}")
+        of exponentials. `out` and `lse` take them where given; they must not share memory with each other or with what the
+        kernel reads, which is not checked. HeedError names the argument that is wrong."""
+        query = _adopt("query", query)
         if out is None:
             out = arrays.empty((*query.shape[:3], self.value_head_dim), query)
         if return_lse and lse is None:
             lse = arrays.empty(tuple(query.shape[:3]), query, "f32")
+        values = self._bind(params) if params or self.params else []
+        if not hot.run(self._address, query, key, value, out, lse, values, scale, threads):
+            self._run_described(query, key, value, out, lse, values, scale, threads)
+        return out if lse is None else (out, lse)
+
+    def _run_described(self, query: Array, key: Array, value: Array, out: Array, lse: Array | None, values: Sequence[Any], scale: Any,
+                       threads: Any) -> None:
+        """A call that heed.hot leaves to Python. HeedError names the argument that is wrong."""
+        if arrays.is_torch(query):
+            hot.use_torch()  # for the next one
+        key, value = _adopt("key", key), _adopt("value", value)
+        if scale is not None and (isinstance(scale, str) or not hasattr(type(scale), "__float__")):
+            raise HeedError(f"argument 'scale': expected a number, found {scale!r}")
+        if not hasattr(type(threads), "__index__") or not 0 <= operator.index(threads) < 2**31:
+            raise HeedError(f"argument 'threads': expected a number of threads, 0 for all, found {threads!r}")
         output, rows = map(arrays.adopt, (out, lse))
         for name, array in (("output", output), ("lse", rows)):
             if not arrays.is_writable(array):
@@ -202,10 +211,9 @@ class Kernel:
         addresses = ADDRESSES.pack(*map(arrays.data_pointer, (query, key, value, output)),
                                    0 if rows is None else arrays.data_pointer(rows), 0)
         if device is None:
-            self.run(call, addresses, self._bind(params))
+            self.run(call, addresses, values)
         else:
-            self.launch(call, addresses, self._bind(params), device, gpu.stream_of(query, device))
-        return out if lse is None else (out, lse)
+            self.launch(call, addresses, values, device, gpu.stream_of(query, device))
 
     def _describe(self, name: str, array: Array, dtype: str, device: int | None) -> bytes:
         try:
@@ -254,8 +262,11 @@ class Kernel:
                 raise HeedError(f"expected two files, found '{os.fspath(path)}' for both the code and its header")
         files.write_together(outputs)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Kernel:
+    def __copy__(self) -> Kernel:
         """Itself, as nothing in it changes: models that hold kernels are copied."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Kernel:
         return self
 
     def __reduce__(self) -> Any:
@@ -269,6 +280,13 @@ class Kernel:
 _NO_ROWS = bytes(_runtime.TENSOR[3].size)
 CALL_TAIL = struct.Struct("=d8xi4x")
 assert 6 * _runtime.TENSOR[4].size + CALL_TAIL.size == CALL.size
+
+
+def _adopt(name: str, array: Any) -> Array:
+    adopted = arrays.adopt(array)
+    if not arrays.is_array(adopted):
+        raise HeedError(f"argument '{name}': expected an array, found {type(array).__name__}")
+    return adopted
 
 
 def _read_param(param: _runtime.Param) -> Param:

@@ -247,7 +247,7 @@ def _text(name: str, value: Any) -> str:
 
 
 def _only(options: str, *names: str) -> str:
-    return ",".join(word for word in options.split(",") if word.partition("=")[0] in names)
+    return options and ",".join(word for word in options.split(",") if word.partition("=")[0] in names)
 
 
 def _with(options: str, word: str) -> str:

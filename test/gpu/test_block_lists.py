@@ -23,11 +23,15 @@ LISTS = ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices",
 takes_a_gpu = pytest.mark.skipif(DEVICE.type == "cpu", reason="takes a GPU")
 
 
-def check_lists(mask_mod: Any, extents: tuple[Any, Any, int, int], block_size: Any, note: Any = "") -> heed.BlockMask:
-    found = heed.create_block_mask(mask_mod, *extents, device=DEVICE, BLOCK_SIZE=block_size)
-    expected = heed.create_block_mask(mask_mod, *extents, device="numpy", BLOCK_SIZE=block_size)
+def check_lists(mask_mod: Any, extents: tuple[Any, Any, int, int], block_size: Any, note: Any = "",
+                **options: bool) -> heed.BlockMask:
+    found = heed.create_block_mask(mask_mod, *extents, device=DEVICE, BLOCK_SIZE=block_size, **options)
+    expected = heed.create_block_mask(mask_mod, *extents, device="numpy", BLOCK_SIZE=block_size, **options)
     for name in LISTS:
         array = getattr(found, name)
+        if array is None:
+            assert getattr(expected, name) is None, name
+            continue
         assert array.device.type == DEVICE.type and array.dtype == torch.int32 and array.is_contiguous(), (name, note)
         np.testing.assert_array_equal(array.cpu().numpy(), getattr(expected, name), err_msg=str((name, extents, block_size, note)))
     return found
@@ -106,6 +110,12 @@ def test_random_masks() -> None:
 def test_masks_of_nothing() -> None:
     for extents in ((1, 1, 0, 100), (1, 1, 100, 0), (0, 1, 10, 10), (2, 0, 10, 10)):
         check_lists(causal, extents, 16)
+
+
+def test_full_blocks_among_the_partial_ones() -> None:
+    for name, mask_mod in masks(1000).items():
+        found = check_lists(mask_mod, (None, None, 1000, 1000), 16, name, separate_full_blocks=False)
+        assert found.full_kv_indices is None and found.full_q_indices is None
 
 
 def test_lists_feed_kernels() -> None:

@@ -197,6 +197,40 @@ def test_same_as_torch_for_all_lengths(mask_mod: Any, block_size: Any) -> None:
         assert_same(make(mask_mod, B, H, q_len, kv_len, block_size), make_torch(mask_mod, B, H, q_len, kv_len, block_size))
 
 
+@pytest.mark.parametrize("block_size", (16, (64, 128)), ids=str)
+@pytest.mark.parametrize("mask_mod", MASKS, ids=lambda mask_mod: mask_mod.__name__)
+def test_full_blocks_among_the_partial_ones(mask_mod: Any, block_size: Any) -> None:
+    """separate_full_blocks=False, for which torch has no lists of full blocks."""
+    ours, theirs = (create(mask_mod, *MASKS[mask_mod], 300, 256, device="cpu", BLOCK_SIZE=block_size, separate_full_blocks=False)
+                    for create in (bm.create_block_mask, flex.create_block_mask))
+    assert f"full_kv_indices={None}" in repr(ours) and ours.list_bytes.made == 0, "repr makes no lists"
+    assert_same(ours, theirs)
+    assert ours.full_kv_num_blocks is None and not (ours.block_kinds() == 2).any()
+    assert all(x is None or x.is_contiguous() for x in (getattr(ours, name) for name in bm._LIST_NAMES))
+    assert_same(ours.to("cpu"), theirs)
+
+
+def test_masks_of_merged_blocks_stay_so() -> None:
+    def make_merged(create: Any, q_len: int = 300) -> Any:
+        return create(per_both, 2, 3, q_len, 300, device="cpu", BLOCK_SIZE=32, separate_full_blocks=False)
+
+    ours, theirs = map(make_merged, (bm.create_block_mask, flex.create_block_mask))
+    assert_same_lists(ours[1, :, 2:5], theirs[1, :, 2:5], tail=False)
+    assert_same_lists(ours._adjust(200, 300), make_merged(flex.create_block_mask, 200))
+    assert_same_lists(pytree.tree_map(lambda x: x, ours), theirs)
+    assert_same_lists(copy.deepcopy(ours), theirs)
+    apart = make(per_both, 2, 3, block_size=32)
+    assert pytree.tree_structure(ours) == pytree.tree_structure(make_merged(bm.create_block_mask))
+    assert pytree.tree_structure(ours) != pytree.tree_structure(apart), "their lists differ"
+    query = torch.randn(2, 3, 300, 16)
+    expected = heed.flex_attention(query, query, query, block_mask=apart)
+    assert torch.equal(heed.flex_attention(query, query, query, block_mask=ours), expected)
+    ours.mask_mod = per_both
+    assert not ours.has_given_lists
+    given_lists = bm.BlockMask.from_kv_blocks(ours.kv_num_blocks, ours.kv_indices, BLOCK_SIZE=32, mask_mod=per_both, seq_lengths=(300, 300))
+    assert torch.equal(heed.flex_attention(query, query, query, block_mask=given_lists), expected)
+
+
 @pytest.mark.parametrize("pairs", (1, 7, 100, 5000, 70000))
 def test_chunks_do_not_show(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = [(per_both, 2, 3, 129, 100, (64, 32)), (causal, None, None, 100, 129, (16, 128))]

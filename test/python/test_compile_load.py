@@ -285,7 +285,7 @@ def test_no_program() -> None:
 
 
 def test_copies(kernel: heed.Kernel) -> None:
-    assert copy.deepcopy([kernel])[0] is kernel
+    assert copy.deepcopy([kernel])[0] is kernel and copy.copy(kernel) is kernel
     with pytest.raises(TypeError, match=r"kernel '.*' cannot be pickled: write it with save\(\)"):
         pickle.dumps(kernel)
     variant = pickle.loads(pickle.dumps(heed.Variant(CAUSAL)))

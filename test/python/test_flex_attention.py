@@ -368,6 +368,8 @@ def _at_marked(t: Any) -> Any:
 
 LISTED = heed.BlockMask.from_kv_blocks(torch.tensor([[[1]]]), torch.tensor([[[[0]]]]), BLOCK_SIZE=20)
 UNUSED = heed.create_block_mask(causal, None, None, 20, 30, "numpy")
+NO_MEMORY = "Heed expected a tensor with memory of its own, found a Tensor that stands for others"
+
 REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "3D": (lambda: heed.flex_attention(Q[0], K[0], V[0]), NotImplementedError,
            "NYI: query, key, and value must be 4D tensors"),
@@ -412,6 +414,18 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "scale": (lambda: heed.flex_attention(Q, Q, Q, scale=math.nan), ValueError, "Expect a finite scale"),
     "scale type": (lambda: heed.flex_attention(Q, Q, Q, scale="1"), TypeError, "scale: expected a number, found str"),
     "scale beyond f32": (lambda: heed.flex_attention(Q, Q, Q, scale=1e300), ValueError, "Expect a finite scale"),
+    "an integer as scale beyond floats": (lambda: heed.flex_attention(Q, Q, Q, scale=10**400), ValueError, "Expect a finite scale"),
+    "vmap": (lambda: torch.vmap(lambda q: heed.flex_attention(q, Q, Q))(torch.stack([Q, Q])), NotImplementedError, NO_MEMORY),
+    "vmap of a capture": (lambda: torch.vmap(lambda t: heed.flex_attention(Q, Q, Q, _adding(t)))(torch.rand(3, 20)), NotImplementedError,
+                          NO_MEMORY),
+    "vmap of a number": (lambda: torch.vmap(lambda t: heed.flex_attention(Q, Q, Q, lambda s, b, h, i, j: s * t))(torch.rand(3)),
+                         NotImplementedError, "Heed expected a tensor with memory of its own, found a captured tensor"),
+    "jvp": (lambda: torch.func.jvp(lambda q: heed.flex_attention(q, Q, Q), (Q,), (Q,)), NotImplementedError, NO_MEMORY),
+    "grad of a capture": (lambda: torch.func.grad(lambda t: heed.flex_attention(Q, Q, Q, _adding(t)).sum())(torch.rand(20)),
+                          NotImplementedError, NO_MEMORY),
+    "functionalize": (lambda: torch.func.functionalize(lambda q: heed.flex_attention(q, Q, Q))(Q), NotImplementedError, NO_MEMORY),
+    "vmap of a kernel": (lambda: torch.vmap(lambda q: heed.compile(causal, head_dim=Q.shape[3])(q, Q, Q))(torch.stack([Q, Q])),
+                         NotImplementedError, NO_MEMORY),
     "walk": (lambda: heed.flex_attention(Q, Q, Q, kernel_options={"BLOCK_WALK": "trees"}), ValueError,
              "Invalid BLOCK_WALK value 'trees'; expected one of bounds, lists"),
     "options type": (lambda: heed.flex_attention(Q, Q, Q, kernel_options=[1]), TypeError, "kernel_options: expected a dict, found list"),
@@ -421,8 +435,6 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "no BlockMask": (lambda: heed.flex_attention(Q, Q, Q, block_mask=causal), TypeError, "block_mask: expected a BlockMask"),
     "two masks": (lambda: heed.flex_attention(Q, Q, Q, block_mask=UNUSED, mask_mod=causal), ValueError,
                   "Cannot specify both block_mask and mask_mod"),
-    "full blocks": (lambda: heed.create_block_mask(causal, None, None, 20, 20, separate_full_blocks=False), NotImplementedError,
-                    "separate_full_blocks=False is not supported"),
     "order": (lambda: heed.create_block_mask(causal, None, None, 20, 20, dq_kv_order=[0]), ValueError,
               "dq_kv_order must be a bool when using create_block_mask"),
     "mask too short": (lambda: heed.flex_attention(torch.cat([Q, Q], 2), K, V, None, UNUSED, enable_gqa=True), ValueError,
@@ -625,6 +637,18 @@ def test_negative_bit() -> None:
     expected = heed.flex_attention(-q, k, -v)
     for _ in range(3):
         assert torch.equal(heed.flex_attention(torch._neg_view(q), k, torch._neg_view(v)), expected)
+
+
+@pytest.mark.filterwarnings("ignore:return_lse is deprecated")
+def test_negative_bit_of_planned_calls() -> None:
+    """Python's way, after plain tensors of the same shapes and strides."""
+    q, k, v = (torch.randn(1, 2, 40, 16) for _ in range(3))
+    expected = heed.flex_attention(-q, k, -v, return_lse=True)
+    for _ in range(2):
+        heed.flex_attention(q, k, v, return_lse=True)
+    for query, key, value in ((torch._neg_view(q), k, torch._neg_view(v)), (q, torch._neg_view(k), torch._neg_view(v))):
+        for found, wanted in zip(heed.flex_attention(query, key, value, return_lse=True), expected):
+            assert torch.equal(found, wanted)
 
 
 HALF, FACTOR, MODULUS = 0.7, 2.3, 50

@@ -358,6 +358,255 @@ def test_what_fetching_raises(ways: Ways) -> None:
     assert ways.of(lambda: heed.flex_attention(*given, mod)) == "hot"
 
 
+# -- Masks of given lists ---------------------------------------------------------------------------
+
+LISTS = ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices")
+
+
+def lists_of(mask_mod: Any, B: int | None = None, H: int | None = None, kv_length: int = 30) -> list[Any]:
+    """For blocks of 8 x 4."""
+    made = heed.create_block_mask(mask_mod, B, H, 20, kv_length, device="cpu", BLOCK_SIZE=(8, 4))
+    return [getattr(made, name).clone() for name in LISTS]
+
+
+def listed(lists: Any, kind: Any = heed.BlockMask, lengths: tuple[int, int] = (20, 30), mask_mod: Any = causal) -> Any:
+    return kind.from_kv_blocks(*lists, BLOCK_SIZE=(8, 4), mask_mod=mask_mod, seq_lengths=lengths)
+
+
+def torch_mask() -> Any:
+    return pytest.importorskip("torch.nn.attention.flex_attention").BlockMask
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("form", ("partial", "full", "int64", "strided", "batches", "heads", "wide", "rows alone", "NumPy", "torch's"))
+def test_given_lists(ways: Ways, form: str, library: str) -> None:
+    lists = lists_of(causal)[:2 if form == "partial" else 4]
+    if form == "int64":  # which become int32 when the mask is made
+        lists = [x.long() for x in lists]
+    elif form == "strided":
+        lists = [torch.stack((x, x + 1), -1)[..., 0] for x in lists]
+    elif form in ("batches", "heads"):
+        lists = lists_of(lambda b, h, q, kv: q + 2 * h >= kv, None, 3)
+        if form == "batches":
+            lists = lists_of(lambda b, h, q, kv: q + 3 * b + 2 * h >= kv, 2, 3)
+    elif form == "wide":
+        lists = [torch.nn.functional.pad(x, (0, 5)) if x.ndim == 4 else x for x in lists]
+    elif form == "rows alone":
+        lists = [x[0, 0] for x in lists]
+    elif form == "NumPy":
+        lists = [x.numpy() for x in lists]
+    mask = listed(lists, torch_mask() if form == "torch's" else heed.BlockMask)
+    call = functools.partial(heed.flex_attention, *operands(library), block_mask=mask, return_aux=ALL)
+    expected = in_python(call)
+    for _ in range(3):
+        assert_same(call(), expected)
+    assert ways.taken[-2:] == ["hot", "hot"]
+
+
+@pytest.mark.parametrize("kind", ("ours", "torch's"))
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_lists_are_read_at_each_call(ways: Ways, library: str, kind: str) -> None:
+    """Whatever is written into them: counts and entries that name no block, too, and blocks that are in both."""
+    generator = torch.Generator().manual_seed(0)
+    lists = lists_of(lambda b, h, q, kv: q + h + b >= kv, 2, 3)
+    mask = listed(lists, heed.BlockMask if kind == "ours" else torch_mask())
+    lists = [getattr(mask, name) for name in LISTS]
+    call = functools.partial(heed.flex_attention, *operands(library), block_mask=mask)
+    call()
+    results = set()
+    for _ in range(20):
+        for x, (low, high) in zip(lists, 2 * ((-2, 12), (-3, 11))):
+            x.random_(low, high, generator=generator)
+            x.view(-1)[::7] = 2**31 - 1
+            x.view(-1)[1::7] = -2**31
+        found = call()
+        assert ways.taken[-1] == "hot"
+        assert_same(found, in_python(call))
+        results.add(float(np.asarray(found).sum()))
+    assert len(results) > 10
+
+
+def test_lists_that_are_assigned(ways: Ways) -> None:
+    mask, given = listed(lists_of(causal)), operands("torch")
+    call = functools.partial(heed.flex_attention, *given, block_mask=mask)
+    call()
+    others = lists_of(lambda b, h, q, kv: q - kv < 5)
+    for name, value in zip(LISTS, others):
+        setattr(mask, name, value)
+    assert_same(call(), in_python(call))
+    assert ways.taken[-1] == "hot"
+    mask.full_kv_num_blocks = mask.full_kv_indices = None
+    mask.mask_mod = lambda b, h, q, kv: q + 1 >= kv
+    assert_same([call(), call()][1], in_python(call))
+    assert ways.taken[-1] == "hot"
+    derived = heed.create_block_mask(causal, None, None, 20, 30, device="cpu")
+    derived.mask_mod = lambda b, h, q, kv: q >= kv + 1  # its lists are made by the first call
+    call = functools.partial(heed.flex_attention, *given, block_mask=derived)
+    assert_same([call(), call(), call()][2], in_python(call))
+    assert ways.taken[-1] == "hot"
+
+
+def test_masks_of_a_subclass(ways: Ways) -> None:
+    class Mask(heed.BlockMask):
+        pass
+
+    derived = heed.create_block_mask(causal, None, None, 20, 30, device="cpu", BLOCK_SIZE=(8, 4))
+    derived.__class__ = Mask
+    call = functools.partial(heed.flex_attention, *operands("torch"), block_mask=derived)
+    assert_same([call(), call()][1], in_python(call))
+    assert derived.list_bytes.made == 0, "a call reads derived lists never"
+
+
+def test_lists_in_debug_mode(ways: Ways, monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = listed(lists_of(causal))
+    call = functools.partial(heed.flex_attention, *operands("torch"), block_mask=mask)
+    for _ in range(2):
+        call()
+    mask.kv_indices[0, 0, 1] = 99
+    call()
+    assert ways.taken[-1] == "hot"
+    for value, is_checked in (("1", True), ("0", False), ("", False), ("yes", True)):
+        monkeypatch.setenv("HEED_DEBUG", value)
+        assert isinstance(outcome(call), str) == is_checked
+    with pytest.raises(ValueError, match=r"batch 0, head 0, row 1: expected kv_indices in \[0, 8\), found 99"):
+        monkeypatch.setenv("HEED_DEBUG", "1")
+        call()
+
+
+def wrong_lists() -> dict[str, Callable[[], Any]]:
+    """What was in order when the mask was made, or is for other calls."""
+    flex, (q, k, v) = heed.flex_attention, operands("torch")
+    lists = lists_of(causal)
+
+    def changed(change: Callable[[Any], Any]) -> Any:
+        mask = listed(lists)
+        change(mask)
+        return mask
+
+    rows = listed([x[:, :, :2] for x in lists])
+    sliced = listed(lists)[:, :, :1]
+    shapes = changed(lambda mask: setattr(mask, "kv_indices", lists[1][:, :, :2]))
+    halves = changed(lambda mask: setattr(mask, "full_kv_indices", None))
+    ranks = changed(lambda mask: (setattr(mask, "full_kv_indices", lists[3][0]), setattr(mask, "full_kv_num_blocks", lists[2][0])))
+    batches = listed([x.expand(3, *x.shape[1:]) for x in lists])
+    return {"rows": lambda: flex(q, k, v, None, rows), "sliced": lambda: flex(q, k, v, None, sliced),
+            "shapes": lambda: flex(q, k, v, None, shapes), "halves": lambda: flex(q, k, v, None, halves),
+            "ranks": lambda: flex(q, k, v, None, ranks), "batches": lambda: flex(q, k, v, None, batches),
+            "lengths": lambda: flex(q[:, :, 1:], k, v, None, listed(lists)), "two masks": lambda: flex(q, k, v, None, rows, mask_mod=causal)}
+
+
+@pytest.mark.parametrize("name", wrong_lists())
+def test_errors_of_lists_are_those_of_python(ways: Ways, name: str) -> None:
+    heed.flex_attention(*operands("torch"), block_mask=listed(lists_of(causal)))
+    call = wrong_lists()[name]
+    expected = in_python(call)
+    assert isinstance(expected, str)
+    assert [outcome(call), outcome(call)] == [expected, expected]
+
+
+def test_lists_of_masks_that_threads_change(ways: Ways) -> None:
+    """Lists that are replaced while calls read them stay alive for these."""
+    mask, lists = listed(lists_of(causal)), lists_of(causal)
+    call = functools.partial(heed.flex_attention, *operands("numpy"), block_mask=mask)
+    expected, is_over = call(), threading.Event()
+
+    def replace() -> None:
+        while not is_over.is_set():
+            for name, value in zip(LISTS, lists):
+                setattr(mask, name, value.clone())
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        for _ in range(300):
+            assert_same(call(), expected)
+    finally:
+        is_over.set()
+        thread.join()
+
+
+# -- Kernels ----------------------------------------------------------------------------------------
+
+PROGRAM_OF_TWO = """variant biased(bias: f32[Hq], factor: f32 = 0.5, shift: i64 = 0) {
+  score_mod(s, b, h, q, kv) { return s + bias[h] * factor * f32(kv - q) }
+  mask_mod(b, h, q, kv) { return q >= kv + i32(shift) }
+}"""
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Which calls of Kernels the extension made."""
+    made: list[bool] = []
+    run = hot.run
+
+    def noting(*arguments: Any) -> bool:
+        made.append(run(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(hot, "run", noting)
+    return made
+
+
+def run_in_python(call: Callable[[], Any]) -> Any:
+    before, hot.run = hot.run, lambda *_: False
+    try:
+        return outcome(call)
+    finally:
+        hot.run = before
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_kernels(runs: list[bool], library: str, dtype: Any) -> None:
+    if library == "numpy" and dtype == torch.bfloat16:
+        pytest.skip("NumPy has none")
+    variant = heed.variant.Variant(PROGRAM_OF_TWO)
+    (q, k, v), bias = operands(library, dtype=dtype, kv_batch=1, kv_heads=1, value_dim=24), torch.rand(3)
+    bias = bias if library == "torch" else bias.numpy()
+    empty, f32 = (torch.empty, torch.float32) if library == "torch" else (np.empty, np.float32)
+    for given in ({}, {"scale": 0.3}, {"scale": 1}, {"scale": np.float32(0.5)}, {"factor": 2}, {"shift": -3}, {"threads": 1},
+                  {"return_lse": True}, {"lse": empty((2, 3, 20), dtype=f32)}, {"out": empty((2, 3, 20, 24), dtype=q.dtype)},
+                  {"out": empty((2, 20, 3, 24), dtype=q.dtype).swapaxes(1, 2)}):
+        call = functools.partial(variant, q, k, v, bias=bias, **given)
+        found = call()
+        found = tuple(x.copy("K") if library == "numpy" else x.clone() for x in (found if isinstance(found, tuple) else (found,)))
+        expected = run_in_python(call)
+        assert_same(found, expected if isinstance(expected, tuple) else (expected,))
+    assert all(runs)
+
+
+def test_calls_of_kernels_that_are_pythons(runs: list[bool]) -> None:
+    kernel = heed.compile(PROGRAM_OF_TWO, head_dim=16)
+    (q, k, v), bias = operands("torch"), torch.rand(3)
+    kernel(q, k, v, bias=bias)
+    runs.clear()
+    locked = np.empty((2, 3, 20, 16), np.float32)
+    locked.flags.writeable = False
+
+    class Odd(torch.Tensor):
+        pass
+
+    calls: dict[str, Callable[[], Any]] = {
+        "a subclass": lambda: kernel(q.as_subclass(Odd), k, v, bias=bias), "no keys": lambda: kernel(q, k[:, :, :0], v[:, :, :0], bias=bias),
+        "inner strides": lambda: kernel(q, k.mT.contiguous().mT, v, bias=bias), "a read-only output": lambda: kernel(q, k, v, bias=bias, out=locked),
+        "a missing parameter": lambda: kernel(q, k, v), "an unknown one": lambda: kernel(q, k, v, bias=bias, slope=1),
+        "a type": lambda: kernel(q.half(), k.half(), v.half(), bias=bias), "of a parameter": lambda: kernel(q, k, v, bias=bias.double()),
+        "dims": lambda: kernel(q[..., :8], k[..., :8], v[..., :8], bias=bias), "lengths": lambda: kernel(q, k[:, :, 1:], v, bias=bias),
+        "of the output": lambda: kernel(q, k, v, bias=bias, out=torch.empty(2, 3, 19, 16)), "of the LSE": lambda: kernel(q, k, v, bias=bias, lse=torch.empty(2, 3)),
+        "its type": lambda: kernel(q, k, v, bias=bias, lse=torch.empty(2, 3, 20).half()), "short": lambda: kernel(q, k, v, bias=bias[:2]),
+        "gradients": lambda: kernel(q.clone().requires_grad_(), k, v, bias=bias), "of captures": lambda: kernel(q, k, v, bias=bias.clone().requires_grad_()),
+        "a number": lambda: kernel(q, k, v, bias=0.5), "an array as a number": lambda: kernel(q, k, v, bias=bias, factor=torch.ones(2)),
+        "none": lambda: kernel(q, None, v, bias=bias), "scale": lambda: kernel(q, k, v, bias=bias, scale="1"), "infinite": lambda: kernel(q, k, v, bias=bias, scale=math.inf),
+        "threads": lambda: kernel(q, k, v, bias=bias, threads=-1), "many": lambda: kernel(q, k, v, bias=bias, threads=2**31),
+        "a negative bit": lambda: kernel(torch._neg_view(q), k, v, bias=bias)}
+    for name, call in calls.items():
+        expected = run_in_python(call)
+        found = outcome(call)
+        assert_same(found, expected)
+        assert isinstance(found, str) == (name not in ("a subclass", "no keys")), (name, found)
+    assert not any(runs)
+
+
 # -- Calls that are Python's ------------------------------------------------------------------------
 
 
@@ -389,18 +638,6 @@ def test_unusual_calls(ways: Ways, name: str) -> None:
     assert ways.taken[2:] == ["python", "python"]
     for result in found:
         assert_same(result, in_python(call))
-
-
-def test_given_lists(ways: Ways) -> None:
-    """Python makes their mask, of each call anew; the call with it is hot."""
-    mask = heed.create_block_mask(causal, None, None, 20, 30)
-    given = operands("torch")
-    for lengths in ((20, 30), (19, 30)):
-        listed = heed.BlockMask.from_kv_blocks(mask.kv_num_blocks, mask.kv_indices, BLOCK_SIZE=mask.BLOCK_SIZE, mask_mod=causal,
-                                               seq_lengths=lengths)
-        call = functools.partial(heed.flex_attention, given[0][:, :, :lengths[0]], *given[1:], block_mask=listed)
-        assert_same(call(), in_python(call))
-    assert ways.taken == ["python", "missing", "python", "hot"]
 
 
 def test_captures_that_are_copied(ways: Ways) -> None:
@@ -624,7 +861,7 @@ class Exchange(ctypes.Structure):
 def used() -> Iterator[Callable[..., None]]:
     """Tells the extension something else for the time of a test."""
     yield lambda **given: hot._module.use(given)
-    hot.use_types(BlockMask=heed.BlockMask, AuxRequest=heed.AuxRequest, AuxOutput=heed.AuxOutput)
+    hot._module.use(hot._runtime_functions())
     hot.use_torch.cache_clear()
     hot.use_torch()
     hot.clear()

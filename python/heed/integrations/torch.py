@@ -39,7 +39,7 @@ from torch._dynamo.variables.builder import wrap_fx_proxy
 from torch._ops import HigherOrderOperator
 
 from heed import arrays, attention, given_lists
-from heed.block_mask import BlockMask
+from heed.block_mask import BlockMask, meet_torch
 
 Mod = Callable[..., Any]
 
@@ -298,3 +298,4 @@ class _Variable(higher_order_ops.TorchHigherOrderOperatorVariable):
 
 
 higher_order_ops._hop_name_to_variable_class["heed_flex_attention"] = _Variable
+meet_torch()  # graphs may make BlockMasks before anybody else does

@@ -10,6 +10,7 @@ is a vector of that many elements.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ def fits(value: int, type: str = "i32") -> bool:
     return low <= value <= high
 
 
+_F32_END = 2.0 ** 128 - 2.0 ** 103  # what rounds to infinity begins here
 FITS_I64 = f"{_LIMITS['i64'][0]} <= {{0}} <= {_LIMITS['i64'][1]}"
 
 
@@ -133,6 +135,8 @@ class Graph:
                     fail(f"the integer {value} does not fit 64 bits")
             else:
                 type = "f32"
+                if math.isfinite(value) and abs(value) >= _F32_END:
+                    fail(f"the number {value} does not fit f32; infinity is float('inf')")
         return self.make("constant", type, data=float(value) if type == "f32" else value)
 
     def coordinate(self, name: str) -> Node:

@@ -427,25 +427,30 @@ class ObjectProxy:
 
 
 class VolatileProxy:
-    """A function or object that gives another value at each call: random numbers, or the time."""
+    """A function or object that gives another value at each call: random numbers, the time ("clock"), or the state of the process."""
 
-    def __init__(self, name: str, is_clock: bool) -> None:
+    def __init__(self, name: str, kind: str) -> None:
         self._name = name
-        self._is_clock = is_clock
+        self._kind = kind
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        return VolatileProxy(name, self._is_clock)
+        return VolatileProxy(name if self._kind != "state" else f"{self._name}.{name}", self._kind)
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        refuse_volatile(self._name, self._is_clock)
+        refuse_volatile(self._name, self._kind)
+
+    __getitem__ = __contains__ = __iter__ = __len__ = __call__
 
 
-def refuse_volatile(name: str, is_clock: bool = False) -> NoReturn:
-    what, instead = ("the time", "the number") if is_clock else ("random numbers", "a tensor of random numbers")
-    fail(f"{what} ({name}) {'is' if is_clock else 'are'} not supported in a mod, which runs once, while it is traced; capture "
-         f"{instead} instead")
+_REFUSED = {"random": ("random numbers ({}) are", "a tensor of random numbers"), "clock": ("the time ({}) is", "the number"),
+            "state": ("the state of the process ({}) is", "what it says")}
+
+
+def refuse_volatile(name: str, kind: str) -> NoReturn:
+    what, instead = _REFUSED[kind]
+    fail(f"{what.format(name)} not supported in a mod, which runs once, while it is traced; capture {instead} instead")
 
 
 class SequenceProxy(ObjectProxy):

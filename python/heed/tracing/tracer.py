@@ -14,6 +14,7 @@ import contextlib
 import dis
 import enum
 import functools
+import os
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -34,11 +35,14 @@ from heed.tracing.proxies import (Host, LibraryProxy, MappingProxy, Namespace, O
 # Functions of torch and NumPy that make a tensor; in a mod it is a table that the trace owns.
 _FACTORIES = frozenset("tensor as_tensor array asarray arange zeros ones full linspace logspace eye tril triu "
                        "from_numpy empty_like scalar_tensor".split())
-# Functions and modules that give other values at each call: random numbers, or the time.
+# Functions and modules that give other values at each call: random numbers, the time, or the state of the process.
 _RANDOM = frozenset("""rand randn randint rand_like randn_like randint_like randperm bernoulli multinomial normal poisson binomial
     dropout alpha_dropout feature_dropout feature_alpha_dropout rrelu _standard_gamma _sample_dirichlet uniform_ normal_ random_
     bernoulli_ exponential_ cauchy_ geometric_ log_normal_ urandom getrandom""".split())
 _CLOCKS = frozenset("now utcnow today".split())
+_STATES = frozenset("""getenv getenvb is_grad_enabled is_inference_mode_enabled is_autocast_enabled is_any_autocast_enabled
+    get_autocast_dtype is_autocast_cache_enabled get_num_threads get_num_interop_threads are_deterministic_algorithms_enabled
+    get_deterministic_debug_mode initial_seed current_device get_default_device open input getpid getcwd""".split())
 _VOLATILE = ("random", "secrets", "time", "numpy.random")
 
 
@@ -289,7 +293,9 @@ class Tracer:
             return self._share(value, path, lambda: self._tensor(value, path, hint))
         if (module := _volatile_module(value)) is not None:
             self._guard_type(value, path)
-            return VolatileProxy(hint, module == "time")
+            return VolatileProxy(hint, _kind_of_volatile(module))
+        if isinstance(value, os._Environ):
+            return VolatileProxy(hint, "state")
         if kind is types.FunctionType:
             return self._share(value, path, lambda: self._function(value, path))
         if kind is types.MethodType:
@@ -511,11 +517,13 @@ class Tracer:
             return LibraryProxy(self, value)
         name = getattr(value, "__name__", "")
         if (volatile := _volatile_module(value)) is not None:
-            return VolatileProxy(name, volatile == "time")
+            return VolatileProxy(name, _kind_of_volatile(volatile))
+        if isinstance(value, os._Environ):
+            return VolatileProxy("environ", "state")
         if not callable(value) or isinstance(value, type):
             return value
-        if name in _RANDOM:
-            return VolatileProxy(name, False)
+        if name in _RANDOM or name in _STATES:
+            return VolatileProxy(name, "random" if name in _RANDOM else "state")
         module = getattr(value, "__module__", None) or type(value).__module__ or ""
         if module == "math":
             return functools.partial(self._math, value)
@@ -532,6 +540,8 @@ class Tracer:
         """What stands for one of Python's own functions and classes in `code`."""
         if name == "len":
             return self._len
+        if name in _STATES:
+            return VolatileProxy(name, "state")
         if name in ("int", "float") and code is not None and _is_only_called(code, name):
             return functools.partial(self._convert, getattr(builtins, name))
         return getattr(builtins, name)
@@ -761,6 +771,10 @@ def _volatile_module(value: Any) -> str | None:
     return None
 
 
+def _kind_of_volatile(module: str) -> str:
+    return "clock" if module == "time" else "random"
+
+
 @contextlib.contextmanager
 def _watched() -> Iterator[None]:
     """Names the nodes after the user's variables that hold them, for the text.
@@ -775,7 +789,8 @@ def _watched() -> Iterator[None]:
                     node = value.__dict__["_value"]
                     node.name = node.name or name
         elif event == "c_call" and (argument.__name__ in _RANDOM or argument.__name__ in _CLOCKS):
-            refuse_volatile(argument.__name__, argument.__name__ in _CLOCKS)  # called by what a library's function has returned
+            # Called by what a library's function has returned.
+            refuse_volatile(argument.__name__, "clock" if argument.__name__ in _CLOCKS else "random")
 
     before: Any = sys.getprofile()
     sys.setprofile(on_event)

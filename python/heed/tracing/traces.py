@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from heed import arrays
 from heed.tracing.captures import Fetch, Guard, Path, compile_fetch
 from heed.tracing.evaluate import evaluate as evaluate_graph
 from heed.tracing.expressions import Leaf, Node, in_range, reachable
@@ -246,6 +247,8 @@ def _miss(score_mod: Any, mask_mod: Any, owners: tuple[Any, Any]) -> tuple[Trace
     fetch, trace = _make(score_mod, mask_mod, "traced")
     values = fetch(score_mod, mask_mod)
     if values is None:
+        if arrays.is_transforming():  # within which no tensor says its value
+            raise arrays.no_memory("captured tensor")
         raise ValueError("what the mods capture changed while they were traced, or is an integer beyond 64 bits")
     with _lock:
         key = (id(owners[0]), id(owners[1]))
@@ -275,7 +278,8 @@ def mod_kind(function: Any) -> str:
     Raises TypeError for what is not callable, AssertionError for other counts."""
     if not callable(function):
         raise TypeError(f"expected a score_mod or mask_mod, found {type(function).__name__}")
-    if type(function) is types.FunctionType and not function.__dict__:  # what inspect takes 10 us for
+    # What inspect takes 10 us for, and what torch.compile cannot see in functions that were renamed.
+    if type(function) is types.FunctionType and not (hasattr(function, "__wrapped__") or hasattr(function, "__signature__")):
         count = function.__code__.co_argcount - len(function.__defaults__ or ())
     else:
         parameters = inspect.signature(function).parameters.values()

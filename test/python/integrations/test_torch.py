@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import heed  # noqa: E402
-from heed import tracing, variant  # noqa: E402
+from heed import block_mask, tracing, variant  # noqa: E402
 
 _has_compiler = shutil.which("g++") is not None or shutil.which("clang++") is not None
 BACKENDS = ["eager", pytest.param("inductor", marks=[
@@ -262,7 +262,97 @@ def test_mutated_lists_are_seen() -> None:
     torch.testing.assert_close(after, heed.flex_attention(*inputs(300), block_mask=mask))
 
 
+def _document_mask(x: Any, kind: str) -> Any:
+    """A mask that is made in the graph, with a mask_mod that captures a tensor made there."""
+    length = x.shape[2]
+    document = (x[0, 0, :, 0] > 1).cumsum(0)  # inductor of torch 2.13 leaves a part of torch.arange(37) // 20 unwritten
+
+    def mask_mod(b: Any, h: Any, q: Any, kv: Any) -> Any:
+        return (document[q] == document[kv]) & (q >= kv)
+
+    def near(b: Any, h: Any, q: Any, kv: Any) -> Any:
+        return q - kv < 9
+
+    if kind == "combined":
+        mask_mod = heed.or_masks(heed.and_masks(mask_mod, near), lambda b, h, q, kv: kv < 2)
+    mask = heed.create_block_mask(mask_mod, None, None, length + 5 * (kind == "adjusted"), length, device=x.device, BLOCK_SIZE=(16, 32))
+    return mask._adjust(length, length) if kind == "adjusted" else mask
+
+
+@pytest.mark.parametrize("dynamic", (None, True))
+@pytest.mark.parametrize(("kind", "backend"), [("plain", "eager"), ("combined", "eager"), ("adjusted", "eager"),
+                                                pytest.param("combined", "inductor", marks=BACKENDS[1].marks)])
+def test_masks_made_in_the_graph(kind: str, backend: str, dynamic: Any) -> None:
+    def function(q: Any, k: Any, v: Any) -> Any:
+        mask = _document_mask(q, kind)
+        return heed.flex_attention(q, k, v, block_mask=mask), mask
+
+    compiled = torch.compile(function, fullgraph=True, backend=backend, dynamic=dynamic)
+    for length in (37, 52):
+        (found, mask), (expected, wanted) = (f(*inputs(length)) for f in (compiled, function))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        assert not mask.has_given_lists and mask.shape == wanted.shape and repr(mask) == repr(wanted)
+        assert torch.equal(mask.kv_indices, wanted.kv_indices) and torch.equal(mask.full_q_num_blocks, wanted.full_q_num_blocks)
+
+
+def test_the_first_mask_is_made_in_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a process: torch has not been told of masks yet."""
+    monkeypatch.setattr(block_mask, "_torch_met", False)
+    function = torch.compile(lambda q, k, v: heed.flex_attention(q, k, v, block_mask=_document_mask(q, "plain")), fullgraph=True, backend="eager")
+    torch.testing.assert_close(function(*inputs()), heed.flex_attention(*inputs(), block_mask=_document_mask(inputs()[0], "plain")))
+
+
+def test_a_mask_made_in_the_graph_that_depends_on_the_batch() -> None:
+    """Without B as a number; the plain function refuses it."""
+    lengths = torch.tensor([5, 30])
+
+    def function(q: Any, k: Any, v: Any, B: Any = None) -> Any:
+        mask = heed.create_block_mask(lambda b, h, q, kv: kv < lengths[b], B, None, 37, 37, device="cpu")
+        return heed.flex_attention(q, k, v, block_mask=mask)
+
+    with pytest.raises(ValueError, match="expected B to be a number"):
+        function(*inputs())
+    found = torch.compile(function, fullgraph=True, backend="eager")(*inputs())
+    torch.testing.assert_close(found, function(*inputs(), B=2))
+
+
+@pytest.mark.parametrize("dtype", (torch.int32, torch.int64))
+def test_lists_made_in_the_graph(dtype: Any) -> None:
+    """The key blocks of highest mean score, as selected attention picks them."""
+    def function(q: Any, k: Any, v: Any, count: int) -> Any:
+        means = [x.unflatten(2, (4, 16)).mean(3) for x in (q, k)]
+        indices = (means[0] @ means[1].mT).topk(count, -1).indices.to(dtype)
+        counts = torch.full(indices.shape[:-1], count, dtype=dtype)
+        mask = heed.BlockMask.from_kv_blocks(counts, indices, BLOCK_SIZE=16, mask_mod=causal, seq_lengths=(64, 64))
+        return heed.flex_attention(q, k, v, block_mask=mask), mask.kv_indices
+
+    compiled = torch.compile(function, fullgraph=True, backend="eager")
+    for count in (1, 2, 3):
+        (found, lists), (expected, wanted) = (f(*inputs(64), count) for f in (compiled, function))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        assert lists.dtype == torch.int32 and torch.equal(lists, wanted)
+
+
 # What is refused.
+
+
+@pytest.mark.parametrize(("name", "function"), [
+    ("create_mask", lambda x: x + heed.create_mask(causal, None, None, 37, 16, device="cpu")),
+    ("_compute_list", lambda x: x + heed.create_block_mask(causal, None, None, 37, 37, device="cpu").kv_num_blocks.sum()),
+    ("__getitem__", lambda x: heed.flex_attention(x, x, x, block_mask=_document_mask(x, "plain")[:, :, 0]))])
+def test_what_no_graph_holds(name: str, function: Any) -> None:
+    with pytest.raises(Exception, match=f"{name} computes with NumPy and with generated code: call it, or read the lists that it makes, outside"):
+        torch.compile(function, fullgraph=True, backend="eager")(inputs()[0])
+    torch._dynamo.utils.counters.clear()
+
+
+def test_arguments_of_masks() -> None:
+    def function(x: Any) -> Any:
+        mask = heed.create_block_mask(lambda s, b, h, q, kv: s, None, None, 37, 37, device="cpu")
+        return heed.flex_attention(x, x, x, block_mask=mask)
+
+    with pytest.raises(Exception, match="create-block_mask requires a mask_mod function!"):
+        torch.compile(function, fullgraph=True, backend="eager")(inputs()[0])
 
 
 def test_runtime_error() -> None:

@@ -292,7 +292,7 @@ def test_message(function: Any, message: str) -> None:
 
 
 numpy_generator, numpy_state = np.random.default_rng(0), np.random.RandomState(0)
-generator, clock = random.Random(1), time.perf_counter
+generator, clock, environ = random.Random(1), time.perf_counter, os.environ
 
 
 @pytest.mark.parametrize("number, message", [
@@ -304,6 +304,13 @@ generator, clock = random.Random(1), time.perf_counter
     (lambda: torch.empty(()).uniform_(), r"random numbers \(uniform_\)"),
     (lambda: torch.distributions.Normal(0.0, 1.0).sample(), r"random numbers \(normal\)"),
     (lambda: secrets.randbelow(3), r"random numbers \(randbelow\)"),
+    (lambda: os.getenv("HOME") is None, r"the state of the process \(getenv\) is not supported .* capture what it says instead"),
+    (lambda: os.environ.get("HOME", "1") == "1", r"the state of the process \(environ.get\)"),
+    (lambda: "HOME" in os.environ, r"the state of the process \(environ\)"),
+    (lambda: len(environ["HOME"]), r"the state of the process \(environ\)"),
+    (lambda: 2 if torch.is_grad_enabled() else 1, r"the state of the process \(is_grad_enabled\)"),
+    (lambda: torch.get_num_threads(), r"the state of the process \(get_num_threads\)"),
+    (lambda: int(open("/dev/null").read() or 1), r"the state of the process \(open\)"),
     (lambda: os.urandom(1)[0], r"random numbers \(urandom\)"),
     (lambda: uuid.uuid4().int % 7, r"random numbers \(urandom\)"),
     (lambda: time.time(), r"the time \(time\)"),
@@ -364,6 +371,13 @@ def test_complex_and_wide_captures() -> None:
     big = 2**70
     with pytest.raises(tracing.TraceError, match="'big' = .* does not fit 64 bits"):
         tracing.trace(lambda s, b, h, q, kv: s + big)
+    for mod in (lambda s, b, h, q, kv: s + 1e300, lambda s, b, h, q, kv: s * -3.5e38,
+                lambda s, b, h, q, kv: torch.where(q >= kv, s, torch.finfo(torch.float64).min)):
+        with pytest.raises(tracing.TraceError, match=r"the number .* does not fit f32; infinity is float\('inf'\)") as info:
+            tracing.trace(mod)
+        assert info.value.filename == __file__
+    least = tracing.trace(lambda s, b, h, q, kv: torch.where(q >= kv, s, torch.finfo(torch.float32).min))
+    assert "-3.4028234663852886e38" in least.source
     long = torch.zeros(2, 5000)
     with pytest.raises(tracing.TraceError, match="has 5000 elements"):
         tracing.trace(lambda s, b, h, q, kv: s + long[h].sum())
