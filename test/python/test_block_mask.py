@@ -33,6 +33,7 @@ pytree = torch.utils._pytree
 LENGTHS = (1, 37, 127, 128, 129, 300)
 BLOCK_SIZES = (16, 64, 128, (64, 128), (256, 32))
 DOCUMENTS = torch.repeat_interleave(torch.arange(7), torch.tensor([3, 60, 64, 1, 100, 30, 42]))  # 300 long
+ENDS = torch.tensor([3, 63, 127, 128, 228, 258])
 PAIRS = list(zip(bm._LIST_NAMES[::2], bm._LIST_NAMES[1::2]))
 
 
@@ -50,6 +51,10 @@ def prefix(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
 
 def documents(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
     return DOCUMENTS[q_idx] == DOCUMENTS[kv_idx]
+
+
+def searched(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+    return torch.searchsorted(ENDS, q_idx, right=True) == torch.bucketize(kv_idx, ENDS, right=True)
 
 
 def dilated(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
@@ -95,8 +100,8 @@ def per_both(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
 
 
 MASKS: dict[Callable[..., Any], tuple[int | None, int | None]] = {
-    causal: (None, None), window: (None, None), prefix: (1, 1), documents: (None, None), dilated: (None, 2),
-    tiles: (None, None), video: (None, 1), chunks: (1, None), nothing: (2, 1), everything: (2, 3), one_pair: (None, None),
+    causal: (None, None), window: (None, None), prefix: (1, 1), documents: (None, None), searched: (None, None),
+    dilated: (None, 2), tiles: (None, None), video: (None, 1), chunks: (1, None), nothing: (2, 1), everything: (2, 3), one_pair: (None, None),
     per_head: (None, 3), per_batch: (2, None), per_both: (2, 3)}
 
 

@@ -222,6 +222,34 @@ def narrow_row(s, b, h, q, kv):
     return s + table.int()[h].to(torch.int8).sum()  # HERE
 
 
+def searched_whole(s, b, h, q, kv):
+    return s + torch.searchsorted(table, q)  # HERE
+
+
+def looked_up_whole(s, b, h, q, kv):
+    return s + torch.bucketize(table, table[0])[h, q]  # HERE
+
+
+def sorted_otherwise(s, b, h, q, kv):
+    return s + torch.searchsorted(table[0], q, sorter=table[1])  # HERE
+
+
+def row_in_row(s, b, h, q, kv):
+    return torch.where(torch.isin(table[h], table[0]).any(), s, 0)  # HERE
+
+
+def changed_embedding(s, b, h, q, kv):
+    return s + F.embedding(h, table, max_norm=1.0)[q]  # HERE
+
+
+def norm_of_all(s, b, h, q, kv):
+    return s + torch.norm(table)  # HERE
+
+
+def nuclear_norm(s, b, h, q, kv):
+    return s + torch.norm(table[h], p="nuc")  # HERE
+
+
 def nested(s, b, h, q, kv):
     return helper(s)
 
@@ -274,6 +302,13 @@ def helper(s):
     (assign_global, "the global 'calls' is assigned"),
     (narrow_row, "cannot be cast to int8"),
     (index_of, "list.index of what a mod captures"),
+    (searched_whole, r"look one value up in a row of a captured tensor, as in torch.searchsorted\(offsets\[b\], q_idx\)"),
+    (looked_up_whole, "look one value up in a row of a captured tensor"),
+    (sorted_otherwise, "searchsorted is not supported in a mod with these arguments: .*sorter="),
+    (row_in_row, "isin in a mod looks one value up"),
+    (changed_embedding, "embedding is not supported in a mod with these arguments: .*1.0"),
+    (norm_of_all, r"norm of a tensor with 2 axes left: index it down to a row"),
+    (nuclear_norm, "norm is not supported in a mod with these arguments: .*p='nuc'"),
     (nested, "use torch.where"),
 ], ids=lambda value: value.__name__ if callable(value) else "")
 def test_message(function: Any, message: str) -> None:

@@ -150,6 +150,7 @@ def _bias() -> Any:
 bias = _bias()
 doc = bias[0, 0]
 steps = bias[0, 0, 0]
+ends = torch.tensor([[0, 3, 3, 9, 30], [2, 5, 17, 18, 40]], dtype=torch.int32)
 strided = torch.as_strided(torch.arange(4000, dtype=torch.int32), (2, 3, 7, 40), (900, 300, 41, 1))
 
 INDEXING: dict[str, Any] = {
@@ -189,6 +190,15 @@ INDEXING: dict[str, Any] = {
                                      + doc.index_select(1, kv.view(1))[q, 0] + torch.index_select(doc, 0, q.view(1))[0, kv] + doc.select(1, 3)[q]
                                      + torch.gather(steps, 0, kv.view(1))[0] + doc[q].gather(0, kv.view(1)).sum()
                                      + torch.take_along_dim(steps, q.view(1), 0)[0]),
+    "looked up": lambda b, h, q, kv: (torch.searchsorted(ends[b], kv, right=True) * 2 + torch.searchsorted(ends[1, :3], q, side="right") * 3
+                                      + torch.bucketize(kv - q, ends[0]) * 5 + torch.bucketize(q, ends[0, 4:], right=True) * 7
+                                      + torch.bucketize(kv, (ends * 2 + 1)[1, 1:], out_int32=True) * 11 + torch.bucketize(q, ends[0, :0])
+                                      + torch.searchsorted(torch.tensor([-2, 4, 4, 8]), q - 3) * 13),
+    "is in": lambda b, h, q, kv: torch.isin(kv, ends[b]) * 2 + torch.isin(q, steps, invert=True) * 3 + torch.isin(kv, torch.tensor([3, 39])) * 5,
+    "norms": lambda b, h, q, kv: (torch.norm(doc[q, 1:4].float()) + doc[q].float().norm(p=1) + torch.linalg.norm(doc[q].float() - kv, ord=3, dim=-1)
+                                  + torch.linalg.vector_norm(doc[:, kv].float(), torch.inf) + doc[q].float().norm(-torch.inf)
+                                  + torch.linalg.norm(doc[q].float(), 0) + torch.dist(doc[q].float(), doc[0].float()) + torch.norm(doc[:, kv].float(), dim=0)),
+    "embedding": lambda b, h, q, kv: F.embedding(kv, doc.T.contiguous())[q] + F.embedding(q, doc, padding_idx=1)[kv],
     "index of operations": lambda b, h, q, kv: steps[(abs(steps) + 1)[kv] % 40] + steps[(steps % 40)[q]],
 }
 
@@ -208,7 +218,7 @@ def test_indexing(name: str) -> None:
     else:
         expected = vmapped(*arguments).double().numpy()
     actual = trace.evaluate_score(values, np.zeros(()), *AT)
-    tolerance = 1e-6 if name in ("row mean", "operations first") else 1e-12  # a float32 in torch
+    tolerance = 1e-6 if name in ("row mean", "operations first", "norms") else 1e-12  # a float32 in torch
     np.testing.assert_allclose(actual, np.broadcast_to(expected, (2, 3, 7, 40)), rtol=tolerance)
 
 
@@ -280,6 +290,29 @@ def test_texts() -> None:
     functions = list(FUNCTIONS.values())
     functions += [lambda s, b, h, q, kv, f=function: s + f(b, h, q, kv) for function in INDEXING.values()]
     check(*(tracing.trace(function, name=f"v{i}") for i, function in enumerate(functions)))
+
+
+def test_length_of_what_is_searched() -> None:
+    """Another length is another argument, unless it takes another number of steps."""
+    offsets = torch.tensor([0, 10, 20, 30])
+
+    def mask(b, h, q, kv):
+        return torch.searchsorted(offsets, q, right=True) == torch.searchsorted(offsets, kv, right=True)
+
+    digests = []
+    for offsets in (torch.tensor([0, 10, 20, 30]), torch.tensor([0, 3, 3, 20, 25, 29]), torch.tensor([0, 30]), torch.tensor([5])):
+        trace, values = tracing.lookup(None, mask)
+        digests.append(trace.digest)
+        document = torch.searchsorted(offsets, torch.arange(40), right=True)
+        expected = np.broadcast_to(document[:7, None] == document[None], (2, 3, 7, 40))
+        np.testing.assert_array_equal(np.broadcast_to(trace.evaluate_mask(values, *AT), expected.shape), expected)
+        check(trace)
+    assert [digests.index(digest) for digest in digests] == [0, 0, 2, 3]
+
+    numbers, positions = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([float("nan"), 1.0, 2.5, 7.0])
+    trace, values = tracing.lookup(lambda s, b, h, q, kv: s + torch.searchsorted(numbers, positions[q]), None)
+    actual = [float(trace.evaluate_score(values, 0.0, 0, 0, i, 0)) for i in range(4)]
+    assert actual == torch.searchsorted(numbers, positions).tolist() == [3, 0, 2, 3]
 
 
 def test_wrap_only_where_needed() -> None:
