@@ -199,7 +199,7 @@ FUNCTIONS.update({f"special_{name}": FUNCTIONS[name] for name in
 # ---- Types and constants ----
 
 
-@_names("to", "type", "astype", "type_as", "asarray", "as_tensor", "array", "tensor", "from_numpy")
+@_names("to", "type", "astype", "type_as", "asarray", "as_tensor", "from_numpy")
 def _to(tracer: Tracer, input: Any, *args: Any, dtype: Any = None, **kwargs: Any) -> Any:
     """Floats narrower or wider than float32 stay float32: that is what scores are computed in."""
     if type(input) in (list, tuple):
@@ -207,6 +207,11 @@ def _to(tracer: Tracer, input: Any, *args: Any, dtype: Any = None, **kwargs: Any
     candidates = [arg for arg in args if _is_dtype(arg)] + [arg.dtype for arg in args if hasattr(arg, "dtype")]
     chosen = dtype if dtype is not None else candidates[0] if candidates else None
     return input if chosen is None else tracer.cast(input, chosen)
+
+
+@_names("tensor", "array")
+def _tensor(tracer: Tracer, *args: Any, **kwargs: Any) -> Any:
+    return _copy(tracer, _to(tracer, *args, **kwargs))
 
 
 def _is_dtype(value: Any) -> bool:
@@ -265,9 +270,15 @@ def _new_tensor(tracer: Tracer, input: Any, data: Any, dtype: Any = None, **kwar
     return tracer.cast(tracer.lift_number(data), input.dtype if dtype is None else dtype)
 
 
-@_names("contiguous", "clone", "detach", "cpu", "cuda", "copy", "alias")
+@_names("contiguous", "detach", "cpu", "cuda", "alias")
 def _same(tracer: Tracer, input: Any, *args: Any, **kwargs: Any) -> Any:
     return input
+
+
+@_names("clone", "copy")
+def _copy(tracer: Tracer, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """Another value, which stays when the first one is changed in place."""
+    return input if indexing.is_unread(input) else Traced(tracer, input._node, input._host)
 
 
 def _shaped(repeats: bool) -> Callable[..., Any]:

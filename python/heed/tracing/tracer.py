@@ -617,7 +617,10 @@ class Tracer:
                    "that work element by element, or compute it outside and capture the result")
         if name.endswith("_"):
             plain = name.rstrip("_")
-            instead = f".{plain}()" if plain in FUNCTIONS and hasattr(kind, plain) else "a new value, as torch.where gives"
+            is_known = plain in FUNCTIONS and hasattr(kind, plain)
+            if is_known and type(value) is Traced:
+                return functools.partial(self._call_in_place, plain, value)
+            instead = f".{plain}()" if is_known else "a new value, as torch.where gives"
             message = f".{name}() changes a tensor; a mod cannot: use {instead}"
         if not callable(getattr(kind, name)):
             fail(message)
@@ -625,6 +628,9 @@ class Tracer:
 
     def _call_method(self, name: str, value: Traced, /, *args: Any, **kwargs: Any) -> Any:
         return self.dispatch(name, f".{name}", (value, *args), kwargs)
+
+    def _call_in_place(self, name: str, value: Traced, /, *args: Any, **kwargs: Any) -> Any:
+        return value._change(self.dispatch(name, f".{name}_", (value, *args), kwargs))
 
     def torch_function(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = getattr(function, "__name__", str(function))

@@ -23,6 +23,7 @@ import torch.nn.functional as F  # noqa: E402
 from heed import tracing  # noqa: E402
 
 table = torch.zeros(4, 4)
+number = torch.tensor(2.0)
 array = np.zeros(4)
 long = torch.zeros(5000)
 words = {"a": 1}
@@ -77,8 +78,18 @@ def assign_in_place(s, b, h, q, kv):
     return s + row[h, q]
 
 
+def assign_number_in_place(s, b, h, q, kv):
+    scale = number
+    scale *= 2  # HERE
+    return s * scale
+
+
 def method_in_place(s, b, h, q, kv):
-    return s.add_(1)  # HERE
+    return s + table.add_(1)[h, q]  # HERE
+
+
+def method_of_number_in_place(s, b, h, q, kv):
+    return s + number.add_(1)  # HERE
 
 
 def torch_random(s, b, h, q, kv):
@@ -269,7 +280,9 @@ def helper(s):
     (iterate, "cannot be iterated over"),
     (assign, "cannot change a tensor"),
     (assign_in_place, r"write `x = x \+ y`"),
+    (assign_number_in_place, r"write `x = x \+ y`"),
     (method_in_place, r"use \.add\(\)"),
+    (method_of_number_in_place, r"use \.add\(\)"),
     (torch_random, r"random numbers \(rand\)"),
     (dropout, r"random numbers \(dropout\)"),
     (numpy_random, r"random numbers \(rand\)"),

@@ -127,6 +127,49 @@ def test_dtypes() -> None:
         assert values[0].dtype in (np.int32, np.int64, np.float32) and values[0].tolist() == array.tolist()
 
 
+def _shift(index: Any) -> Any:
+    index -= 3
+    return index // 4
+
+
+def _methods_in_place(s: Any, b: Any, h: Any, q: Any, kv: Any) -> Any:
+    kept = s.clone()
+    s.mul_(2).add_(kv, alpha=3)
+    s.masked_fill_(kept > 2, 1.5)
+    return s - kept
+
+
+def _operators_in_place(s: Any, b: Any, h: Any, q: Any, kv: Any) -> Any:
+    other = s
+    other *= 2
+    s += kv
+    kv <<= 1
+    kv %= 7
+    kv **= 2
+    count = COUNT  # a number, which is another one then
+    count += 1
+    return other - s / 4 + kv + count * COUNT
+
+
+IN_PLACE: dict[str, Any] = {
+    "argument of a function": lambda s, b, h, q, kv: s + (_shift(q) == _shift(kv)) * 2 + (q < kv) * 4 + q * 8,
+    "methods": _methods_in_place,
+    "operators": _operators_in_place,
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_in_place(name: str) -> None:
+    """All names of a value see that it is changed."""
+    vmapped = IN_PLACE[name]
+    for dims in ((0, None, None, None, 0), (0, None, None, 0, None), (0, None, 0, None, None), (0, 0, None, None, None)):
+        vmapped = torch.vmap(vmapped, in_dims=dims)
+    expected = vmapped(torch.from_numpy(SCORES.copy()), *(torch.arange(n) for n in SCORES.shape)).numpy()
+    trace, values = tracing.lookup(IN_PLACE[name], None)
+    np.testing.assert_allclose(trace.evaluate_score(values, SCORES, *AT), expected, rtol=2e-12, atol=1e-12)
+    check(trace)
+
+
 def test_foreign_tensors() -> None:
     class Foreign:
         def __init__(self, array: np.ndarray) -> None:
