@@ -488,6 +488,28 @@ def test_from_kv_blocks(mask_mod: Any, full: bool) -> None:
     assert_same(forward_only[0], flex.BlockMask.from_kv_blocks(*lists, compute_q_blocks=False)[0])
 
 
+@pytest.mark.parametrize("shape", [(70, 100), (3, 70, 100), (2, 3, 64, 96)])
+@pytest.mark.parametrize("separate", [False, True])
+def test_of_dense_masks(shape: tuple[int, ...], separate: bool) -> None:
+    """torch's helpers for them."""
+    dense = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.02
+    dense[..., 32:64, :48] = True
+    dense[..., :32, 48:80] = False
+
+    def made(module: Any) -> Any:
+        blocks = module._convert_mask_to_block_mask(dense, 32, 16, separate)
+        return blocks, module._create_sparse_block_from_block_mask(blocks, causal, shape[-2:], 32, 16)
+
+    (blocks, ours), (expected, theirs) = made(heed), made(flex)
+    for x, y in zip(blocks, expected):
+        assert x is y or x.dtype == y.dtype and torch.equal(x, y)
+    assert (blocks[1] is not None) == separate
+    assert ours.has_given_lists
+    assert_same_lists(ours, theirs)
+    with pytest.raises(AssertionError, match="mask.dtype must be torch.bool, got torch.int64"):
+        heed._convert_mask_to_block_mask(dense.long())
+
+
 @pytest.mark.parametrize("batch", ((), (2,), (1, 2, 3)), ids=str)
 def test_other_batch_dims(batch: tuple[int, ...]) -> None:
     source = make_torch(per_both, 2, 3)

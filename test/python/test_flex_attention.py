@@ -343,13 +343,15 @@ def test_names_of_torch() -> None:
     assert len(heed._score_mod_signature.__args__) == len(torch_flex._score_mod_signature.__args__)
     assert len(heed._mask_mod_signature.__args__) == len(torch_flex._mask_mod_signature.__args__)
     assert set(torch_flex.FlexKernelOptions.__annotations__) <= set(heed.FlexKernelOptions.__annotations__)
-    for name in ("flex_attention", "create_block_mask", "create_mask"):
+    for name in ("flex_attention", "create_block_mask", "create_mask", "_convert_mask_to_block_mask",
+                 "_create_sparse_block_from_block_mask"):
         ours, theirs = (list(inspect.signature(getattr(module, name)).parameters) for module in (heed, torch_flex))
         assert ours[:len(theirs)] == theirs
     options: heed.FlexKernelOptions = {"BLOCK_M": 64, "num_stages": 2}
     q, k, v = tensors((1, 2, 2, 20, 30), (16, 16))
     mask = heed.create_block_mask(causal, None, None, 20, 30, "numpy", 128, False, True, True, False)
     check(run(q, k, v, block_mask=mask, kernel_options=options), dense(q, k, v, mask=causal))
+    check(run(q, k, v, score_mod=heed._identity), dense(q, k, v))
 
 
 # -- Refusals ----------------------------------------------------------------------------------------
