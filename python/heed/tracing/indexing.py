@@ -275,6 +275,7 @@ class Elementwise(Traced):
         super().__init__(tracer, ())
         self._operation = operation
         self._operands = operands
+        self.source: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None  # the call of a library that this stands for
         self._shape = _broadcast(operands)
         self._depth: int = 1 + max(getattr(operand, "_depth", 0) if type(operand) is Elementwise else 0 for operand in operands)
         if self._depth > _MAX_DEPTH:

@@ -107,10 +107,10 @@ class Traced:
     def __array_ufunc__(self, ufunc: Any, method: str, *args: Any, **kwargs: Any) -> Any:
         if method != "__call__":
             fail(f"np.{ufunc.__name__}.{method} is not supported in a mod")
-        return self._tracer.dispatch(ufunc.__name__, f"np.{ufunc.__name__}", args, kwargs)
+        return self._tracer.dispatch(ufunc.__name__, f"np.{ufunc.__name__}", args, kwargs, ufunc)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        return self._tracer.dispatch(func.__name__, f"np.{func.__name__}", args, kwargs)
+        return self._tracer.dispatch(func.__name__, f"np.{func.__name__}", args, kwargs, func)
 
     def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
         fail("a traced value cannot become a NumPy array or scalar; cast with .astype(np.float32)")
@@ -213,10 +213,10 @@ class Traced:
         return other // self, other % self
 
     def __matmul__(self, other: Any) -> Any:
-        return self._tracer.dispatch("dot", "@", (self, other), {})
+        return self._tracer.dispatch("dot", "@", (self, other), {}, operator.matmul)
 
     def __rmatmul__(self, other: Any) -> Any:
-        return self._tracer.dispatch("dot", "@", (other, self), {})
+        return self._tracer.dispatch("dot", "@", (other, self), {}, operator.matmul)
 
     def __round__(self, digits: int | None = None) -> Any:
         if self._host is not None:

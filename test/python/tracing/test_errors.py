@@ -125,7 +125,7 @@ def too_many(s, b, h, q, kv):
 
 
 def whole_tensor(s, b, h, q, kv):
-    return s + table.sum()  # HERE
+    return s + table[1:].sum()  # HERE
 
 
 def computed_vector(s, b, h, q, kv):
@@ -133,7 +133,7 @@ def computed_vector(s, b, h, q, kv):
 
 
 def computed_table(s, b, h, q, kv):
-    return s + (table * 2).sum()  # HERE
+    return s + (table * q).sum()  # HERE
 
 
 def computed_transposed(s, b, h, q, kv):
@@ -245,6 +245,32 @@ def sorted_otherwise(s, b, h, q, kv):
     return s + torch.searchsorted(table[0], q, sorter=table[1])  # HERE
 
 
+def changed_whole(s, b, h, q, kv):
+    return s + table.cumsum_(0)[h, q]  # HERE
+
+
+def random_whole(s, b, h, q, kv):
+    return s + table.bernoulli()[h, q]  # HERE
+
+
+def sorted_whole(s, b, h, q, kv):
+    array.sort()  # HERE
+    return s + array[q]
+
+
+def filled_whole(s, b, h, q, kv):
+    np.put(array, 0, 3.0)  # HERE
+    return s + array[q]
+
+
+def written_whole(s, b, h, q, kv):
+    return s + torch.cumsum(table, 0, out=table)[h, q]  # HERE
+
+
+def function_of_part(s, b, h, q, kv):
+    return s + torch.cumsum(table[h], 0)[q]  # HERE
+
+
 def row_in_row(s, b, h, q, kv):
     return torch.where(torch.isin(table[h], table[0]).any(), s, 0)  # HERE
 
@@ -254,7 +280,7 @@ def changed_embedding(s, b, h, q, kv):
 
 
 def norm_of_all(s, b, h, q, kv):
-    return s + torch.norm(table)  # HERE
+    return s + torch.norm(table[1:])  # HERE
 
 
 def nuclear_norm(s, b, h, q, kv):
@@ -318,6 +344,12 @@ def helper(s):
     (searched_whole, r"look one value up in a row of a captured tensor, as in torch.searchsorted\(offsets\[b\], q_idx\)"),
     (looked_up_whole, "look one value up in a row of a captured tensor"),
     (sorted_otherwise, "searchsorted is not supported in a mod with these arguments: .*sorter="),
+    (changed_whole, "cumsum_.. changes a tensor; a mod cannot: use a new value"),
+    (random_whole, r"random numbers \(bernoulli\)"),
+    (sorted_whole, r"\.sort is not supported in a mod"),
+    (filled_whole, "put is not supported in a mod"),
+    (written_whole, "cumsum is not supported in a mod"),
+    (function_of_part, "cumsum is not supported in a mod; if it does not depend on positions, compute it outside"),
     (row_in_row, "isin in a mod looks one value up"),
     (changed_embedding, "embedding is not supported in a mod with these arguments: .*1.0"),
     (norm_of_all, r"norm of a tensor with 2 axes left: index it down to a row"),

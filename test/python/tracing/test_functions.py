@@ -242,6 +242,13 @@ INDEXING: dict[str, Any] = {
                                   + torch.linalg.vector_norm(doc[:, kv].float(), torch.inf) + doc[q].float().norm(-torch.inf)
                                   + torch.linalg.norm(doc[q].float(), 0) + torch.dist(doc[q].float(), doc[0].float()) + torch.norm(doc[:, kv].float(), dim=0)),
     "embedding": lambda b, h, q, kv: F.embedding(kv, doc.T.contiguous())[q] + F.embedding(q, doc, padding_idx=1)[kv],
+    "whole tensors": lambda b, h, q, kv: (torch.cumsum(steps, 0)[kv] + bias.cumsum(-1)[b, h, q, kv] + doc.max() + bias.sum((0, 1))[q, kv] + doc.min(dim=1).values[q]
+                                          + torch.sort(steps)[0][kv] + F.pad(steps, (1, 0))[q] + torch.cat([steps, doc[...].reshape(-1)])[kv] + torch.stack([steps, steps])[1, q]
+                                          + torch.topk(steps, COUNT).indices[q % COUNT] + (doc @ doc.T)[q, kv % 7] + doc.long().amax() + (doc.bool().sum(1) + torch.cumsum(torch.tensor([3, 4, 5]), 0)[q % 3])[0] * q
+                                          + torch.argsort(steps, descending=True)[kv] + doc.any(1)[q] + F.one_hot(ends.long(), 41)[b, q % 5, kv]
+                                          + torch.searchsorted(ends, ends)[1, q % 5] + torch.isin(doc, steps)[q, kv]),
+    "whole operations": lambda b, h, q, kv: ((steps == 3).cumsum(0)[kv] + F.one_hot(doc.long() % 5, 5)[q, kv, 2] + (doc * COUNT - 1).abs().amax(1)[q]
+                                             + (-bias).sum() + (doc.clamp(min=0) @ torch.where(doc.T > 0, doc.T, 1))[q, kv % 7]),
     "index of operations": lambda b, h, q, kv: steps[(abs(steps) + 1)[kv] % 40] + steps[(steps % 40)[q]],
 }
 
