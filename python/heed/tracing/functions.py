@@ -559,6 +559,9 @@ def _prod(tracer: Tracer, input: Any, dim: Any = None, **kwargs: Any) -> Any:
 
 @_names("dot", "vdot", "inner", "matmul")
 def _dot(tracer: Tracer, input: Any, other: Any) -> Any:
-    if not (tracer.lift_number(input).shape and tracer.lift_number(other).shape):
+    axes = [tracer.lift_number(value).ndim for value in (input, other)]
+    if max(axes) > 1:
+        fail(f"a product of tensors with {axes[0]} and {axes[1]} axes left: index a matrix down to a row, as in matrix[h] @ vector")
+    if 0 in axes:
         fail("dot needs two vectors, such as rows of captured tensors")
     return FUNCTIONS["sum"](tracer, tracer.apply(arithmetic.mul, input, other))

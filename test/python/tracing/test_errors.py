@@ -241,6 +241,10 @@ def looked_up_whole(s, b, h, q, kv):
     return s + torch.bucketize(table, table[0])[h, q]  # HERE
 
 
+def matrix_product(s, b, h, q, kv):
+    return s + (table @ table[h])[q]  # HERE
+
+
 def sorted_otherwise(s, b, h, q, kv):
     return s + torch.searchsorted(table[0], q, sorter=table[1])  # HERE
 
@@ -343,6 +347,7 @@ def helper(s):
     (index_of, "list.index of what a mod captures"),
     (searched_whole, r"look one value up in a row of a captured tensor, as in torch.searchsorted\(offsets\[b\], q_idx\)"),
     (looked_up_whole, "look one value up in a row of a captured tensor"),
+    (matrix_product, r"a product of tensors with 2 and 1 axes left: index a matrix down to a row, as in matrix\[h\] @ vector"),
     (sorted_otherwise, "searchsorted is not supported in a mod with these arguments: .*sorter="),
     (changed_whole, "cumsum_.. changes a tensor; a mod cannot: use a new value"),
     (random_whole, r"random numbers \(bernoulli\)"),
