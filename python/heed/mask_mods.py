@@ -17,6 +17,11 @@ def noop_mask(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
     return q_idx == q_idx
 
 
+def identity(score: Any, b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+    """The score_mod that changes nothing."""
+    return score
+
+
 def and_masks(*mask_mods: MaskMod) -> MaskMod:
     """The mask_mod that is true where all of `mask_mods` are; noop_mask for none.
 

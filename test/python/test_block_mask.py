@@ -33,6 +33,7 @@ pytree = torch.utils._pytree
 LENGTHS = (1, 37, 127, 128, 129, 300)
 BLOCK_SIZES = (16, 64, 128, (64, 128), (256, 32))
 DOCUMENTS = torch.repeat_interleave(torch.arange(7), torch.tensor([3, 60, 64, 1, 100, 30, 42]))  # 300 long
+ENDS = torch.tensor([3, 63, 127, 128, 228, 258])
 PAIRS = list(zip(bm._LIST_NAMES[::2], bm._LIST_NAMES[1::2]))
 
 
@@ -50,6 +51,10 @@ def prefix(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
 
 def documents(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
     return DOCUMENTS[q_idx] == DOCUMENTS[kv_idx]
+
+
+def searched(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+    return torch.searchsorted(ENDS, q_idx, right=True) == torch.bucketize(kv_idx, ENDS, right=True)
 
 
 def dilated(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
@@ -95,8 +100,8 @@ def per_both(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
 
 
 MASKS: dict[Callable[..., Any], tuple[int | None, int | None]] = {
-    causal: (None, None), window: (None, None), prefix: (1, 1), documents: (None, None), dilated: (None, 2),
-    tiles: (None, None), video: (None, 1), chunks: (1, None), nothing: (2, 1), everything: (2, 3), one_pair: (None, None),
+    causal: (None, None), window: (None, None), prefix: (1, 1), documents: (None, None), searched: (None, None),
+    dilated: (None, 2), tiles: (None, None), video: (None, 1), chunks: (1, None), nothing: (2, 1), everything: (2, 3), one_pair: (None, None),
     per_head: (None, 3), per_batch: (2, None), per_both: (2, 3)}
 
 
@@ -515,6 +520,28 @@ def test_from_kv_blocks(mask_mod: Any, full: bool) -> None:
     forward_only = bm.BlockMask.from_kv_blocks(*lists, compute_q_blocks=False)
     assert_same(forward_only, flex.BlockMask.from_kv_blocks(*lists, compute_q_blocks=False))
     assert_same(forward_only[0], flex.BlockMask.from_kv_blocks(*lists, compute_q_blocks=False)[0])
+
+
+@pytest.mark.parametrize("shape", [(70, 100), (3, 70, 100), (2, 3, 64, 96)])
+@pytest.mark.parametrize("separate", [False, True])
+def test_of_dense_masks(shape: tuple[int, ...], separate: bool) -> None:
+    """torch's helpers for them."""
+    dense = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.02
+    dense[..., 32:64, :48] = True
+    dense[..., :32, 48:80] = False
+
+    def made(module: Any) -> Any:
+        blocks = module._convert_mask_to_block_mask(dense, 32, 16, separate)
+        return blocks, module._create_sparse_block_from_block_mask(blocks, causal, shape[-2:], 32, 16)
+
+    (blocks, ours), (expected, theirs) = made(heed), made(flex)
+    for x, y in zip(blocks, expected):
+        assert x is y or x.dtype == y.dtype and torch.equal(x, y)
+    assert (blocks[1] is not None) == separate
+    assert ours.has_given_lists
+    assert_same_lists(ours, theirs)
+    with pytest.raises(AssertionError, match="mask.dtype must be torch.bool, got torch.int64"):
+        heed._convert_mask_to_block_mask(dense.long())
 
 
 @pytest.mark.parametrize("batch", ((), (2,), (1, 2, 3)), ids=str)

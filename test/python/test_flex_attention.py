@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
 import pathlib
@@ -343,13 +344,15 @@ def test_names_of_torch() -> None:
     assert len(heed._score_mod_signature.__args__) == len(torch_flex._score_mod_signature.__args__)
     assert len(heed._mask_mod_signature.__args__) == len(torch_flex._mask_mod_signature.__args__)
     assert set(torch_flex.FlexKernelOptions.__annotations__) <= set(heed.FlexKernelOptions.__annotations__)
-    for name in ("flex_attention", "create_block_mask", "create_mask"):
+    for name in ("flex_attention", "create_block_mask", "create_mask", "_convert_mask_to_block_mask",
+                 "_create_sparse_block_from_block_mask"):
         ours, theirs = (list(inspect.signature(getattr(module, name)).parameters) for module in (heed, torch_flex))
         assert ours[:len(theirs)] == theirs
     options: heed.FlexKernelOptions = {"BLOCK_M": 64, "num_stages": 2}
     q, k, v = tensors((1, 2, 2, 20, 30), (16, 16))
     mask = heed.create_block_mask(causal, None, None, 20, 30, "numpy", 128, False, True, True, False)
     check(run(q, k, v, block_mask=mask, kernel_options=options), dense(q, k, v, mask=causal))
+    check(run(q, k, v, score_mod=heed._identity), dense(q, k, v))
 
 
 # -- Refusals ----------------------------------------------------------------------------------------
@@ -586,6 +589,31 @@ def test_sliced_block_mask_with_its_mask_mod() -> None:
     sliced = heed.create_block_mask(lambda b, h, i, j: (i >= j) & (j % 4 == h), 2, 4, 128, 128, BLOCK_SIZE=32)[:, 2:3]
     sliced.mask_mod = lambda b, h, i, j: (i >= j) & (j % 4 == 2)
     check(run(q, k, v, block_mask=sliced), dense(q, k, v, None, lambda b, h, i, j: (i >= j) & (j % 4 == 2)))
+
+
+def test_paged_attention_of_torch(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's PagedAttention, of which public code has copies, with its import changed."""
+    original = pytest.importorskip("torch.nn.attention.experimental._paged_attention")
+    source = inspect.getsource(original).replace("from torch.nn.attention.flex_attention import", "from heed import")
+    assert "from heed import" in source
+    (tmp_path / "heed_paged_attention.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    paged = importlib.import_module("heed_paged_attention").PagedAttention(n_pages=12, page_size=16, max_batch_size=2, device="cpu")
+    batch, heads, length = 2, 2, 80
+    query, key, value = (torch.randn(batch, heads, length, 16, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    pages = [torch.zeros(1, heads, 12 * 16, 16) for _ in range(2)]
+    for number in (1, 0):
+        paged.reserve(torch.tensor(number), torch.tensor(length))
+    paged.assign(torch.arange(batch), torch.arange(length).expand(batch, -1), key, value, *pages)
+
+    def relative(s, b, h, q, kv):
+        return s + (q - kv) * 0.1
+
+    mask = heed.create_block_mask(causal, batch, 1, length, length, device="cpu", BLOCK_SIZE=16)
+    physical = paged.convert_logical_block_mask(mask)
+    expected = dense(query, key, value, relative, causal)
+    check(run(query, *pages, score_mod=paged.get_score_mod(relative), block_mask=physical), expected)
+    check(run(query, *pages, score_mod=paged.get_score_mod(None), block_mask=physical), dense(query, key, value, mask=causal))
 
 
 def test_adjusted_lists() -> None:

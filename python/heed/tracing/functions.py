@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -198,7 +199,7 @@ FUNCTIONS.update({f"special_{name}": FUNCTIONS[name] for name in
 # ---- Types and constants ----
 
 
-@_names("to", "type", "astype", "type_as", "asarray", "as_tensor", "array", "tensor", "from_numpy")
+@_names("to", "type", "astype", "type_as", "asarray", "as_tensor", "from_numpy")
 def _to(tracer: Tracer, input: Any, *args: Any, dtype: Any = None, **kwargs: Any) -> Any:
     """Floats narrower or wider than float32 stay float32: that is what scores are computed in."""
     if type(input) in (list, tuple):
@@ -206,6 +207,11 @@ def _to(tracer: Tracer, input: Any, *args: Any, dtype: Any = None, **kwargs: Any
     candidates = [arg for arg in args if _is_dtype(arg)] + [arg.dtype for arg in args if hasattr(arg, "dtype")]
     chosen = dtype if dtype is not None else candidates[0] if candidates else None
     return input if chosen is None else tracer.cast(input, chosen)
+
+
+@_names("tensor", "array")
+def _tensor(tracer: Tracer, *args: Any, **kwargs: Any) -> Any:
+    return _copy(tracer, _to(tracer, *args, **kwargs))
 
 
 def _is_dtype(value: Any) -> bool:
@@ -264,9 +270,15 @@ def _new_tensor(tracer: Tracer, input: Any, data: Any, dtype: Any = None, **kwar
     return tracer.cast(tracer.lift_number(data), input.dtype if dtype is None else dtype)
 
 
-@_names("contiguous", "clone", "detach", "cpu", "cuda", "copy", "alias")
+@_names("contiguous", "detach", "cpu", "cuda", "alias")
 def _same(tracer: Tracer, input: Any, *args: Any, **kwargs: Any) -> Any:
     return input
+
+
+@_names("clone", "copy")
+def _copy(tracer: Tracer, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """Another value, which stays when the first one is changed in place."""
+    return input if indexing.is_unread(input) else Traced(tracer, input._node, input._host)
 
 
 def _shaped(repeats: bool) -> Callable[..., Any]:
@@ -397,6 +409,44 @@ def _take_along(tracer: Tracer, input: Any, index: Any, dim: int | None = None, 
     return _gather(tracer, input, 0, index)
 
 
+@_names("embedding")
+def _embedding(tracer: Tracer, input: Any, weight: Any, padding_idx: Any = None, max_norm: Any = None, *gradients: Any, **kwargs: Any) -> Any:
+    """The row `input` of `weight`; all but max_norm, which changes the weight, is about gradients."""
+    if max_norm is not None:
+        raise TypeError
+    return weight[input]
+
+
+@_names("searchsorted")
+def _searchsorted(tracer: Tracer, sorted_sequence: Any, input: Any, side: str | None = None, *, right: bool = False,
+                  out_int32: bool = False, sorter: None = None) -> Any:
+    """How many elements are less than `input` (right: or equal), by halving: a step for each bit of the length.
+
+    The length is a run-time number; how many bits it has is a condition of the trace.
+    """
+    if side not in (None, "left", "right") or sorter is not None:
+        raise TypeError
+    table, value = tracer.lift_number(sorted_sequence), tracer.lift_number(input)
+    if not isinstance(table, (TensorProxy, indexing.Elementwise)) or table.ndim != 1 or value.ndim:
+        fail("searchsorted and bucketize in a mod look one value up in a row of a captured tensor, as in torch.searchsorted(offsets[b], q_idx)")
+    size = table.shape[0]
+    bits = operator.index(tracer.call_of_numbers(int.bit_length, size))
+    from_here = arithmetic.COMPARE[">" if right or side == "right" else ">="]
+    position: Any = tracer.lift_number(0)
+    for bit in reversed(range(bits)):
+        following = position + (1 << bit)
+        stays = tracer.apply(from_here, table[following - 1], value)  # not where the value is NaN, as in torch
+        if bit + 1 < bits:  # the first step is within the table, as it is its length's highest bit
+            stays = stays | (following > size)
+        position = tracer.apply(arithmetic.where, stays, position, following)
+    return position
+
+
+@_names("bucketize")
+def _bucketize(tracer: Tracer, input: Any, boundaries: Any, *, out_int32: bool = False, right: bool = False) -> Any:
+    return _searchsorted(tracer, boundaries, input, right=right)
+
+
 # ---- Of vectors ----
 
 
@@ -435,6 +485,37 @@ FUNCTIONS["sum"] = _reduction("sum", arithmetic.add, lambda g, x: g.cast("i32", 
 FUNCTIONS["count_nonzero"] = _reduction("sum", arithmetic.add, lambda g, x: g.cast("i32", arithmetic.truth(g, x)))
 FUNCTIONS["any"] = _reduction("any", arithmetic.logical_or, arithmetic.truth)
 FUNCTIONS["all"] = _reduction("all", arithmetic.logical_and, arithmetic.truth)
+
+
+@_names("isin")
+def _isin(tracer: Tracer, elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False) -> Any:
+    if tracer.lift_number(elements).ndim:
+        fail("isin in a mod looks one value up, as in torch.isin(kv_idx, sinks)")
+    equal = tracer.apply(arithmetic.COMPARE["=="], _vector(tracer, test_elements, "isin", None, {}), elements)
+    found = FUNCTIONS["any"](tracer, equal)
+    return ~found if invert else found
+
+
+@_names("norm", "linalg_norm", "linalg_vector_norm")
+def _norm(tracer: Tracer, input: Any, ord: Any = None, dim: Any = None, *, p: Any = None, **kwargs: Any) -> Any:
+    """Of a vector; `ord`, or `p`, is known while tracing."""
+    order = p if ord is None else ord
+    order = tracer.concrete(order) if is_traced(order) else order
+    sizes = tracer.cast(abs(_vector(tracer, input, "norm", dim, kwargs)), "float32")
+    if order in (None, "fro", 2):
+        return FUNCTIONS["sum"](tracer, sizes * sizes).sqrt()
+    if order in (math.inf, -math.inf):
+        return FUNCTIONS["max" if order > 0 else "min"](tracer, sizes)
+    if order == 0:
+        return FUNCTIONS["count_nonzero"](tracer, sizes).float()
+    if type(order) not in (int, float):
+        raise TypeError
+    return FUNCTIONS["sum"](tracer, sizes**order) ** (1 / order)
+
+
+@_names("dist")
+def _dist(tracer: Tracer, input: Any, other: Any, p: Any = 2) -> Any:
+    return _norm(tracer, input - other, p)
 
 
 @_names("mean", "average")
@@ -478,6 +559,9 @@ def _prod(tracer: Tracer, input: Any, dim: Any = None, **kwargs: Any) -> Any:
 
 @_names("dot", "vdot", "inner", "matmul")
 def _dot(tracer: Tracer, input: Any, other: Any) -> Any:
-    if not (tracer.lift_number(input).shape and tracer.lift_number(other).shape):
+    axes = [tracer.lift_number(value).ndim for value in (input, other)]
+    if max(axes) > 1:
+        fail(f"a product of tensors with {axes[0]} and {axes[1]} axes left: index a matrix down to a row, as in matrix[h] @ vector")
+    if 0 in axes:
         fail("dot needs two vectors, such as rows of captured tensors")
     return FUNCTIONS["sum"](tracer, tracer.apply(arithmetic.mul, input, other))

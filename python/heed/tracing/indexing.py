@@ -20,7 +20,7 @@ from heed.gpu import DeviceArray
 from heed.tracing import arithmetic, tensors
 from heed.tracing.errors import fail
 from heed.tracing.expressions import MAX_VECTOR, Leaf, Node
-from heed.tracing.proxies import Axis, TensorProxy, Traced, find_traced, is_traced
+from heed.tracing.proxies import Axis, CapturedNumber, TensorProxy, Traced, find_traced, is_traced
 
 if TYPE_CHECKING:
     from heed.tracing.tracer import Tracer
@@ -67,7 +67,7 @@ def new_tensor(tracer: Tracer, real: Any, path: Any, hint: str) -> Any:
     leaf.extents = [1] if rank == 0 else [None] * leaf.rank
     tracer.add_leaf(leaf, value)
     if rank == 0:
-        return Traced(tracer, tracer.graph.load(leaf, (tracer.graph.constant(0),)))
+        return CapturedNumber(tracer, tracer.graph.load(leaf, (tracer.graph.constant(0),)))
     return TensorProxy(tracer, leaf, real, path, [Axis(i) for i in range(rank)], {})
 
 
@@ -81,11 +81,11 @@ def _refuse_other_layouts(real: Any, hint: str) -> None:
         fail(f"captured array '{hint}' is one of structures: capture its fields, such as {hint}[{real.dtype.names[0]!r}]")
 
 
-def _number(tracer: Tracer, dtype: str, path: Any, hint: str) -> Traced:
+def _number(tracer: Tracer, dtype: str, path: Any, hint: str) -> CapturedNumber:
     """A tensor without axes, as a scalar that is read at each call."""
     leaf = Leaf(hint, _NUMBERS[dtype], -1)
     tracer.add_leaf(leaf, path.method("item"))
-    return Traced(tracer, tracer.graph.param(leaf))
+    return CapturedNumber(tracer, tracer.graph.param(leaf))
 
 
 def axis_length(tracer: Tracer, tensor: TensorProxy, axis: Axis) -> Any:
@@ -275,6 +275,7 @@ class Elementwise(Traced):
         super().__init__(tracer, ())
         self._operation = operation
         self._operands = operands
+        self.source: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None  # the call of a library that this stands for
         self._shape = _broadcast(operands)
         self._depth: int = 1 + max(getattr(operand, "_depth", 0) if type(operand) is Elementwise else 0 for operand in operands)
         if self._depth > _MAX_DEPTH:

@@ -51,6 +51,7 @@ _BINARY: dict[str, tuple[arithmetic.Operation, Callable[[Any, Any], Any], str]] 
     "ge": (arithmetic.COMPARE[">="], operator.ge, ">="),
 }
 _REFLECTED = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and", "or", "xor")
+_IN_PLACE = _REFLECTED
 _UNARY: dict[str, tuple[arithmetic.Operation, Callable[[Any], Any], str]] = {
     "neg": (arithmetic.neg, operator.neg, "-"),
     "invert": (arithmetic.invert, operator.invert, "~"),
@@ -90,6 +91,13 @@ class Traced:
         assert isinstance(node, Node), "a vector where a single value is needed"
         return node
 
+    def _change(self, result: Any) -> Any:
+        """What `x += y` and x.add_(y) leave: torch's tensors have the new value under all of their names, Python's numbers are new ones."""
+        if type(self) is not Traced or self._host is not None or type(result) is not Traced or result.shape != self.shape:
+            return result
+        self._value = result._value
+        return self
+
     # ---- What torch and NumPy ask for ----
 
     @classmethod
@@ -99,10 +107,10 @@ class Traced:
     def __array_ufunc__(self, ufunc: Any, method: str, *args: Any, **kwargs: Any) -> Any:
         if method != "__call__":
             fail(f"np.{ufunc.__name__}.{method} is not supported in a mod")
-        return self._tracer.dispatch(ufunc.__name__, f"np.{ufunc.__name__}", args, kwargs)
+        return self._tracer.dispatch(ufunc.__name__, f"np.{ufunc.__name__}", args, kwargs, ufunc)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        return self._tracer.dispatch(func.__name__, f"np.{func.__name__}", args, kwargs)
+        return self._tracer.dispatch(func.__name__, f"np.{func.__name__}", args, kwargs, func)
 
     def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
         fail("a traced value cannot become a NumPy array or scalar; cast with .astype(np.float32)")
@@ -205,10 +213,10 @@ class Traced:
         return other // self, other % self
 
     def __matmul__(self, other: Any) -> Any:
-        return self._tracer.dispatch("dot", "@", (self, other), {})
+        return self._tracer.dispatch("dot", "@", (self, other), {}, operator.matmul)
 
     def __rmatmul__(self, other: Any) -> Any:
-        return self._tracer.dispatch("dot", "@", (other, self), {})
+        return self._tracer.dispatch("dot", "@", (other, self), {}, operator.matmul)
 
     def __round__(self, digits: int | None = None) -> Any:
         if self._host is not None:
@@ -234,6 +242,15 @@ def _make_reflected(name: str) -> Callable[[Any, Any], Any]:
     return method
 
 
+def _make_in_place(name: str) -> Callable[[Any, Any], Any]:
+    binary = getattr(Traced, f"__{name}__")
+
+    def method(self: Traced, other: Any) -> Any:
+        return self._change(binary(self, other))
+
+    return method
+
+
 def _make_unary(name: str) -> Callable[[Any], Any]:
     operation, python, text = _UNARY[name]
 
@@ -247,8 +264,14 @@ for _name in _BINARY:
     setattr(Traced, f"__{_name}__", _make_binary(_name))
 for _name in _REFLECTED:
     setattr(Traced, f"__r{_name}__", _make_reflected(_name))
+for _name in _IN_PLACE:
+    setattr(Traced, f"__i{_name}__", _make_in_place(_name))
 for _name in _UNARY:
     setattr(Traced, f"__{_name}__", _make_unary(_name))
+
+
+class CapturedNumber(Traced):
+    """A captured tensor without axes."""
 
 
 def is_traced(value: Any) -> bool:
@@ -346,11 +369,14 @@ class TensorProxy(Traced):
     def __repr__(self) -> str:
         return f"<captured {self._leaf.dtype} tensor '{self._leaf.hint}' with {self.ndim} axes>"
 
-    def _refuse_change(self, other: Any) -> Any:
-        fail("a mod cannot change a captured tensor; write `x = x + y` instead of `x += y`, or use torch.where")
 
-    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ifloordiv__ = __imod__ = _refuse_change
-    __iand__ = __ior__ = __ixor__ = __ilshift__ = __irshift__ = __ipow__ = _refuse_change
+def _refuse_in_place(self: Traced, other: Any) -> NoReturn:
+    fail("a mod cannot change a captured tensor; write `x = x + y` instead of `x += y`, or use torch.where")
+
+
+for _name in _IN_PLACE:
+    setattr(CapturedNumber, f"__i{_name}__", _refuse_in_place)
+    setattr(TensorProxy, f"__i{_name}__", _refuse_in_place)
 
 
 class ObjectProxy:

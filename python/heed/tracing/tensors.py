@@ -18,7 +18,7 @@ DIRECT = {"bool": "bool", "int8": "i8", "int32": "i32", "int64": "i64", "float16
 CONVERTED = {"uint8": "i32", "int16": "i32", "uint16": "i32", "uint32": "i64", "uint64": "i64", "float64": "f32",
              "float8_e4m3fn": "f32", "float8_e5m2": "f32", "longdouble": "f32", "float128": "f32"}
 _PYTHON = {bool: "bool", int: "int64", float: "float32"}
-_NUMPY = {"i32": np.int32, "i64": np.int64, "f32": np.float32}
+_NUMPY = {"bool": np.bool_, "i32": np.int32, "i64": np.int64, "f32": np.float32}
 
 
 def torch() -> Any:
@@ -66,7 +66,7 @@ def convert(value: Any, dtype: str) -> Any:
         return value
     if is_torch(value):
         module = torch()
-        return value.to({"i32": module.int32, "i64": module.int64, "f32": module.float32}[dtype])
+        return value.to({"bool": module.bool, "i32": module.int32, "i64": module.int64, "f32": module.float32}[dtype])
     return value.astype(_NUMPY[dtype])
 
 

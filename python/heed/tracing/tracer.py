@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from heed.arrays import Table
-from heed.tracing import arithmetic, indexing, tensors
+from heed.tracing import arithmetic, indexing, tensors, whole
 from heed.tracing.captures import Guard, Path
 from heed.tracing.errors import OutputError, TraceError, at_assignment, fail, is_user_code, located, none_swallowed
 from heed.tracing.expressions import FITS_I64, Graph, Leaf, Node, fits, in_range
@@ -199,7 +199,7 @@ class Tracer:
                 return self._shift(text, left, right, amount)
             if text == "**" and amount is not None and type(amount.value) is int:
                 right = self.lift_number(self.concrete(right))  # a product has a known number of factors
-            return self.apply(operation, left, right)
+            return _with_source(self.apply(operation, left, right), python, (left, right), {})
         value = python(left._host.value, right._host.value)
         path = left._host.path.derive(f"{{0}} {text} {{1}}", bases=[right._host.path])
         if type(value) is float or type(value) is int and text in ("**", "<<"):
@@ -259,7 +259,7 @@ class Tracer:
 
     def unary(self, operation: Any, python: Any, text: str, operand: Traced) -> Any:
         if operand._host is None or type(operand._host.value) is bool:
-            return self.apply(operation, operand)
+            return _with_source(self.apply(operation, operand), python, (operand,), {})
         value, path = python(operand._host.value), operand._host.path.derive(f"{text}({{0}})")
         if type(value) is int:
             operand = self._unwrapped(value, path, [operand])[0]
@@ -568,7 +568,7 @@ class Tracer:
                                               **{key: self._known(arg) for key, arg in kwargs.items()}), name)
         if find_traced((*args, *kwargs.values())) is None and not any(isinstance(arg, SequenceProxy) for arg in args):
             return function(*args, **kwargs)
-        return self.dispatch(name, _qualified(function), args, kwargs)
+        return self.dispatch(name, _qualified(function), args, kwargs, function)
 
     def construct(self, kind: Any, data: Any) -> Any:
         """torch.Tensor(data), or a class of torch's such as FloatTensor."""
@@ -620,6 +620,8 @@ class Tracer:
             return lambda condition, other: self.dispatch("where", ".where", (condition, value, other), {})
         if name in FUNCTIONS:
             return functools.partial(self._call_method, name, value)
+        if whole.method(value, name) is not None:
+            return functools.partial(self._call_method, name, value)
         kind = tensors.torch().Tensor if tensors.torch() else np.ndarray
         if name.startswith("_") or not hasattr(kind, name):
             raise AttributeError(f"a traced value has no attribute '{name}'")
@@ -627,14 +629,20 @@ class Tracer:
                    "that work element by element, or compute it outside and capture the result")
         if name.endswith("_"):
             plain = name.rstrip("_")
-            instead = f".{plain}()" if plain in FUNCTIONS and hasattr(kind, plain) else "a new value, as torch.where gives"
+            is_known = plain in FUNCTIONS and hasattr(kind, plain)
+            if is_known and type(value) is Traced:
+                return functools.partial(self._call_in_place, plain, value)
+            instead = f".{plain}()" if is_known else "a new value, as torch.where gives"
             message = f".{name}() changes a tensor; a mod cannot: use {instead}"
         if not callable(getattr(kind, name)):
             fail(message)
         return functools.partial(_refuse, message)  # when it is called: hasattr may ask for it
 
     def _call_method(self, name: str, value: Traced, /, *args: Any, **kwargs: Any) -> Any:
-        return self.dispatch(name, f".{name}", (value, *args), kwargs)
+        return self.dispatch(name, f".{name}", (value, *args), kwargs, whole.method(value, name))
+
+    def _call_in_place(self, name: str, value: Traced, /, *args: Any, **kwargs: Any) -> Any:
+        return value._change(self.dispatch(name, f".{name}_", (value, *args), kwargs))
 
     def torch_function(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = getattr(function, "__name__", str(function))
@@ -645,16 +653,21 @@ class Tracer:
             return getattr(args[0], function.__self__.__name__)
         if name == "__getitem__":
             return self._own(args[0], "table")[args[1]]
-        return self.dispatch(name.strip("_"), _qualified(function), args, kwargs)
+        return self.dispatch(name.strip("_"), _qualified(function), args, kwargs, function)
 
-    def dispatch(self, name: str, qualified: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def dispatch(self, name: str, qualified: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Any = None) -> Any:
+        """What a function of a library gives for traced values. `real`: the function, to be called if whole tensors are all it gets."""
         function = FUNCTIONS.get(name)
+        args = tuple(list(arg) if isinstance(arg, SequenceProxy) else arg for arg in args)
+        if real is not None and (function is None or name in whole.OF_ROWS):
+            result = whole.call(self, name, real, args, kwargs)
+            if result is not None:
+                return result
         if function is None:
             fail(f"{qualified} is not supported in a mod; if it does not depend on positions, compute it outside and "
                  "capture the result")
-        args = tuple(list(arg) if isinstance(arg, SequenceProxy) else arg for arg in args)
         try:
-            return function(self, *args, **kwargs)
+            return _with_source(function(self, *args, **kwargs), real, args, kwargs)
         except (TypeError, KeyError) as error:
             if isinstance(error, TraceError):
                 raise
@@ -731,6 +744,13 @@ def code_of(function: Any) -> types.CodeType | None:
     function = getattr(function, "_torchdynamo_orig_callable", function)
     code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
     return code if isinstance(code, types.CodeType) else None
+
+
+def _with_source(result: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A result, which notes the call that it stands for if that may be part of another one."""
+    if type(result) is indexing.Elementwise and function is not None and result.source is None and all(result is not arg for arg in args):
+        result.source = (function, args, kwargs)
+    return result
 
 
 def _is_only_called(code: types.CodeType, name: str) -> bool:

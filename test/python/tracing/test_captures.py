@@ -351,6 +351,47 @@ def test_python_integers_do_not_wrap() -> None:
     assert tracing.lookup(None, make(3, 4))[0] is small
 
 
+def test_functions_of_whole_tensors_are_called_at_each_call() -> None:
+    table, count = torch.arange(24.0).reshape(4, 6), 2
+
+    def mod(s, b, h, q, kv):
+        return s + torch.cumsum(table, 0)[q, kv] + torch.topk(table, count).values[q, 0] + table.max() + torch.cumsum(table, 0)[q, 0]
+
+    def expected() -> Any:
+        sums = table.cumsum(0)
+        return (sums + table.topk(count).values[:, :1] + table.max() + sums[:, :1]).numpy()
+
+    trace, values = tracing.lookup(mod, None)
+    assert [param.name for param in trace.params] == ["cumsum", "values", "max_"]  # cumsum once
+    at = np.ix_(range(1), range(1), range(4), range(6))
+    np.testing.assert_allclose(trace.evaluate_score(values, 0.0, *at)[0, 0], expected())
+    table[1, 2] = -50
+    count = 3
+    again, values = tracing.lookup(mod, None)
+    assert again is trace
+    np.testing.assert_allclose(trace.evaluate_score(values, 0.0, *at)[0, 0], expected())
+    table = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    trace, values = tracing.lookup(mod, None)
+    np.testing.assert_allclose(trace.evaluate_score(values, 0.0, *at)[0, 0], expected(), rtol=1e-6, atol=1e-6)  # read as f32
+    check(trace)
+
+
+def test_modules_of_whole_tensors() -> None:
+    """A network that makes a table of biases, as continuous position biases do."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    places = torch.randn(23, 2)
+
+    def mod(s, b, h, q, kv):
+        return s + network(places)[q - kv + 11, h]
+
+    trace, values = tracing.lookup(mod, None)
+    h, q, kv = np.ix_(range(3), range(12), range(12))
+    expected = network(places).detach().numpy()[q - kv + 11, h]
+    np.testing.assert_allclose(trace.evaluate_score(values, 0.0, 0, h, q, kv), expected, rtol=1e-6)
+    check(trace)
+
+
 def test_sizes_are_run_time_values() -> None:
     def make(table):
         return lambda b, h, q, kv: (q < table.shape[0] // 2) & (kv < len(table)) & (q < table.numel()) & (q < table.size(0))

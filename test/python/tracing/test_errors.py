@@ -23,6 +23,7 @@ import torch.nn.functional as F  # noqa: E402
 from heed import tracing  # noqa: E402
 
 table = torch.zeros(4, 4)
+number = torch.tensor(2.0)
 array = np.zeros(4)
 long = torch.zeros(5000)
 words = {"a": 1}
@@ -77,8 +78,18 @@ def assign_in_place(s, b, h, q, kv):
     return s + row[h, q]
 
 
+def assign_number_in_place(s, b, h, q, kv):
+    scale = number
+    scale *= 2  # HERE
+    return s * scale
+
+
 def method_in_place(s, b, h, q, kv):
-    return s.add_(1)  # HERE
+    return s + table.add_(1)[h, q]  # HERE
+
+
+def method_of_number_in_place(s, b, h, q, kv):
+    return s + number.add_(1)  # HERE
 
 
 def torch_random(s, b, h, q, kv):
@@ -114,7 +125,7 @@ def too_many(s, b, h, q, kv):
 
 
 def whole_tensor(s, b, h, q, kv):
-    return s + table.sum()  # HERE
+    return s + table[1:].sum()  # HERE
 
 
 def computed_vector(s, b, h, q, kv):
@@ -122,7 +133,7 @@ def computed_vector(s, b, h, q, kv):
 
 
 def computed_table(s, b, h, q, kv):
-    return s + (table * 2).sum()  # HERE
+    return s + (table * q).sum()  # HERE
 
 
 def computed_transposed(s, b, h, q, kv):
@@ -222,6 +233,64 @@ def narrow_row(s, b, h, q, kv):
     return s + table.int()[h].to(torch.int8).sum()  # HERE
 
 
+def searched_whole(s, b, h, q, kv):
+    return s + torch.searchsorted(table, q)  # HERE
+
+
+def looked_up_whole(s, b, h, q, kv):
+    return s + torch.bucketize(table, table[0])[h, q]  # HERE
+
+
+def matrix_product(s, b, h, q, kv):
+    return s + (table @ table[h])[q]  # HERE
+
+
+def sorted_otherwise(s, b, h, q, kv):
+    return s + torch.searchsorted(table[0], q, sorter=table[1])  # HERE
+
+
+def changed_whole(s, b, h, q, kv):
+    return s + table.cumsum_(0)[h, q]  # HERE
+
+
+def random_whole(s, b, h, q, kv):
+    return s + table.bernoulli()[h, q]  # HERE
+
+
+def sorted_whole(s, b, h, q, kv):
+    array.sort()  # HERE
+    return s + array[q]
+
+
+def filled_whole(s, b, h, q, kv):
+    np.put(array, 0, 3.0)  # HERE
+    return s + array[q]
+
+
+def written_whole(s, b, h, q, kv):
+    return s + torch.cumsum(table, 0, out=table)[h, q]  # HERE
+
+
+def function_of_part(s, b, h, q, kv):
+    return s + torch.cumsum(table[h], 0)[q]  # HERE
+
+
+def row_in_row(s, b, h, q, kv):
+    return torch.where(torch.isin(table[h], table[0]).any(), s, 0)  # HERE
+
+
+def changed_embedding(s, b, h, q, kv):
+    return s + F.embedding(h, table, max_norm=1.0)[q]  # HERE
+
+
+def norm_of_all(s, b, h, q, kv):
+    return s + torch.norm(table[1:])  # HERE
+
+
+def nuclear_norm(s, b, h, q, kv):
+    return s + torch.norm(table[h], p="nuc")  # HERE
+
+
 def nested(s, b, h, q, kv):
     return helper(s)
 
@@ -241,7 +310,9 @@ def helper(s):
     (iterate, "cannot be iterated over"),
     (assign, "cannot change a tensor"),
     (assign_in_place, r"write `x = x \+ y`"),
+    (assign_number_in_place, r"write `x = x \+ y`"),
     (method_in_place, r"use \.add\(\)"),
+    (method_of_number_in_place, r"use \.add\(\)"),
     (torch_random, r"random numbers \(rand\)"),
     (dropout, r"random numbers \(dropout\)"),
     (numpy_random, r"random numbers \(rand\)"),
@@ -274,6 +345,20 @@ def helper(s):
     (assign_global, "the global 'calls' is assigned"),
     (narrow_row, "cannot be cast to int8"),
     (index_of, "list.index of what a mod captures"),
+    (searched_whole, r"look one value up in a row of a captured tensor, as in torch.searchsorted\(offsets\[b\], q_idx\)"),
+    (looked_up_whole, "look one value up in a row of a captured tensor"),
+    (matrix_product, r"a product of tensors with 2 and 1 axes left: index a matrix down to a row, as in matrix\[h\] @ vector"),
+    (sorted_otherwise, "searchsorted is not supported in a mod with these arguments: .*sorter="),
+    (changed_whole, "cumsum_.. changes a tensor; a mod cannot: use a new value"),
+    (random_whole, r"random numbers \(bernoulli\)"),
+    (sorted_whole, r"\.sort is not supported in a mod"),
+    (filled_whole, "put is not supported in a mod"),
+    (written_whole, "cumsum is not supported in a mod"),
+    (function_of_part, "cumsum is not supported in a mod; if it does not depend on positions, compute it outside"),
+    (row_in_row, "isin in a mod looks one value up"),
+    (changed_embedding, "embedding is not supported in a mod with these arguments: .*1.0"),
+    (norm_of_all, r"norm of a tensor with 2 axes left: index it down to a row"),
+    (nuclear_norm, "norm is not supported in a mod with these arguments: .*p='nuc'"),
     (nested, "use torch.where"),
 ], ids=lambda value: value.__name__ if callable(value) else "")
 def test_message(function: Any, message: str) -> None:

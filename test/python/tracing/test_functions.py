@@ -127,6 +127,49 @@ def test_dtypes() -> None:
         assert values[0].dtype in (np.int32, np.int64, np.float32) and values[0].tolist() == array.tolist()
 
 
+def _shift(index: Any) -> Any:
+    index -= 3
+    return index // 4
+
+
+def _methods_in_place(s: Any, b: Any, h: Any, q: Any, kv: Any) -> Any:
+    kept = s.clone()
+    s.mul_(2).add_(kv, alpha=3)
+    s.masked_fill_(kept > 2, 1.5)
+    return s - kept
+
+
+def _operators_in_place(s: Any, b: Any, h: Any, q: Any, kv: Any) -> Any:
+    other = s
+    other *= 2
+    s += kv
+    kv <<= 1
+    kv %= 7
+    kv **= 2
+    count = COUNT  # a number, which is another one then
+    count += 1
+    return other - s / 4 + kv + count * COUNT
+
+
+IN_PLACE: dict[str, Any] = {
+    "argument of a function": lambda s, b, h, q, kv: s + (_shift(q) == _shift(kv)) * 2 + (q < kv) * 4 + q * 8,
+    "methods": _methods_in_place,
+    "operators": _operators_in_place,
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_in_place(name: str) -> None:
+    """All names of a value see that it is changed."""
+    vmapped = IN_PLACE[name]
+    for dims in ((0, None, None, None, 0), (0, None, None, 0, None), (0, None, 0, None, None), (0, 0, None, None, None)):
+        vmapped = torch.vmap(vmapped, in_dims=dims)
+    expected = vmapped(torch.from_numpy(SCORES.copy()), *(torch.arange(n) for n in SCORES.shape)).numpy()
+    trace, values = tracing.lookup(IN_PLACE[name], None)
+    np.testing.assert_allclose(trace.evaluate_score(values, SCORES, *AT), expected, rtol=2e-12, atol=1e-12)
+    check(trace)
+
+
 def test_foreign_tensors() -> None:
     class Foreign:
         def __init__(self, array: np.ndarray) -> None:
@@ -150,6 +193,7 @@ def _bias() -> Any:
 bias = _bias()
 doc = bias[0, 0]
 steps = bias[0, 0, 0]
+ends = torch.tensor([[0, 3, 3, 9, 30], [2, 5, 17, 18, 40]], dtype=torch.int32)
 strided = torch.as_strided(torch.arange(4000, dtype=torch.int32), (2, 3, 7, 40), (900, 300, 41, 1))
 
 INDEXING: dict[str, Any] = {
@@ -189,6 +233,22 @@ INDEXING: dict[str, Any] = {
                                      + doc.index_select(1, kv.view(1))[q, 0] + torch.index_select(doc, 0, q.view(1))[0, kv] + doc.select(1, 3)[q]
                                      + torch.gather(steps, 0, kv.view(1))[0] + doc[q].gather(0, kv.view(1)).sum()
                                      + torch.take_along_dim(steps, q.view(1), 0)[0]),
+    "looked up": lambda b, h, q, kv: (torch.searchsorted(ends[b], kv, right=True) * 2 + torch.searchsorted(ends[1, :3], q, side="right") * 3
+                                      + torch.bucketize(kv - q, ends[0]) * 5 + torch.bucketize(q, ends[0, 4:], right=True) * 7
+                                      + torch.bucketize(kv, (ends * 2 + 1)[1, 1:], out_int32=True) * 11 + torch.bucketize(q, ends[0, :0])
+                                      + torch.searchsorted(torch.tensor([-2, 4, 4, 8]), q - 3) * 13),
+    "is in": lambda b, h, q, kv: torch.isin(kv, ends[b]) * 2 + torch.isin(q, steps, invert=True) * 3 + torch.isin(kv, torch.tensor([3, 39])) * 5,
+    "norms": lambda b, h, q, kv: (torch.norm(doc[q, 1:4].float()) + doc[q].float().norm(p=1) + torch.linalg.norm(doc[q].float() - kv, ord=3, dim=-1)
+                                  + torch.linalg.vector_norm(doc[:, kv].float(), torch.inf) + doc[q].float().norm(-torch.inf)
+                                  + torch.linalg.norm(doc[q].float(), 0) + torch.dist(doc[q].float(), doc[0].float()) + torch.norm(doc[:, kv].float(), dim=0)),
+    "embedding": lambda b, h, q, kv: F.embedding(kv, doc.T.contiguous())[q] + F.embedding(q, doc, padding_idx=1)[kv],
+    "whole tensors": lambda b, h, q, kv: (torch.cumsum(steps, 0)[kv] + bias.cumsum(-1)[b, h, q, kv] + doc.max() + bias.sum((0, 1))[q, kv] + doc.min(dim=1).values[q]
+                                          + torch.sort(steps)[0][kv] + F.pad(steps, (1, 0))[q] + torch.cat([steps, doc[...].reshape(-1)])[kv] + torch.stack([steps, steps])[1, q]
+                                          + torch.topk(steps, COUNT).indices[q % COUNT] + (doc @ doc.T)[q, kv % 7] + doc.long().amax() + (doc.bool().sum(1) + torch.cumsum(torch.tensor([3, 4, 5]), 0)[q % 3])[0] * q
+                                          + torch.argsort(steps, descending=True)[kv] + doc.any(1)[q] + F.one_hot(ends.long(), 41)[b, q % 5, kv]
+                                          + torch.searchsorted(ends, ends)[1, q % 5] + torch.isin(doc, steps)[q, kv]),
+    "whole operations": lambda b, h, q, kv: ((steps == 3).cumsum(0)[kv] + F.one_hot(doc.long() % 5, 5)[q, kv, 2] + (doc * COUNT - 1).abs().amax(1)[q]
+                                             + (-bias).sum() + (doc.clamp(min=0) @ torch.where(doc.T > 0, doc.T, 1))[q, kv % 7]),
     "index of operations": lambda b, h, q, kv: steps[(abs(steps) + 1)[kv] % 40] + steps[(steps % 40)[q]],
 }
 
@@ -208,7 +268,7 @@ def test_indexing(name: str) -> None:
     else:
         expected = vmapped(*arguments).double().numpy()
     actual = trace.evaluate_score(values, np.zeros(()), *AT)
-    tolerance = 1e-6 if name in ("row mean", "operations first") else 1e-12  # a float32 in torch
+    tolerance = 1e-6 if name in ("row mean", "operations first", "norms") else 1e-12  # a float32 in torch
     np.testing.assert_allclose(actual, np.broadcast_to(expected, (2, 3, 7, 40)), rtol=tolerance)
 
 
@@ -280,6 +340,29 @@ def test_texts() -> None:
     functions = list(FUNCTIONS.values())
     functions += [lambda s, b, h, q, kv, f=function: s + f(b, h, q, kv) for function in INDEXING.values()]
     check(*(tracing.trace(function, name=f"v{i}") for i, function in enumerate(functions)))
+
+
+def test_length_of_what_is_searched() -> None:
+    """Another length is another argument, unless it takes another number of steps."""
+    offsets = torch.tensor([0, 10, 20, 30])
+
+    def mask(b, h, q, kv):
+        return torch.searchsorted(offsets, q, right=True) == torch.searchsorted(offsets, kv, right=True)
+
+    digests = []
+    for offsets in (torch.tensor([0, 10, 20, 30]), torch.tensor([0, 3, 3, 20, 25, 29]), torch.tensor([0, 30]), torch.tensor([5])):
+        trace, values = tracing.lookup(None, mask)
+        digests.append(trace.digest)
+        document = torch.searchsorted(offsets, torch.arange(40), right=True)
+        expected = np.broadcast_to(document[:7, None] == document[None], (2, 3, 7, 40))
+        np.testing.assert_array_equal(np.broadcast_to(trace.evaluate_mask(values, *AT), expected.shape), expected)
+        check(trace)
+    assert [digests.index(digest) for digest in digests] == [0, 0, 2, 3]
+
+    numbers, positions = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([float("nan"), 1.0, 2.5, 7.0])
+    trace, values = tracing.lookup(lambda s, b, h, q, kv: s + torch.searchsorted(numbers, positions[q]), None)
+    actual = [float(trace.evaluate_score(values, 0.0, 0, 0, i, 0)) for i in range(4)]
+    assert actual == torch.searchsorted(numbers, positions).tolist() == [3, 0, 2, 3]
 
 
 def test_wrap_only_where_needed() -> None:

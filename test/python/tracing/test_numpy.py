@@ -33,6 +33,7 @@ FUNCTIONS: dict[str, Any] = {
                                         + np.bitwise_and(q, 3) + np.left_shift(q, 2) + np.right_shift(kv, 1) + np.invert(q)),
     "casts": lambda s, b, h, q, kv: (s.astype(np.int32) + np.logical_not(q > kv) * 2 + (q > kv).astype(int) + q.astype(np.float64) / 7
                                      + np.isnan(s) + np.not_equal(q, kv)),
+    "looked up": lambda s, b, h, q, kv: s + np.searchsorted(doc[0], kv) + np.searchsorted(slopes[::-1], 0.3, side="right"),
     "scalars": lambda s, b, h, q, kv: np.float32(0.5) * s + np.int32(3) * q + np.float64(2.0) ** -q.astype(float),
 }
 
