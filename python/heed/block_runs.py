@@ -106,9 +106,9 @@ class BlockRuns:
                 cells = first_cell - touched.start + edges // column_step
                 num_open[touched] += sign * np.bincount(cells, minlength=size)
                 sums[touched] += sign * np.bincount(cells, edges, size)
-        num_open, sums = num_open.reshape(shape), sums.reshape(shape)
         ends = np.minimum(np.arange(1, shape[3]) * column_step, columns)
-        before = ends * np.cumsum(num_open, axis=-1)[..., :-1] - np.cumsum(sums, axis=-1)[..., :-1]
+        before = (ends * np.cumsum(num_open.reshape(shape), axis=-1)[..., :-1]
+                  - np.cumsum(sums.reshape(shape), axis=-1)[..., :-1])
         counts: np.ndarray = np.diff(before, axis=-1, prepend=0).astype(np.int64)
         return counts
 
