@@ -96,23 +96,29 @@ class BlockRuns:
 
     def num_listed(self) -> int:
         """Blocks that are not skipped."""
-        return int((self.runs[:, 1].astype(np.int64) - self.runs[:, 0]).sum())
+        return int(self.runs[:, 1].sum(dtype=np.int64) - self.runs[:, 0].sum(dtype=np.int64))
 
     def num_visited(self, row_step: int, column_step: int) -> np.ndarray:
         """How many blocks are not skipped in each cell of so many rows and columns, the last ones of fewer: int64 (batches, heads,
         rows of cells, columns of cells). Takes time for the runs and the cells, not for the blocks."""
         batches, heads, rows, columns = self.shape
         shape = (batches, heads, ceil_div(rows, row_step), ceil_div(columns, column_step) + 1)
-        table, row = np.divmod(np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets)), max(rows, 1))
-        first_cell = (table * shape[2] + row // row_step) * shape[3]
         # Before column x there are x - begin of a run's blocks if it has begun, less x - end if it has ended.
-        num_open, sums = np.zeros(shape), np.zeros(shape)
-        for sign, edges in ((1, self.runs[:, 0]), (-1, self.runs[:, 1])):
-            cells = first_cell + edges // column_step
-            num_open += sign * np.bincount(cells, minlength=num_open.size).reshape(shape)
-            sums += sign * np.bincount(cells, edges, sums.size).reshape(shape)
+        num_open, sums = np.zeros(math.prod(shape)), np.zeros(math.prod(shape))
+        for low in range(0, len(self.runs), _CHUNK_ENTRIES):
+            part = self.runs[low:low + _CHUNK_ENTRIES]
+            found_in = np.searchsorted(self.offsets, np.arange(low, low + len(part)), side="right") - 1
+            table, row = np.divmod(found_in, max(rows, 1))
+            first_cell = (table * shape[2] + row // row_step) * shape[3]
+            touched = slice(first_cell[0], first_cell[-1] + shape[3])
+            size = touched.stop - touched.start
+            for sign, edges in ((1, part[:, 0]), (-1, part[:, 1])):
+                cells = first_cell - touched.start + edges // column_step
+                num_open[touched] += sign * np.bincount(cells, minlength=size)
+                sums[touched] += sign * np.bincount(cells, edges, size)
         ends = np.minimum(np.arange(1, shape[3]) * column_step, columns)
-        before = ends * np.cumsum(num_open, axis=-1)[..., :-1] - np.cumsum(sums, axis=-1)[..., :-1]
+        before = (ends * np.cumsum(num_open.reshape(shape), axis=-1)[..., :-1]
+                  - np.cumsum(sums.reshape(shape), axis=-1)[..., :-1])
         counts: np.ndarray = np.diff(before, axis=-1, prepend=0).astype(np.int64)
         return counts
 

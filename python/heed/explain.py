@@ -115,12 +115,15 @@ def work(subject: Subject, report: Report, schedule: dict[str, Any], means: Mean
         progress.update(f"batch and head {number + 1} of {len(places)}")
         lower, upper = loop_bounds(subject, report, block_q, b, h)
         walked = int(np.maximum(-(-upper // block_kv) - lower // block_kv, 0).sum())
-        rows, begins, ends, _ = blocks.runs.T
-        keys = np.minimum(ends * block_kv, upper[rows]) - begins * block_kv
+        num_keys = num_pairs = 0
+        for part in blocks.parts():
+            rows, begins, ends, _ = part.T
+            keys = np.minimum(ends * block_kv, upper[rows]) - begins * block_kv
+            num_keys, num_pairs = num_keys + int(keys.sum()), num_pairs + int((keys * height[rows]).sum())
         skipped, partial, full = blocks.counts()
         beyond = num_rows * num_columns - walked
         found = {"beyond_bounds": beyond, "skipped": skipped - beyond, "partial": partial, "full": full,
-                 "keys": keys.sum(), "pairs": (keys * height[rows]).sum()}
+                 "keys": num_keys, "pairs": num_pairs}
         for name, value in found.items():
             totals[name] += float(value) / len(places)
     instances = subject.sizes["B"] * subject.sizes["Hq"]

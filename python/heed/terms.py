@@ -35,6 +35,7 @@ MAX_BLOCKS = 1 << 34  # 4 million queries and keys
 MAX_QUESTIONS = 1 << 20  # about single blocks: some 5 us each
 MAX_CELLS = 1024  # along one side of a picture
 _CHUNK_PAIRS = 1 << 19  # evaluated at a time
+_CHUNK_RUNS = 1 << 18  # counted at a time
 _SIZES = ("B", "Hq", "Hkv", "Sq", "Skv", "D", "Dv")
 _OPS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%", "and": "&", "or": "|", "xor": "^",
         "shl": "<<", "shr": ">>", "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "select": "where"}
@@ -200,8 +201,8 @@ def split(root: Node, room: int = MAX_TERMS) -> Term:
 
 @dataclasses.dataclass
 class Blocks:
-    """The blocks of one batch and head that are not skipped: `runs` is int64 (n, 4), the row, the first block, the one
-    behind the last, and the class, PARTIAL or FULL."""
+    """The blocks of one batch and head that are not skipped: `runs` is (n, 4), the row, the first block, the one behind the
+    last, and the class, PARTIAL or FULL. There may be half as many as blocks: see `parts`."""
 
     shape: tuple[int, int]
     runs: np.ndarray
@@ -220,8 +221,13 @@ class Blocks:
         batches, heads, rows, columns = found.shape
         low = ((b if batches > 1 else 0) * heads + (h if heads > 1 else 0)) * rows
         offsets = found.offsets[low:low + rows + 1]
-        return cls((rows, columns), np.column_stack([np.repeat(np.arange(rows), np.diff(offsets)),
+        return cls((rows, columns), np.column_stack([np.repeat(np.arange(rows, dtype=np.int32), np.diff(offsets)),
                                                      found.runs[offsets[0]:offsets[-1]]]))
+
+    def parts(self) -> Iterator[np.ndarray]:
+        """`runs` in int64, some at a time."""
+        for low in range(0, len(self.runs), _CHUNK_RUNS):
+            yield self.runs[low:low + _CHUNK_RUNS].astype(np.int64)
 
     def within(self, first: np.ndarray, end: np.ndarray) -> "Blocks":
         """Without what is before block `first` or from `end` on, given for each row."""
@@ -231,8 +237,9 @@ class Blocks:
 
     def counts(self) -> np.ndarray:
         """How many blocks are SKIPPED, PARTIAL and FULL."""
-        _, begins, ends, kinds = self.runs.T
-        found = np.bincount(kinds, ends - begins, 3).astype(np.int64)
+        found = np.zeros(3, np.int64)
+        for part in self.parts():
+            found += np.bincount(part[:, 3], part[:, 2] - part[:, 1], 3).astype(np.int64)
         found[SKIPPED] = self.shape[0] * self.shape[1] - found.sum()
         return found
 
@@ -246,16 +253,20 @@ class Blocks:
         height, width = (np.minimum(size, extent - np.arange(0, extent, size)) for size, extent in zip(cell, self.shape))
         found = np.zeros((3, len(height), len(width)), np.int64)
         shape = len(height), len(width) + 2
+        # A run covers its first cell from an offset on, and all that follow; what is behind its end is taken back.
+        steps = np.zeros((3, shape[0] * shape[1]))
+        for part in self.parts():
+            first, last = part[[0, -1], 0] // cell[0]  # rows ascend
+            touched = slice(first * shape[1], (last + 1) * shape[1])
+            for kind in (PARTIAL, FULL):
+                rows, begins, ends, _ = part[part[:, 3] == kind].T
+                for edges, sign in ((begins, 1), (ends, -1)):
+                    columns, offsets = np.divmod(edges, cell[1])
+                    at = (rows // cell[0] - first) * shape[1] + columns
+                    steps[kind, touched] += sign * np.bincount(at, cell[1] - offsets, touched.stop - touched.start)
+                    steps[kind, touched] += sign * np.bincount(at + 1, offsets, touched.stop - touched.start)
         for kind in (PARTIAL, FULL):
-            rows, begins, ends, _ = self.runs[self.runs[:, 3] == kind].T
-            # A run covers its first cell from an offset on, and all that follow; what is behind its end is taken back.
-            steps = np.zeros(shape[0] * shape[1])
-            for edges, sign in ((begins, 1), (ends, -1)):
-                columns, offsets = np.divmod(edges, cell[1])
-                at = rows // cell[0] * shape[1] + columns
-                steps += sign * np.bincount(at, cell[1] - offsets, len(steps))
-                steps += sign * np.bincount(at + 1, offsets, len(steps))
-            found[kind] = steps.reshape(shape).cumsum(1)[:, :-2]
+            found[kind] = steps[kind].reshape(shape).cumsum(1)[:, :-2]
         found[SKIPPED] = height[:, None] * width - found.sum(0)
         return found
 

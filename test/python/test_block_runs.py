@@ -313,6 +313,24 @@ def test_memory_of_lists() -> None:
     assert (indices[0, 0, 3000, :3001] == [*range(3000), 3000]).all()
 
 
+def test_memory_of_counts() -> None:
+    """Of pictures and `sparsity` of a mask whose runs are as many as half of its blocks."""
+    runs = runs_of(lambda b, h, q, kv: (q // 64 + kv // 64) % 2 == 0, None, None, 1 << 18, 1 << 18, 64)
+    assert len(runs.runs) == 4096 * 2048
+    tracemalloc.start()
+    try:
+        assert runs.num_listed() == len(runs.runs)
+        cells = runs.num_visited(205, 205)
+        assert tracemalloc.get_traced_memory()[1] < 72 << 20  # the runs take 96 MiB
+    finally:
+        tracemalloc.stop()
+    sizes = np.minimum(205, 4096 - np.arange(0, 4096, 205))
+    expected = np.multiply.outer(sizes, sizes)
+    firsts = np.arange(0, 4096, 205)
+    expected = expected // 2 + (expected % 2) * ((firsts[:, None] + firsts) % 2 == 0)
+    np.testing.assert_array_equal(cells[0, 0], expected)
+
+
 @pytest.mark.parametrize("length", (2 ** 31 - 1, 2 ** 31 - 2 ** 20))
 def test_longest(length: int) -> None:
     runs = runs_of(causal, None, None, length, length, 1 << 20)

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -33,6 +35,32 @@ def test_cells(cell: tuple[int, int]) -> None:
     for row, column in np.ndindex(found.shape[1:]):
         part = classes[row * cell[0]:(row + 1) * cell[0], column * cell[1]:(column + 1) * cell[1]]
         assert found[:, row, column].tolist() == [(part == kind).sum() for kind in (SKIPPED, PARTIAL, FULL)]
+
+
+@pytest.mark.parametrize("cell", [(1, 1), (2, 3), (7, 5), (100, 100)])
+def test_runs_are_counted_in_parts(cell: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = Blocks.of_classes(draw((21, 34)))
+    counts, cells = blocks.counts(), blocks.in_cells(cell)
+    monkeypatch.setattr(terms, "_CHUNK_RUNS", 7)
+    np.testing.assert_array_equal(blocks.counts(), counts)
+    np.testing.assert_array_equal(blocks.in_cells(cell), cells)
+
+
+def test_memory_of_pictures() -> None:
+    """Beside the runs, of which a chessboard has half as many as blocks."""
+    rows = columns = 2048
+    firsts = np.arange(rows)[:, None] % 2 + np.arange(0, columns, 2)
+    row = np.broadcast_to(np.arange(rows)[:, None], firsts.shape)
+    runs = np.stack([row, firsts, firsts + 1, np.full_like(firsts, FULL)], -1).reshape(-1, 4).astype(np.int32)
+    blocks = Blocks((rows, columns), runs)
+    tracemalloc.start()
+    try:
+        assert blocks.counts().tolist() == [rows * columns // 2, 0, rows * columns // 2]
+        cells = blocks.in_cells((4, 4))
+        assert tracemalloc.get_traced_memory()[1] < 60 << 20  # 2M runs: 32 MiB
+    finally:
+        tracemalloc.stop()
+    assert (cells[FULL] == 8).all() and (cells[SKIPPED] == 8).all()
 
 
 def test_bounds_cut_runs() -> None:
