@@ -79,17 +79,27 @@ Real IntervalEvaluator::betweenEnds(const Real &x, const Real &y, double magnitu
   return {lo, hi, land(b, x.known, y.known), magnitude, usesKv};
 }
 
-Real IntervalEvaluator::widened(const Real &x) {
+Real IntervalEvaluator::widened(const Real &x, Error error) {
   OpBuilder &b = at(x.usesKv);
-  Value tiny = real(std::numeric_limits<float>::min()),
-        ulp = real(4 * std::numeric_limits<float>::epsilon());
   auto marginOf = [&](Value v) {
     Value size = b.createOrFold<math::AbsFOp>(loc(), v);
-    return binary<arith::AddFOp>(b, binary<arith::MulFOp>(b, size, ulp), tiny);
+    return binary<arith::AddFOp>(b, binary<arith::MulFOp>(b, size, real(error.relative)),
+                                 real(error.absolute));
   };
   return {binary<arith::SubFOp>(b, x.lo, marginOf(x.lo)),
-          binary<arith::AddFOp>(b, x.hi, marginOf(x.hi)), x.known, x.magnitude * 1.000001 + 1e-37,
-          x.usesKv};
+          binary<arith::AddFOp>(b, x.hi, marginOf(x.hi)), x.known,
+          x.magnitude * (1 + 2 * double(error.relative)) + 2 * double(error.absolute), x.usesKv};
+}
+
+template <typename Op>
+Real IntervalEvaluator::curve(Real x, double least, double magnitude, Error error, bool falls) {
+  OpBuilder &b = at(x.usesKv);
+  if (least > -kLargestF32)
+    x.known = land(b, x.known, compare(b, P::OGE, x.lo, real(least)));
+  Real result = growing<Op>(x, magnitude);
+  if (falls)
+    std::swap(result.lo, result.hi);
+  return widened(result, error);
 }
 
 Real IntervalEvaluator::absolute(const Real &x) {
@@ -196,11 +206,29 @@ void IntervalEvaluator::evaluateReal(Operation &op, Value result) {
     return setReal(result, growing<math::FloorOp>(x, x.magnitude + 1));
   if (isa<math::CeilOp>(op))
     return setReal(result, growing<math::CeilOp>(x, x.magnitude + 1));
-  if (isa<math::SqrtOp>(op)) {
-    Real root = widened(growing<math::SqrtOp>(x, std::sqrt(x.magnitude)));
-    root.known = land(b, root.known, compare(b, P::OGE, x.lo, real(0)));
-    return setReal(result, root);
-  }
+  // Instructions of GPUs are off by 2^-21 and less of exponentials and roots, by as much of
+  // logarithms' arguments, and by 2^-11 of hyperbolic tangents.
+  constexpr double smallest = std::numeric_limits<float>::min(), everywhere = -unknown;
+  constexpr Error ofExponentials = {0x1p-16f, std::numeric_limits<float>::min()},
+                  ofLogarithms = {0x1p-16f, 0x1p-16f}, ofSigmoids = {0x1p-9f, 0x1p-16f};
+  if (isa<math::SqrtOp>(op))
+    return setReal(result, curve<math::SqrtOp>(x, 0, std::sqrt(x.magnitude), ofExponentials));
+  if (isa<math::RsqrtOp>(op))
+    return setReal(result, curve<math::RsqrtOp>(x, smallest, 1e19, ofExponentials, /*falls=*/true));
+  if (isa<math::ExpOp>(op))
+    return setReal(result, curve<math::ExpOp>(x, everywhere, unknown, ofExponentials));
+  if (isa<math::Exp2Op>(op))
+    return setReal(result, curve<math::Exp2Op>(x, everywhere, unknown, ofExponentials));
+  if (isa<math::LogOp>(op))
+    return setReal(result, curve<math::LogOp>(x, smallest, 100, ofLogarithms));
+  if (isa<math::Log2Op>(op))
+    return setReal(result, curve<math::Log2Op>(x, smallest, 150, ofLogarithms));
+  if (isa<math::Log1pOp>(op))
+    return setReal(result, curve<math::Log1pOp>(x, -0.99, 100, ofLogarithms));
+  if (isa<math::TanhOp>(op))
+    return setReal(result, curve<math::TanhOp>(x, everywhere, 1, ofSigmoids));
+  if (isa<math::ErfOp>(op))
+    return setReal(result, curve<math::ErfOp>(x, everywhere, 1, ofSigmoids));
   if (auto selectOp = dyn_cast<arith::SelectOp>(op)) {
     Boolean c = getBoolean(selectOp.getCondition());
     usesKv |= c.usesKv;

@@ -52,7 +52,7 @@ struct StaticRange {
   int64_t magnitude() const { return std::max(std::abs(lo), std::abs(hi)); }
 };
 
-/// The bits of numbers that are not negative: those that all of them have, and those that some may
+/// The bits of numbers in two's complement: those that all of them have, and those that some may
 /// have besides. i64.
 struct Bits {
   Value ones, unknown;
@@ -325,8 +325,8 @@ private:
   /// `kv - start[doc[kv]]` in one document q - kv. None where nothing cancels.
   std::optional<Integer> differenceUnder(arith::CmpIOp equality, arith::CmpIOp other);
 
-  /// lhs - rhs, with the linear parts combined.
-  std::optional<Integer> difference(arith::CmpIOp op);
+  /// x - y, with the linear parts combined; of a minimum or maximum, of each of its operands.
+  std::optional<Integer> difference(Value x, Value y, unsigned depth = 0);
 
   Integer subtract(const Integer &x, const Integer &y);
 
@@ -367,11 +367,13 @@ private:
 
   /// Shifts by a constant, and masks of low bits, are products, quotients and remainders.
   std::optional<Integer> bitOperation(Operation &op, const Integer &x, int64_t c);
-  /// The numbers of [lo, hi], not negative, have the bits above the highest one in which lo and hi
-  /// differ in common.
+  /// Shifts by anything from 0 to the width of `type`.
+  Integer shift(Operation &op, const Integer &x, const Integer &amount);
+  /// The numbers of [lo, hi] have the bits above the highest one in which lo and hi differ in
+  /// common.
   Bits bitsOf(const Integer &x);
-  /// &, | and ^ of numbers that are not negative.
-  std::optional<Integer> combineBits(Operation &op, Integer x, Integer y);
+  /// &, | and ^.
+  Integer combineBits(Operation &op, Integer x, Integer y);
 
   //===-- Floating point --------------------------------------------------===//
 
@@ -393,8 +395,18 @@ private:
   template <typename Op>
   Real betweenEnds(const Real &x, const Real &y, double magnitude);
 
-  /// With what was rounded away: an addition behind a product may take it unrounded.
-  Real widened(const Real &x);
+  /// What a result may be off by: a part of itself, and a number.
+  struct Error {
+    float relative, absolute;
+  };
+  /// What is rounded away: an addition behind a product may take it unrounded.
+  static constexpr Error kRounding = {4 * std::numeric_limits<float>::epsilon(),
+                                      std::numeric_limits<float>::min()};
+  Real widened(const Real &x, Error error = kRounding);
+
+  /// Of a function that grows or falls from `least` on, as targets approximate it.
+  template <typename Op>
+  Real curve(Real x, double least, double magnitude, Error error, bool falls = false);
 
   Real absolute(const Real &x);
 

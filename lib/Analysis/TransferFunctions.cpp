@@ -63,7 +63,7 @@ Boolean IntervalEvaluator::evaluateBoolean(Operation &op) {
   if (auto compareOp = dyn_cast<arith::CmpIOp>(op)) {
     if (compareOp.getLhs().getType().isInteger(1))
       return evaluateBooleanCompare(compareOp);
-    if (std::optional<Integer> d = difference(compareOp))
+    if (std::optional<Integer> d = difference(compareOp.getLhs(), compareOp.getRhs()))
       return compareWithZero(compareOp.getPredicate(), *d);
   }
   if (auto compareOp = dyn_cast<arith::CmpFOp>(op)) {
@@ -191,11 +191,26 @@ std::optional<Integer> IntervalEvaluator::differenceUnder(arith::CmpIOp equality
   return rest;
 }
 
-std::optional<Integer> IntervalEvaluator::difference(arith::CmpIOp op) {
-  std::optional<Integer> x = getInteger(op.getLhs()), y = getInteger(op.getRhs());
-  if (!x || !y)
+std::optional<Integer> IntervalEvaluator::difference(Value x, Value y, unsigned depth) {
+  // max(a, b) - y = max(a - y, b - y), which knows what a and b have in common with y.
+  constexpr unsigned mostLevels = 3;
+  auto distribute = [&](Value v, auto minus, bool isNegated) -> std::optional<Integer> {
+    Operation *op = v.getDefiningOp();
+    if (depth == mostLevels || uniformOf(v) || !isa_and_present<arith::MinSIOp, arith::MaxSIOp>(op))
+      return std::nullopt;
+    std::optional<Integer> first = minus(op->getOperand(0)), second = minus(op->getOperand(1));
+    if (!first || !second)
+      return std::nullopt;
+    return extremum(*first, *second, isa<arith::MinSIOp>(op) != isNegated);
+  };
+  if (auto d = distribute(x, [&](Value v) { return difference(v, y, depth + 1); }, false))
+    return d;
+  if (auto d = distribute(y, [&](Value v) { return difference(x, v, depth + 1); }, true))
+    return d;
+  std::optional<Integer> first = getInteger(x), second = getInteger(y);
+  if (!first || !second)
     return std::nullopt;
-  return subtract(*x, *y);
+  return subtract(*first, *second);
 }
 
 Integer IntervalEvaluator::subtract(const Integer &x, const Integer &y) {
@@ -294,9 +309,10 @@ void IntervalEvaluator::evaluateInteger(Operation &op, Value result) {
   if (isa<arith::ShLIOp, arith::ShRSIOp, arith::AndIOp>(op) && x && asConstant(op.getOperand(1)))
     if (std::optional<Integer> r = bitOperation(op, *x, *asConstant(op.getOperand(1))))
       return setInteger(result, *r);
+  if (isa<arith::ShLIOp, arith::ShRSIOp>(op) && x && y)
+    return setInteger(result, shift(op, *x, *y));
   if (isa<arith::AndIOp, arith::OrIOp, arith::XOrIOp>(op) && x && y)
-    if (std::optional<Integer> r = combineBits(op, *x, *y))
-      return setInteger(result, *r);
+    return setInteger(result, combineBits(op, *x, *y));
   if (auto selectOp = dyn_cast<arith::SelectOp>(op)) {
     std::optional<Integer> t = getInteger(selectOp.getTrueValue()),
                            f = getInteger(selectOp.getFalseValue());
@@ -422,8 +438,22 @@ Integer IntervalEvaluator::divide(Integer x, const Integer &y) {
   x = plain(x);
   StaticRange wide = {-x.range.magnitude(), x.range.magnitude()};
   Value divisor = y.isPlain() && y.isPoint() ? y.lo : Value();
-  if (!divisor)
-    return {0, 0, constant(wide.lo), constant(wide.hi), wide, false};
+  if (!divisor) {
+    Integer by = plain(y);
+    bool usesKv = x.usesKv || by.usesKv;
+    OpBuilder &b = at(usesKv);
+    Value isPositive = compare(b, arith::CmpIPredicate::sgt, by.lo, constant(0));
+    Value least = select(b, isPositive, by.lo, constant(1)),
+          largest = select(b, isPositive, by.hi, constant(1));
+    return {0,
+            0,
+            select(b, isPositive, min(b, floorDiv(b, x.lo, least), floorDiv(b, x.lo, largest)),
+                   constant(wide.lo)),
+            select(b, isPositive, max(b, floorDiv(b, x.hi, least), floorDiv(b, x.hi, largest)),
+                   constant(wide.hi)),
+            wide,
+            usesKv};
+  }
   if (std::optional<int64_t> c = asConstant(divisor); c && *c > 0)
     wide = {std::min<int64_t>(x.range.lo, 0), std::max<int64_t>(x.range.hi, 0)};
   OpBuilder &b = at(x.usesKv);
@@ -452,8 +482,23 @@ Integer IntervalEvaluator::modulo(Integer x, const Integer &y) {
   // The sign of the divisor, and nearer to zero.
   StaticRange wide = {std::min<int64_t>(y.range.lo + 1, 0), std::max<int64_t>(y.range.hi - 1, 0)};
   Value divisor = y.isPlain() && y.isPoint() ? y.lo : Value();
-  if (!divisor)
-    return {0, 0, constant(wide.lo), constant(wide.hi), wide, false};
+  if (!divisor) {
+    Integer by = plain(y);
+    bool usesKv = x.usesKv || by.usesKv;
+    OpBuilder &b = at(usesKv);
+    auto isLess = [&](Value u, Value v) { return compare(b, arith::CmpIPredicate::slt, u, v); };
+    Value zero = constant(0), isPositive = isLess(zero, by.lo);
+    Value isItself =
+        land(b, negate(b, isLess(x.lo, zero)), isLess(x.hi, by.lo)); // by is positive then
+    Value least = select(b, isPositive, zero, constant(wide.lo)),
+          most = select(b, isPositive, sub(b, by.hi, constant(1)), constant(wide.hi));
+    return {0,
+            0,
+            select(b, isItself, x.lo, least),
+            select(b, isItself, x.hi, most),
+            {std::min(wide.lo, x.range.lo), std::max(wide.hi, x.range.hi)},
+            usesKv};
+  }
   if (std::optional<int64_t> c = asConstant(divisor); c && *c > 0)
     wide = {0, *c - 1};
   OpBuilder &b = at(x.usesKv);
@@ -485,17 +530,42 @@ std::optional<Integer> IntervalEvaluator::bitOperation(Operation &op, const Inte
                    [&](OpBuilder &b, Value v) { return binary<arith::ShLIOp>(b, v, constant(c)); });
   if (isa<arith::ShRSIOp>(op) && c >= 0 && c < 31)
     return shifted(divide(x, point(int64_t(1) << c)), [&](OpBuilder &b, Value v) {
-      return binary<arith::ShRUIOp>(b, v, constant(c));
+      return binary<arith::ShRSIOp>(b, v, constant(c));
     });
   if (isa<arith::AndIOp>(op) && c >= 0 && c < kMaxI32) {
     if ((c & (c + 1)) == 0 && !x.bits)
       return modulo(x, point(c + 1));
-    if (x.range.lo < 0 || !x.range.fitsI32()) // else combineBits knows more
-      return Integer{0, 0, constant(0), constant(c), {0, c}, false};
   }
   if (isa<arith::AndIOp>(op) && c < 0 && c >= kMinI32 && (-c & (-c - 1)) == 0)
     return multiply(divide(x, point(-c)), point(-c)); // rounded down to a multiple
   return std::nullopt;
+}
+
+Integer IntervalEvaluator::shift(Operation &op, const Integer &of, const Integer &by) {
+  Integer x = plain(of), amount = plain(by);
+  bool usesKv = x.usesKv || amount.usesKv;
+  OpBuilder &b = at(usesKv);
+  // The language takes amounts modulo the width.
+  int64_t most = op.getResult(0).getType().getIntOrFloatBitWidth() - 1;
+  auto inRange = [&](Value v) { return max(b, min(b, v, constant(most)), constant(0)); };
+  Value least = inRange(amount.lo), largest = amount.isPoint() ? least : inRange(amount.hi);
+  if (isa<arith::ShRSIOp>(op)) {
+    auto right = [&](Value v, Value n) { return binary<arith::ShRSIOp>(b, v, n); };
+    return {0,
+            0,
+            min(b, right(x.lo, least), right(x.lo, largest)),
+            max(b, right(x.hi, least), right(x.hi, largest)),
+            {x.range.lo < 0 ? x.range.lo : 0, x.range.hi < 0 ? -1 : x.range.hi},
+            usesKv};
+  }
+  constexpr int64_t mostFactor = 30; // beyond it products might overflow
+  noteWrap(compare(b, arith::CmpIPredicate::sgt, largest, constant(mostFactor)));
+  auto power = [&](Value n) {
+    return binary<arith::ShLIOp>(b, constant(1), min(b, n, constant(mostFactor)));
+  };
+  Value lo = power(least);
+  return multiply(
+      x, {0, 0, lo, amount.isPoint() ? lo : power(largest), {1, int64_t(1) << mostFactor}, usesKv});
 }
 
 Bits IntervalEvaluator::bitsOf(const Integer &x) {
@@ -503,17 +573,15 @@ Bits IntervalEvaluator::bitsOf(const Integer &x) {
     return *x.bits;
   OpBuilder &b = at(x.usesKv);
   Value unknown = binary<arith::XOrIOp>(b, x.lo, x.hi);
-  for (int64_t shift : {1, 2, 4, 8, 16})
+  for (int64_t shift : {1, 2, 4, 8, 16, 32})
     unknown = binary<arith::OrIOp>(b, unknown, binary<arith::ShRUIOp>(b, unknown, constant(shift)));
   return {sub(b, binary<arith::OrIOp>(b, x.lo, unknown), unknown), unknown};
 }
 
-std::optional<Integer> IntervalEvaluator::combineBits(Operation &op, Integer x, Integer y) {
-  if (x.range.lo < 0 || y.range.lo < 0 || !x.range.fitsI32() || !y.range.fitsI32())
-    return std::nullopt;
+Integer IntervalEvaluator::combineBits(Operation &op, Integer x, Integer y) {
   x = plain(x);
   y = plain(y);
-  bool usesKv = x.usesKv || y.usesKv;
+  bool usesKv = x.usesKv || y.usesKv, isNarrow = x.range.fitsI32() && y.range.fitsI32();
   OpBuilder &b = at(usesKv);
   Bits ofX = bitsOf(x), ofY = bitsOf(y);
   auto either = [&](Value u, Value v) { return binary<arith::OrIOp>(b, u, v); };
@@ -531,10 +599,23 @@ std::optional<Integer> IntervalEvaluator::combineBits(Operation &op, Integer x, 
     possible = combine(either(ofX.ones, ofX.unknown), either(ofY.ones, ofY.unknown));
   }
   Bits known{ones, differing(possible, ones)};
-  int64_t most = std::min(x.range.hi, y.range.hi);
-  if (isa<arith::AndIOp>(op))
-    possible = min(b, possible, min(b, x.hi, y.hi));
-  else
-    most = llvm::maskTrailingOnes<uint64_t>(llvm::bit_width<uint64_t>(x.range.hi | y.range.hi));
+  bool xHasSign = x.range.lo < 0, yHasSign = y.range.lo < 0, isAnd = isa<arith::AndIOp>(op);
+  if (isAnd ? xHasSign && yHasSign : xHasSign || yHasSign) {
+    // All bits from the sign on are the same: where they may be either, they are for the least
+    // number and are not for the largest.
+    int64_t signs = isNarrow ? kMinI32 : -2 * kInfinity;
+    Value sign = both(binary<arith::ShRSIOp>(b, known.unknown, constant(63)), constant(signs));
+    StaticRange all = isNarrow ? StaticRange{kMinI32, kMaxI32} : StaticRange{-kInfinity, kInfinity};
+    return Integer{0,      0,    either(ones, sign), differing(possible, both(possible, sign)), all,
+                   usesKv, known};
+  }
+  int64_t most =
+      llvm::maskTrailingOnes<uint64_t>(llvm::bit_width<uint64_t>(x.range.hi | y.range.hi));
+  if (isAnd)
+    for (const Integer *operand : {&x, &y})
+      if (operand->range.lo >= 0) {
+        most = std::min(most, operand->range.hi);
+        possible = min(b, possible, operand->hi);
+      }
   return Integer{0, 0, ones, possible, {0, most}, usesKv, known};
 }

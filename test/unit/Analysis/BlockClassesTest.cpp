@@ -429,15 +429,50 @@ void expectDecided(ArrayRef<Decided> cases) {
 
 TEST(BlockClasses, BitsAreDecided) {
   // Those in aligned blocks at least.
-  expectDecided({{"(b, h, q, kv) { return (q & -32) == (kv & -32) }", 1.0},
-                 {"(b, h, q, kv) { return (q ^ kv) < 32 }", 0.9},
-                 {"(b, h, q, kv) { return (q | 31) >= kv }", 0.9},
-                 {"(b, h, q, kv) { return (q & 192) == (kv & 192) }", 0.85},
-                 // The even bits of each, as of a Morton number.
-                 {"(b, h, q, kv) { let x = q & 341; let u = (x | x >> 1) & 819; let m = (u | u >> "
-                  "2) & 783; let y = kv & 341; let v = (y | y >> 1) & 819; let r = (v | v >> 2) & "
-                  "783; return abs(m - r) <= 2 }",
-                  0.95}});
+  expectDecided(
+      {{"(b, h, q, kv) { return (q & -32) == (kv & -32) }", 1.0},
+       {"(b, h, q, kv) { return (q ^ kv) < 32 }", 0.9},
+       {"(b, h, q, kv) { return (q | 31) >= kv }", 0.9},
+       {"(b, h, q, kv) { return (q & 192) == (kv & 192) }", 0.85},
+       // The even bits of each, as of a Morton number.
+       {"(b, h, q, kv) { let x = q & 341; let u = (x | x >> 1) & 819; let m = (u | u >> "
+        "2) & 783; let y = kv & 341; let v = (y | y >> 1) & 819; let r = (v | v >> 2) & "
+        "783; return abs(m - r) <= 2 }",
+        0.95},
+       // By numbers that are known at launch, or computed.
+       {"(b, h, q, kv) { return (q >> (n & 7)) == (kv >> (n & 7)) }", 0.99},
+       {"(b, h, q, kv) { return (q & -(1 << (n & 7))) == (kv & -(1 << (n & 7))) }", 0.9},
+       {"(b, h, q, kv) { return kv < (200 >> clamp(abs(q // 16 - kv // 16), 0, 5)) }", 0.9},
+       {"(b, h, q, kv) { return kv >= (1 << clamp(q // 30, 0, 8)) }", 0.99},
+       // Of numbers with a sign.
+       {"(b, h, q, kv) { return ((q - kv) ^ 1) >= 0 }", 0.9},
+       {"(b, h, q, kv) { return ((q - kv) | 3) < 0 }", 0.9},
+       {"(b, h, q, kv) { let x = (q // 32) ^ (kv // 32); return (x & (x - 1)) == 0 }", 0.8}});
+}
+
+TEST(BlockClasses, CurvesAreDecided) {
+  expectDecided({{"(b, h, q, kv) { return q >= kv && exp(-0.02 * f32(q - kv)) > 0.1 }", 0.99},
+                 {"(b, h, q, kv) { return exp2(f32(kv - q) / 16.0) > 0.1 }", 0.99},
+                 {"(b, h, q, kv) { return log(f32(abs(q - kv) + 1)) < 4.0 }", 0.99},
+                 {"(b, h, q, kv) { return log2(f32(q + 1)) >= log2(f32(kv + 1)) }", 0.95},
+                 {"(b, h, q, kv) { return log1p(f32(abs(q - kv))) < 4.0 }", 0.99},
+                 {"(b, h, q, kv) { return tanh(f32(q - kv) * 0.01) > -0.5 }", 0.95},
+                 {"(b, h, q, kv) { return sigmoid(f32(q - kv) * 0.1) > 0.2 }", 0.95},
+                 {"(b, h, q, kv) { return erf(f32(q - kv) * 0.01) > -0.5 }", 0.95},
+                 {"(b, h, q, kv) { return rsqrt(f32(abs(q - kv) + 1)) > 0.1 }", 0.99}});
+}
+
+TEST(BlockClasses, DivisorsOfQueriesAreDecided) {
+  expectDecided({{"(b, h, q, kv) { let m = 8 + q // 64; return kv // m == q // m }", 0.8},
+                 {"(b, h, q, kv) { return kv // (1 + q // 32) <= 20 }", 0.95},
+                 {"(b, h, q, kv) { return q % (500 + kv) >= kv }", 0.9}});
+}
+
+TEST(BlockClasses, ExtremaAreDecided) {
+  // Also where they are compared with what they are of.
+  expectDecided({{"(b, h, q, kv) { return max(q, kv) == q }", 0.99},
+                 {"(b, h, q, kv) { return min(q, kv) >= kv }", 0.99},
+                 {"(b, h, q, kv) { return clamp(q - kv, 0, 50) == q - kv }", 0.99}});
 }
 
 TEST(BlockClasses, DistancesAreDecided) {

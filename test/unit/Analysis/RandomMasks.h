@@ -213,8 +213,12 @@ private:
       return "where(" + boolean(depth - 1) + ", " + next() + ", " + next() + ")";
     case 14:
       return binary(next(), random.of<const char *>({"<<", ">>"}),
-                    random.chance(85) ? std::to_string(random.in(0, 31)) : scalar());
+                    random.chance(60)   ? std::to_string(random.in(0, 31))
+                    : random.chance(50) ? scalar()
+                                        : binary(next(), "&", "31")); // constants are checked
     case 15:
+      if (random.chance(25))
+        return binary(next(), "&", scalar());
       return random.chance(80)
                  ? binary(next(), "&",
                           std::to_string(
@@ -253,7 +257,8 @@ private:
       return binary(next(), random.of<const char *>({"//", "%"}), next());
     case 3:
       return binary(next(), random.of<const char *>({"<<", ">>"}),
-                    std::to_string(random.in(0, 63)));
+                    random.chance(80) ? std::to_string(random.in(0, 63))
+                                      : binary(next(), "&", "63"));
     case 4:
       return std::string(random.of<const char *>({"min", "max"})) + "(" + next() + ", " + next() +
              ")";
@@ -288,8 +293,9 @@ private:
     case 5:
       return "abs(" + next() + ")";
     case 6:
-      return std::string(random.of<const char *>({"floor", "ceil", "sqrt"})) + "(" +
-             next() + ")";
+      return std::string(random.of<const char *>({"floor", "ceil", "sqrt", "exp", "exp2", "log",
+                                                  "log2", "log1p", "tanh", "erf", "rsqrt"})) +
+             "(" + next() + ")";
     case 7:
       return "where(" + boolean(depth - 1) + ", " + next() + ", " + next() + ")";
     case 8:
