@@ -97,13 +97,22 @@ std::optional<Bounds> IntervalEvaluator::compareHull(arith::CmpIOp op, bool nega
     return std::nullopt;
   }
   Integer d = subtract(*x, *y);
+  Bounds keys;
   if (d.ck != 0)
-    return linearHull(d, difference);
-  if (x->dependsOnKv() && !y->dependsOnKv())
-    return hull(op.getLhs(), plus(difference, bounds(*y)));
-  if (y->dependsOnKv() && !x->dependsOnKv())
-    return hull(op.getRhs(), minus(bounds(*x), difference));
-  return std::nullopt;
+    keys = linearHull(d, difference);
+  else if (x->dependsOnKv() && !y->dependsOnKv())
+    keys = hull(op.getLhs(), plus(difference, bounds(*y)));
+  else if (y->dependsOnKv() && !x->dependsOnKv())
+    keys = hull(op.getRhs(), minus(bounds(*x), difference));
+  else
+    return std::nullopt;
+  // The comparison itself knows what an extremum has in common with the other side.
+  auto isExtremum = [&](Value v) {
+    return !uniformOf(v) && isa_and_present<arith::MinSIOp, arith::MaxSIOp>(v.getDefiningOp());
+  };
+  if ((isExtremum(op.getLhs()) && y->cq != 0) || (isExtremum(op.getRhs()) && x->cq != 0))
+    keys.isExact = false;
+  return keys;
 }
 
 Bounds IntervalEvaluator::plus(const Bounds &u, const Bounds &v) {

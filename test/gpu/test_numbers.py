@@ -246,6 +246,45 @@ def test_large_scores(name: str, score_mod: Any, dtype: str, dims: tuple[int, in
     torch.testing.assert_close(lse.double(), dense.logsumexp(-1), rtol=1e-6, atol=1e-3)
 
 
+def offsets(i: torch.Tensor, j: torch.Tensor) -> dict[str, tuple[Any, Any]]:
+    """What is added to scores: a number of each query times one of each key, before the scale."""
+    def keys(condition: torch.Tensor, yes: float, no: float) -> tuple[Any, Any]:
+        return 1, torch.where(condition, yes, no)
+
+    marked = torch.where(i % 16 == 5, 6e4, 0.0)
+    return {
+        "little": (1, -48), "more": (1, -320), "much": (1, -3200),
+        "rows": (torch.where(i % 3 == 0, -48.0, torch.where(i % 3 == 1, 48.0, -320.0)), 1),
+        "columns": keys(j % 8 < 6, -320, 0), "first": keys(j < 5, 160, -320), "later": keys(j < 600, -320, 0), "latest": keys(j < 990, -3200, -48),
+        # Maxima are taken from the scores of a warp's rows, of which some have a reference above their largest score. (One large
+        # score a row: they are rounded by more than weights may be off.)
+        "large beside": (marked - 48, torch.where(j == 700, 6e4, 1.0)), "large below": (marked - 48, torch.where(j == 700, -6e4, 1.0))}
+
+
+@pytest.mark.parametrize("mask", ("dense", "causal", "window"))
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dims", DIMS)
+def test_scores_with_signs(dims: tuple[int, int], dtype: str, mask: str) -> None:
+    """Maxima of blocks are taken of bits, where scores are not all below zero."""
+    if QUICK and (dtype == "f16" or dims == (80, 80) or mask == "window"):
+        pytest.skip("--quick")
+    i, j = torch.arange(1000, device=DEVICE)[:, None], torch.arange(1000, device=DEVICE)
+    mask_mod = {"dense": None, "causal": causal, "window": window(300)}[mask]
+    for name, (of_query, of_key) in offsets(i[:, 0], j).items():
+        q, k, v = inputs(Shape(1, 2, 2, 1000, 1000), dims, dtype)
+        q[..., 0], k[..., 0] = of_query, of_key
+        dense = q.double() @ k.double().mT / math.sqrt(dims[0])
+        if mask_mod is not None:
+            dense = dense.where(mask_mod(None, None, i, j), -math.inf)
+        output, aux = heed.flex_attention(q, k, v, mask_mod=mask_mod, return_aux=heed.AuxRequest(lse=True))
+        beside, largest = heed.flex_attention(q, k, v, mask_mod=mask_mod, return_aux=heed.AuxRequest(lse=True, max_scores=True))
+        tolerance = {"bf16": 3e-2, "f16": 4e-3, "f32": 2e-3}[dtype]  # a score of 7500 is rounded by 5e-4
+        assert (output.double() - dense.softmax(-1) @ v.double()).abs().max() < tolerance, name
+        torch.testing.assert_close(aux.lse.double(), dense.logsumexp(-1), rtol=1e-5, atol=2e-3, msg=name)
+        torch.testing.assert_close(largest.max_scores.double(), dense.amax(-1), rtol=1e-5, atol=2e-3, msg=name)
+        assert torch.equal(output, beside) and torch.equal(aux.lse, largest.lse), name
+
+
 @pytest.mark.parametrize("dims", DIMS[:3])
 @pytest.mark.parametrize("dtype", ["bf16", "f32"])
 @pytest.mark.parametrize("captured", ["full", "keys", "queries", "heads"])
