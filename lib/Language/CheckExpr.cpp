@@ -395,8 +395,11 @@ Value Checker::applyBinary(const BinaryExpr *expr, const Value &lhs, const Value
   auto isBool = [](ValueType type) { return type == ValueType::Bool; };
   auto isInt = [](ValueType type) { return type == ValueType::I32 || type == ValueType::I64; };
   auto mismatch = [&](const Twine &needs) {
-    return fail(loc, "'" + expr->text + "' needs " + needs + ", but these are " + describe(lhs) +
-                         " and " + describe(rhs));
+    fail(loc, "'" + expr->text + "' needs " + needs + ", but these are " + describe(lhs) + " and " +
+                  describe(rhs));
+    if (expr->op == BinarySyntax::FloorDivide)
+      diags.noteDivision(loc);
+    return Value();
   };
   BinaryOp op = binaryOp(expr->op);
   ValueType type = a;
@@ -713,9 +716,12 @@ Value Checker::evalComposition(const Expr *expr, ModKind kind,
     for (const BinaryExpr *next : reverse(spine)) {
       bool isBit = next->op == BinarySyntax::BitAnd || next->op == BinarySyntax::BitOr ||
                    next->op == BinarySyntax::BitXor;
-      if (isMask ? !isBit : next->op != BinarySyntax::Pipe)
-        return fail(next->loc, isMask ? "masks are composed with '&', '|', '^' and '!'"
-                                      : "scores are composed with '|>'");
+      if (isMask ? !isBit : next->op != BinarySyntax::Pipe) {
+        fail(next->loc, isMask ? "masks are composed with '&', '|', '^' and '!'"
+                               : "scores are composed with '|>'");
+        diags.noteDivision(next->loc);
+        return {};
+      }
       if (!isMask && !value.isError())
         coordinates[0] = value;
       Value rhs = evalComposition(next->rhs, kind, coordinates);

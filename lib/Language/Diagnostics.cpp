@@ -80,10 +80,13 @@ void Diagnostics::noteDivision(SMLoc loc) {
   if (!buffer)
     return;
   const char *begin = sourceMgr.getMemoryBuffer(buffer)->getBufferStart();
-  for (const char *p = loc.getPointer(); p != begin && p[-1] != '\n'; --p)
-    if (p[-1] == '/' && p - 1 != begin && p[-2] == '/')
-      return note(SMLoc::getFromPointer(p - 2),
+  for (const char *p = loc.getPointer();; --p) {
+    if (p[0] == '/' && p[1] == '/') // a buffer ends with 0
+      return note(SMLoc::getFromPointer(p),
                   "this '//' is a floor division; a comment after an expression begins with '#'");
+    if (p == begin || p[-1] == '\n')
+      return;
+  }
 }
 
 void Diagnostics::fileError(StringRef file, unsigned line, const Twine &message) {
