@@ -199,7 +199,9 @@ void Checker::unknownName(const Ident &ident) {
   names.insert(names.end(), {"true", "false", "inf"});
   // The order of a hash table must not choose between equally near names.
   llvm::sort(names);
-  error(ident.loc, "unknown name '" + ident.name + "'" + didYouMean(ident.name, names));
+  std::string hint = writtenHere(ident.name);
+  error(ident.loc, "unknown name '" + ident.name + "'" +
+                       (hint.empty() ? didYouMean(ident.name, names) : hint));
   diags.noteDivision(ident.loc);
 }
 
@@ -216,10 +218,11 @@ void Checker::unknownCallee(const Ident &ident) {
   std::vector<StringRef> names = modules.visibleNames(*frame->module);
   names.insert(names.end(), builtinNames().begin(), builtinNames().end());
   std::string module = modules.standardModuleOf(ident.name);
-  error(ident.loc,
-        "unknown function, mask or score '" + ident.name + "'" +
-            (module.empty() ? didYouMean(ident.name, names)
-                            : "; it comes with 'import " + module + ": " + ident.name + "'"));
+  std::string hint = module.empty()
+                         ? writtenHere(ident.name)
+                         : "; it comes with 'import " + module + ": " + ident.name.str() + "'";
+  error(ident.loc, "unknown function, mask or score '" + ident.name + "'" +
+                       (hint.empty() ? didYouMean(ident.name, names) : hint));
   diags.noteDivision(ident.loc);
 }
 

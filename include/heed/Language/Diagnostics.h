@@ -67,6 +67,10 @@ llvm::StringRef nearestName(llvm::StringRef name, llvm::ArrayRef<llvm::StringRef
 /// "; did you mean 'x'?" for the nearest candidate, or nothing.
 std::string didYouMean(llvm::StringRef name, llvm::ArrayRef<llvm::StringRef> candidates);
 
+/// "; 'not' is written '!'" for an operator or a word that Python or C has and
+/// this language spells otherwise, or nothing.
+std::string writtenHere(llvm::StringRef text);
+
 } // namespace heed::lang
 
 #endif // HEED_LANGUAGE_DIAGNOSTICS_H
