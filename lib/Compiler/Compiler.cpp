@@ -153,9 +153,17 @@ Type heed::toMLIRType(MLIRContext &context, heed_dtype dtype) {
   }
 }
 
-OwningOpRef<ModuleOp> heed::buildAttnModule(MLIRContext &context,
-                                            ArrayRef<const lang::Variant *> variants,
-                                            const CompileOptions &options) {
+static llvm::Error runPasses(ModuleOp module, llvm::function_ref<void(OpPassManager &)> build) {
+  PassManager pm(module.getContext());
+  build(pm);
+  if (failed(pm.run(module)))
+    return llvm::createStringError("compilation failed");
+  return llvm::Error::success();
+}
+
+llvm::Expected<OwningOpRef<ModuleOp>>
+heed::buildAttnModule(MLIRContext &context, ArrayRef<const lang::Variant *> variants,
+                      const CompileOptions &options) {
   OwningOpRef<ModuleOp> module = ModuleOp::create(UnknownLoc::get(&context));
   OpBuilder builder = OpBuilder::atBlockEnd(module->getBody());
   for (const lang::Variant *variant : variants) {
@@ -166,15 +174,15 @@ OwningOpRef<ModuleOp> heed::buildAttnModule(MLIRContext &context,
     emitForward(builder, op, symbol, toMLIRType(context, options.dtype), options.headDim,
                 valueHeadDim(options));
   }
+  if (failed(verify(*module)))
+    return llvm::createStringError("the emitted attn module is invalid");
+  if (llvm::Error error = runPasses(*module, [](OpPassManager &pm) {
+        pm.addPass(createCSEPass()); // patterns ask whether operands are the same
+        pm.addPass(createCanonicalizerPass());
+        pm.addPass(createCSEPass());
+      }))
+    return std::move(error);
   return module;
-}
-
-static llvm::Error runPasses(ModuleOp module, llvm::function_ref<void(OpPassManager &)> build) {
-  PassManager pm(module.getContext());
-  build(pm);
-  if (failed(pm.run(module)))
-    return llvm::createStringError("compilation failed");
-  return llvm::Error::success();
 }
 
 /// attn to tile for one target: block sizes are those of its schedule.
@@ -298,14 +306,10 @@ llvm::Error heed::compile(MLIRContext &context, ArrayRef<const lang::Variant *> 
                                      "' are of different architectures: compile "
                                      "an object for each");
 
-  OwningOpRef<ModuleOp> attnModule = buildAttnModule(context, variants, options);
-  if (failed(verify(*attnModule)))
-    return llvm::createStringError("the emitted attn module is invalid");
-  if (llvm::Error error = runPasses(*attnModule, [](OpPassManager &pm) {
-        pm.addPass(createCanonicalizerPass());
-        pm.addPass(createCSEPass());
-      }))
-    return error;
+  llvm::Expected<OwningOpRef<ModuleOp>> built = buildAttnModule(context, variants, options);
+  if (!built)
+    return built.takeError();
+  OwningOpRef<ModuleOp> attnModule = std::move(*built);
   watch.phase("attn");
   if (kind == EmitKind::Attn) {
     attnModule->print(os);

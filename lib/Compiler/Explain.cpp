@@ -165,11 +165,13 @@ static json::Object toJSON(const GPUPlan &plan, bool hasMask) {
 }
 
 /// How kernels for CPUs find the blocks of keys that a tile needs.
-static StringRef walkOf(mlir::MLIRContext &context, const lang::Variant &variant,
-                        const CompileOptions &options) {
-  mlir::OwningOpRef<mlir::ModuleOp> module = buildAttnModule(context, &variant, options);
+static llvm::Expected<StringRef> walkOf(mlir::MLIRContext &context, const lang::Variant &variant,
+                                        const CompileOptions &options) {
+  auto module = buildAttnModule(context, &variant, options);
+  if (!module)
+    return module.takeError();
   StringRef walk = "all";
-  module->walk([&](attn::MaskOp mask) {
+  (*module)->walk([&](attn::MaskOp mask) {
     walk = options.gpuSchedule.walk ? tile::stringifyBlockWalk(*options.gpuSchedule.walk)
            : profitsFromLists(mask) ? "lists"
                                     : "bounds";
@@ -191,10 +193,13 @@ llvm::Expected<json::Value> heed::explain(mlir::MLIRContext &context, const lang
     for (const GPUPlan &plan : *plans)
       schedules.push_back(toJSON(plan, variant.mask.has_value()));
   }
+  llvm::Expected<StringRef> walk = walkOf(context, variant, options);
+  if (!walk)
+    return walk.takeError();
   return json::Value(json::Object{{"variant", variant.name},
                                   {"score", toJSON(variant.score, variant)},
                                   {"mask", toJSON(variant.mask, variant)},
-                                  {"walk", walkOf(context, variant, options)},
+                                  {"walk", *walk},
                                   {"schedules", std::move(schedules)}});
 }
 

@@ -272,16 +272,16 @@ struct PlannedKernel {
 static llvm::Expected<PlannedKernel> planKernel(MLIRContext &context, const lang::Variant &variant,
                                                 const CompileOptions &options,
                                                 const GPUTarget &target) {
-  OwningOpRef<ModuleOp> module = buildAttnModule(context, &variant, options);
-  if (llvm::Error error = runPasses(*module, addSimplification))
-    return std::move(error);
-  auto problem = problemOf(*module, options);
+  auto module = buildAttnModule(context, &variant, options);
+  if (!module)
+    return module.takeError();
+  auto problem = problemOf(**module, options);
   if (!problem)
     return problem.takeError();
   auto codes = planSchedules(context, target, *problem, options.gpuSchedule);
   if (!codes)
     return codes.takeError();
-  return PlannedKernel{std::move(module), std::move(*problem), std::move(*codes)};
+  return PlannedKernel{std::move(*module), std::move(*problem), std::move(*codes)};
 }
 
 llvm::Expected<std::vector<std::string>> heed::alternativesForGPU(MLIRContext &context,
@@ -421,9 +421,11 @@ llvm::Expected<GPUMaskCode> heed::compileMaskForGPU(MLIRContext &context,
                                                     const lang::Variant &variant,
                                                     const CompileOptions &options,
                                                     const GPUTarget &target, NotePhase note) {
-  OwningOpRef<ModuleOp> module = buildAttnModule(context, &variant, options);
+  auto built = buildAttnModule(context, &variant, options);
+  if (!built)
+    return built.takeError();
+  OwningOpRef<ModuleOp> module = std::move(*built);
   if (llvm::Error error = runPasses(*module, [](OpPassManager &pm) {
-        addSimplification(pm);
         pm.addPass(createAttnToClassifierPass());
         addSimplification(pm);
         pm.addPass(createClassifierToNVIDIAPass());

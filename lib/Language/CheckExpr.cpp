@@ -199,7 +199,9 @@ void Checker::unknownName(const Ident &ident) {
   names.insert(names.end(), {"true", "false", "inf"});
   // The order of a hash table must not choose between equally near names.
   llvm::sort(names);
-  error(ident.loc, "unknown name '" + ident.name + "'" + didYouMean(ident.name, names));
+  std::string hint = writtenHere(ident.name);
+  error(ident.loc, "unknown name '" + ident.name + "'" +
+                       (hint.empty() ? didYouMean(ident.name, names) : hint));
   diags.noteDivision(ident.loc);
 }
 
@@ -216,10 +218,11 @@ void Checker::unknownCallee(const Ident &ident) {
   std::vector<StringRef> names = modules.visibleNames(*frame->module);
   names.insert(names.end(), builtinNames().begin(), builtinNames().end());
   std::string module = modules.standardModuleOf(ident.name);
-  error(ident.loc,
-        "unknown function, mask or score '" + ident.name + "'" +
-            (module.empty() ? didYouMean(ident.name, names)
-                            : "; it comes with 'import " + module + ": " + ident.name + "'"));
+  std::string hint = module.empty()
+                         ? writtenHere(ident.name)
+                         : "; it comes with 'import " + module + ": " + ident.name.str() + "'";
+  error(ident.loc, "unknown function, mask or score '" + ident.name + "'" +
+                       (hint.empty() ? didYouMean(ident.name, names) : hint));
   diags.noteDivision(ident.loc);
 }
 
@@ -395,8 +398,11 @@ Value Checker::applyBinary(const BinaryExpr *expr, const Value &lhs, const Value
   auto isBool = [](ValueType type) { return type == ValueType::Bool; };
   auto isInt = [](ValueType type) { return type == ValueType::I32 || type == ValueType::I64; };
   auto mismatch = [&](const Twine &needs) {
-    return fail(loc, "'" + expr->text + "' needs " + needs + ", but these are " + describe(lhs) +
-                         " and " + describe(rhs));
+    fail(loc, "'" + expr->text + "' needs " + needs + ", but these are " + describe(lhs) + " and " +
+                  describe(rhs));
+    if (expr->op == BinarySyntax::FloorDivide)
+      diags.noteDivision(loc);
+    return Value();
   };
   BinaryOp op = binaryOp(expr->op);
   ValueType type = a;
@@ -713,9 +719,12 @@ Value Checker::evalComposition(const Expr *expr, ModKind kind,
     for (const BinaryExpr *next : reverse(spine)) {
       bool isBit = next->op == BinarySyntax::BitAnd || next->op == BinarySyntax::BitOr ||
                    next->op == BinarySyntax::BitXor;
-      if (isMask ? !isBit : next->op != BinarySyntax::Pipe)
-        return fail(next->loc, isMask ? "masks are composed with '&', '|', '^' and '!'"
-                                      : "scores are composed with '|>'");
+      if (isMask ? !isBit : next->op != BinarySyntax::Pipe) {
+        fail(next->loc, isMask ? "masks are composed with '&', '|', '^' and '!'"
+                               : "scores are composed with '|>'");
+        diags.noteDivision(next->loc);
+        return {};
+      }
       if (!isMask && !value.isError())
         coordinates[0] = value;
       Value rhs = evalComposition(next->rhs, kind, coordinates);

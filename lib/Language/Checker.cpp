@@ -428,6 +428,9 @@ static std::unique_ptr<CheckedProgram> checkProgram(SourceMgr &sourceMgr,
   Checker checker(diags, modules, options, *program);
   if (!checker.run())
     return nullptr;
+  for (const auto &module : modules.all())
+    if (!module->isStandard)
+      program->files.push_back(module->path);
   return program;
 }
 

@@ -7,7 +7,9 @@
 
 #include "heed/Language/Diagnostics.h"
 
+#include "llvm/ADT/STLExtras.h"
 #include "llvm/ADT/StringExtras.h"
+#include "llvm/ADT/StringSwitch.h"
 #include "llvm/Support/ConvertUTF.h"
 #include "llvm/Support/SourceMgr.h"
 #include "llvm/Support/Unicode.h"
@@ -80,10 +82,13 @@ void Diagnostics::noteDivision(SMLoc loc) {
   if (!buffer)
     return;
   const char *begin = sourceMgr.getMemoryBuffer(buffer)->getBufferStart();
-  for (const char *p = loc.getPointer(); p != begin && p[-1] != '\n'; --p)
-    if (p[-1] == '/' && p - 1 != begin && p[-2] == '/')
-      return note(SMLoc::getFromPointer(p - 2),
+  for (const char *p = loc.getPointer();; --p) {
+    if (p[0] == '/' && p[1] == '/') // a buffer ends with 0
+      return note(SMLoc::getFromPointer(p),
                   "this '//' is a floor division; a comment after an expression begins with '#'");
+    if (p == begin || p[-1] == '\n')
+      return;
+  }
 }
 
 void Diagnostics::fileError(StringRef file, unsigned line, const Twine &message) {
@@ -124,4 +129,26 @@ StringRef heed::lang::nearestName(StringRef name, ArrayRef<StringRef> candidates
 std::string heed::lang::didYouMean(StringRef name, ArrayRef<StringRef> candidates) {
   StringRef near = nearestName(name, candidates);
   return near.empty() ? "" : ("; did you mean '" + near + "'?").str();
+}
+
+std::string heed::lang::writtenHere(StringRef text) {
+  static constexpr StringLiteral assigning[] = {
+      "+=", "-=", "*=", "/=", "//=", "%=", "&=", "|=", "^=", "&&=", "||=", "<<=", ">>="};
+  if (is_contained(assigning, text))
+    return ("; 'x " + text + " y' is written 'x = x " + text.drop_back() + " y'").str();
+  return StringSwitch<std::string>(text)
+      .Case("and", "; 'and' is written '&&', or '&' between masks")
+      .Case("or", "; 'or' is written '||', or '|' between masks")
+      .Case("not", "; 'not' is written '!'")
+      .Case("is", "; 'is' is written '=='")
+      .Case("===", "; '===' is written '=='")
+      .Cases({"!==", "<>"}, ("; '" + text + "' is written '!='").str())
+      .Case("**", "; 'x ** y' is written 'pow(x, y)'")
+      .Case("++", "; 'x++' is written 'x = x + 1'")
+      .Case("?", "; 'c ? a : b' is written 'if c { a } else { b }'")
+      .Case("if", "; 'a if c else b' is written 'if c { a } else { b }'")
+      .Case("elif", "; 'elif' is written 'else if'")
+      .Case("int", "; 'int(x)' is written 'i32(x)'")
+      .Case("float", "; 'float(x)' is written 'f32(x)'")
+      .Default("");
 }

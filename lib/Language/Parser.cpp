@@ -9,8 +9,6 @@
 
 #include "heed/Language/Numbers.h"
 
-#include "llvm/ADT/StringSwitch.h"
-
 #include <cmath>
 #include <optional>
 
@@ -311,13 +309,9 @@ bool Parser::parseStmtEnd() {
   if (at(TokenKind::RBrace) || at(TokenKind::Eof) || token.startsLine ||
       accept(TokenKind::Semicolon))
     return true;
-  if (lastKind == TokenKind::RBrace)
+  if (last.is(TokenKind::RBrace))
     return true;
-  errorExpected("the end of the statement", StringSwitch<StringRef>(token.text)
-                                                .Case("and", "; 'and' is written '&&'")
-                                                .Case("or", "; 'or' is written '||'")
-                                                .Case("not", "; 'not' is written '!'")
-                                                .Default(""));
+  errorExpected("the end of the statement");
   return false;
 }
 

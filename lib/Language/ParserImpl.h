@@ -49,7 +49,7 @@ private:
   void advance() {
     if (stream && !token.is(TokenKind::Eof))
       stream->tokens.push_back(token);
-    lastKind = token.kind;
+    last = token;
     token = lexer.next();
   }
 
@@ -60,14 +60,30 @@ private:
     return true;
   }
 
-  void errorExpected(const llvm::Twine &what, const llvm::Twine &hint = "") {
+  /// For an operator of another language that the parser read a part of: `+=` as
+  /// `+`, or `not x` as the name 'not'.
+  std::string foreignOperator() {
+    std::string hint;
+    if (last.text.end() == token.text.begin())
+      hint = writtenHere({last.text.begin(), last.text.size() + token.text.size()});
+    if (hint.empty() && endsOperand(last.kind))
+      hint = writtenHere(token.text);
+    if (hint.empty() && last.is(TokenKind::Identifier))
+      hint = writtenHere(last.text);
+    return hint;
+  }
+
+  void errorExpected(const llvm::Twine &what, std::string hint = "") {
     // Of what is no token, the lexer has said so.
     if (aborted || diags.hasErrorAt(token.loc()))
       return;
+    if (hint.empty())
+      hint = foreignOperator();
     std::string found =
         token.is(TokenKind::Eof) ? describe(token.kind).str() : ("'" + token.text + "'").str();
     diags.error(token.loc(), "expected " + what + ", found " + found + hint);
-    diags.noteDivision(token.loc());
+    if (!last.is(TokenKind::SlashSlash) || hint.empty()) // `//=` is no comment
+      diags.noteDivision(token.loc());
   }
 
   bool expect(TokenKind kind, const llvm::Twine &where = "") {
@@ -155,7 +171,7 @@ private:
   TokenStream *stream;
   std::unique_ptr<SyntaxTree> tree;
   Token token;
-  TokenKind lastKind = TokenKind::Eof; // of the token before it
+  Token last; // the one before it
   unsigned depth = 0;
   bool aborted = false;
 };

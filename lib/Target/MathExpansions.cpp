@@ -104,7 +104,8 @@ constexpr llvm::StringLiteral kReduced = "heed.reduced";
 
 template <typename Op>
 struct ReduceAngle : OpRewritePattern<Op> {
-  ReduceAngle(MLIRContext *context, bool hasFMA) : OpRewritePattern<Op>(context), hasFMA(hasFMA) {}
+  ReduceAngle(MLIRContext *context, bool hasFMA, std::optional<float> limit)
+      : OpRewritePattern<Op>(context), hasFMA(hasFMA), limit(limit) {}
 
   LogicalResult matchAndRewrite(Op op, PatternRewriter &b) const override {
     Type type = op.getType();
@@ -129,6 +130,10 @@ struct ReduceAngle : OpRewritePattern<Op> {
       Value high = arith::SubFOp::create(b, loc, widen(x), whole);
       angle = arith::TruncFOp::create(b, loc, type, arith::AddFOp::create(b, loc, high, rest));
     }
+    if (limit) {
+      angle = arith::MaximumFOp::create(b, loc, angle, constant(-*limit));
+      angle = arith::MinimumFOp::create(b, loc, angle, constant(*limit));
+    }
     auto reduced = Op::create(b, loc, angle);
     reduced->setAttr(kReduced, b.getUnitAttr());
     b.replaceOp(op, reduced);
@@ -136,12 +141,15 @@ struct ReduceAngle : OpRewritePattern<Op> {
   }
 
   bool hasFMA;
+  std::optional<float> limit;
 };
 
 } // namespace
 
-void heed::populateAngleReduction(RewritePatternSet &patterns, bool hasFMA) {
-  patterns.add<ReduceAngle<math::SinOp>, ReduceAngle<math::CosOp>>(patterns.getContext(), hasFMA);
+void heed::populateAngleReduction(RewritePatternSet &patterns, bool hasFMA,
+                                  std::optional<float> limit) {
+  patterns.add<ReduceAngle<math::SinOp>, ReduceAngle<math::CosOp>>(patterns.getContext(), hasFMA,
+                                                                   limit);
 }
 
 void heed::populatePowerExpansion(RewritePatternSet &patterns) {

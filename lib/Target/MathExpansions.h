@@ -11,6 +11,8 @@
 
 #include "mlir/IR/PatternMatch.h"
 
+#include <optional>
+
 namespace heed {
 
 /// Expands math.powf of f32 and vectors of it, for bases of any sign (MLIR's own expansion has NaN
@@ -19,9 +21,11 @@ namespace heed {
 void populatePowerExpansion(mlir::RewritePatternSet &patterns);
 
 /// Brings the angles of math.sin and math.cos of f32 into [-pi, pi] by 2 pi in two parts (Cody and
-/// Waite), since approximations lose a digit with each digit of the angle: errors of 5e-7 for |x| up
-/// to 5e7 and 4e-6 up to 5e8. Without FMA it takes f64.
-void populateAngleReduction(mlir::RewritePatternSet &patterns, bool hasFMA);
+/// Waite), since approximations lose a digit with each digit of the angle: errors of 5e-7 for |x|
+/// up to 5e7 and 4e-6 up to 5e8. Without FMA it takes f64. What is left of larger ones grows with
+/// them, to no more than `limit`.
+void populateAngleReduction(mlir::RewritePatternSet &patterns, bool hasFMA,
+                            std::optional<float> limit = std::nullopt);
 
 } // namespace heed
 

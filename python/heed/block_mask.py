@@ -259,6 +259,11 @@ class _Derivation:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_matrices": {}}  # a copy finds its own
 
+    def held_bytes(self) -> int:
+        """Of the kinds of its blocks, as far as they are known by now."""
+        runs = vars(self).get("runs")
+        return (0 if runs is None else runs.nbytes) + sum(matrix.nbytes for matrix in self._matrices.values())
+
     def lists(self, kind: int, by_column: bool) -> tuple[np.ndarray, np.ndarray]:
         """kv_num_blocks and kv_indices of the blocks of a kind, or by column q_num_blocks and q_indices."""
         def whole(array: np.ndarray) -> np.ndarray:
@@ -286,12 +291,15 @@ class _Slice(_Derivation):
         matrix = self._whole.matrix_on(wanted)
         return None if matrix is None else matrix.select(self._selection)
 
+    def held_bytes(self) -> int:
+        return super().held_bytes() + self._whole.held_bytes()
+
 
 class ListBytes(NamedTuple):
-    """The memory that a BlockMask's lists take, in bytes."""
+    """The memory that a BlockMask's lists take, with what they are made of, in bytes."""
 
     made: int  # by now
-    all: int
+    all: int  # once all are
 
 
 # Lists and what they stand for.
@@ -590,10 +598,16 @@ class BlockMask:
 
     @property
     def list_bytes(self) -> ListBytes:
-        """`made`, the bytes of the lists that exist by now, and `all`, those of the lists if somebody reads all of them. This makes none."""
+        """`made`, the bytes that the mask holds by now: the lists that exist, and the runs or matrices of blocks that lists, pictures
+        and `sparsity()` were made of; `all`, the same with all lists. This makes none. Masks that share something each count it."""
+        sizes = self._list_sizes()
+        held = 0 if self._derivation is None else self._derivation.held_bytes()
+        return ListBytes(held + sum(sizes[name] for name in self._lists), held + sum(sizes.values()))
+
+    def _list_sizes(self) -> dict[str, int]:
+        """Bytes of each list, whether it exists or not."""
         shapes = {name: self._list_shape(name) for name in _LIST_NAMES}
-        sizes = {name: 0 if shape is None else 4 * math.prod(shape) for name, shape in shapes.items()}
-        return ListBytes(sum(sizes[name] for name in self._lists), sum(sizes.values()))
+        return {name: 0 if shape is None else 4 * math.prod(shape) for name, shape in shapes.items()}
 
     def to_dense(self) -> Array:
         """int32 (..., nq, nkv), 1 for the blocks in a list: a matrix of blocks, not of pairs."""
@@ -650,7 +664,7 @@ class BlockMask:
         selection = _selection(index, (*self._batch_dims(), self._block_dims()[0]))
         if (source := self._source()) is not None:
             mask = self._clone(_lists={}, _derivation=_Slice(source, selection), _given=True, _mask_mod=sliced_mask_mod)
-            for name in _KV_NAMES if mask.list_bytes.all <= _SMALL_LISTS else ():
+            for name in _KV_NAMES if sum(mask._list_sizes().values()) <= _SMALL_LISTS else ():
                 getattr(mask, name)
             return mask
         counts = self.kv_num_blocks

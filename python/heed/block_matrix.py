@@ -50,6 +50,10 @@ class BlockMatrix:
         kernel._launch_classify((batch, heads, heads, q_len, kv_len), block_size, values, matrix, device, stream)
         return cls(classes, kernel, stream, None if is_capturing(device) else torch.cuda.current_stream(device).record_event())
 
+    @property
+    def nbytes(self) -> int:
+        return int(self.classes.nbytes)
+
     def join(self) -> None:
         """Lets torch's current stream wait until the matrix is made."""
         current = sys.modules["torch"].cuda.current_stream(self.classes.device)

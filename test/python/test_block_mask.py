@@ -208,7 +208,7 @@ def test_full_blocks_among_the_partial_ones(mask_mod: Any, block_size: Any) -> N
     """separate_full_blocks=False, for which torch has no lists of full blocks."""
     ours, theirs = (create(mask_mod, *MASKS[mask_mod], 300, 256, device="cpu", BLOCK_SIZE=block_size, separate_full_blocks=False)
                     for create in (bm.create_block_mask, flex.create_block_mask))
-    assert f"full_kv_indices={None}" in repr(ours) and ours.list_bytes.made == 0, "repr makes no lists"
+    assert f"full_kv_indices={None}" in repr(ours) and not ours._lists, "repr makes no lists"
     assert_same(ours, theirs)
     assert ours.full_kv_num_blocks is None and not (ours.block_kinds() == 2).any()
     assert all(x is None or x.is_contiguous() for x in (getattr(ours, name) for name in bm._LIST_NAMES))
@@ -385,12 +385,29 @@ def test_memory_of_millions_of_tokens(is_given: bool, look: Callable[[bm.BlockMa
 def test_list_bytes() -> None:
     mask = make()
     rows = 2 * 4 * 5 + 2 * 4 * 25
-    assert mask.list_bytes == (0, 2 * rows) and "list_bytes=0 of 480\n" in repr(mask)
-    assert mask.kv_indices is not None and mask.list_bytes == (rows // 2, 2 * rows)
+    assert mask.list_bytes == (0, 2 * rows)
+    assert mask.kv_indices is not None
+    runs = mask._derivation.runs.nbytes
+    assert runs > 0 and mask.list_bytes == (runs + rows // 2, runs + 2 * rows)
+    assert f"list_bytes={runs + rows // 2} of {runs + 480}\n" in repr(mask)
     for name in bm._LIST_NAMES:
         getattr(mask, name)
-        assert mask.list_bytes.made == sum(array.nbytes for array in mask._lists.values())
-    assert mask.list_bytes == (2 * rows, 2 * rows)
+        assert mask.list_bytes.made == runs + sum(array.nbytes for array in mask._lists.values())
+    assert mask.list_bytes == (runs + 2 * rows,) * 2
+
+
+def test_list_bytes_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a mask that has them and no lists; a slice keeps those of the whole."""
+    monkeypatch.setattr(bm, "_SMALL_LISTS", 0)
+    mask = make()
+    sliced = mask[:, :, 1:3]
+    assert sliced.list_bytes.made == 0 and mask.sparsity() > 0
+    runs = mask._derivation.runs.nbytes
+    assert mask.list_bytes.made == sliced.list_bytes.made == runs
+    assert sliced.sparsity() > 0 and sliced.list_bytes.made == runs + sliced._derivation.runs.nbytes and mask.list_bytes.made == runs
+
+
+def test_list_bytes_of_given_lists() -> None:
     for width in (5, 3):  # q lists as wide as torch makes them, and as wide as they need to be
         indices = np.tile(np.arange(width, dtype=np.int32), (1, 1, 5, 1))
         for listed, longest in (([2, 2, 2, 2, 2], 5), ([3, 1, 1, 0, 0], 3)):

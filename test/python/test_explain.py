@@ -120,6 +120,16 @@ def test_decisions_of_others(name: str, target: str, walk: str, expected: str, c
     assert main([*arguments, f"--tune=walk={walk}"]) == 0 and f"blocks of keys: {expected}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("mask", "expected"), [
+    ("(q - kv) % n == 0", "by exact lists"), ("(q - kv) - (q - kv) // n * n == 0", "by exact lists"),
+    ("q - n * (q // n) == kv - (kv // 64) * 64", "by exact lists"), ("q - q // n * 64 >= kv", "within bounds")])
+def test_remainders_that_are_written_out(tmp_path: pathlib.Path, mask: str, expected: str) -> None:
+    file = tmp_path / "v.heed"
+    file.write_text(f"variant v(n: index = 64) {{ mask_mod(b, h, q, kv) {{ return {mask} }} }}\n")
+    found = explain.report(subject.load(str(file), {}, subject.Sizes({})), target=TARGET, rate=1.0, bandwidth=1.0)
+    assert f"blocks of keys: {expected}" in explain.to_text(found)
+
+
 def test_work_of_causal() -> None:
     found = report("causal", B=2, Hq=4, Hkv=2, Sq=1024)
     done, schedule = found["work"], found["schedule"]

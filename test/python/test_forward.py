@@ -218,11 +218,12 @@ def test_large_angles(kernels: Kernels, name: str, target: str) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_divisions_of_any_numbers(kernels: Kernels, target: str) -> None:
+@pytest.mark.parametrize("by_zero, written", ((0, "x[q] % y[kv]"), (1, "x[q] - x[q] // y[kv] * y[kv]")), ids=("mod", "written out"))
+def test_divisions_of_any_numbers(kernels: Kernels, by_zero: int, written: str, target: str) -> None:
     """Vectors of i32 are divided as f64: a quotient that were off by one would change what attends."""
-    source = """variant v(x: i32[Sq], y: i32[Skv]) {
-      mask_mod(b, h, q, kv) { return ((x[q] // y[kv]) & 1) == ((x[q] % y[kv]) & 1) || kv == 0 }
-    }"""
+    source = f"""variant v(x: i32[Sq], y: i32[Skv]) {{
+      mask_mod(b, h, q, kv) {{ return ((x[q] // y[kv]) & 1) == (({written}) & 1) || kv == 0 }}
+    }}"""
     ends = np.array([-2**31, 2**31 - 1, -2**31 + 1, 2**31 - 2, -1, 0, 1, 2, -2, 3, 7, -7, 2**30, -2**30, 46341, 65536], np.int64)
 
     def params(shape: Shape, rng: np.random.Generator) -> Params:
@@ -235,7 +236,7 @@ def test_divisions_of_any_numbers(kernels: Kernels, target: str) -> None:
     def mask(at: At, p: Params) -> np.ndarray:
         x, y = p["x"].astype(np.int64)[at.q], p["y"].astype(np.int64)[at.kv]
         safe = np.where(y == 0, 1, y)
-        quotient, remainder = np.where(y == 0, 0, x // safe), np.where(y == 0, 0, x % safe)
+        quotient, remainder = np.where(y == 0, 0, x // safe), np.where(y == 0, by_zero * x, x % safe)
         return ((quotient & 1) == (remainder & 1)) | (at.kv == 0)
 
     check(kernels("v", "f32", 16, source=source, target=target), Variant("v", mask=mask, params=params), Shape(1, 1, 1, 150, 170))

@@ -273,8 +273,12 @@ def test_files_that_are_the_same(tmp_path: pathlib.Path) -> None:
     for output in ("own.heed", "./own.heed"):
         _refused(_compile(tmp_path, source, "--head-dim=64", output=output), r"own.heed.*is the input")
     _refused(_compile(tmp_path, source, "--head-dim=64", "--header=out", output="out"), r"two files.*out")
+    importer = tmp_path / "importer.heed"
+    importer.write_text('import "./own.heed"\nvariant w {}\n')
+    _refused(_compile(tmp_path, importer, "--head-dim=64", output="own.heed"), r"own.heed.*is imported")
+    _refused(_compile(tmp_path, importer, "--head-dim=64", "--header=own.heed", output="out"), r"own.heed.*is imported")
     assert source.read_text() == "variant v {}\n"
-    _nothing_in(tmp_path, "own.heed")
+    _nothing_in(tmp_path, "own.heed", "importer.heed")
 
 
 def test_a_full_disk_behind_stdout() -> None:
@@ -417,8 +421,8 @@ def test_a_define_that_no_parameter_takes(tmp_path: pathlib.Path) -> None:
 def test_standard_input(tmp_path: pathlib.Path) -> None:
     text = CAUSAL.read_text()
     run = [subprocess.run([HEEDC, "-", *arguments], input=text, capture_output=True, text=True, cwd=tmp_path)
-           for arguments in (["--check"], ["--head-dim=64", "--emit=attn"])]
-    assert [x.returncode for x in run] == [0, 0] and "@causal" in run[1].stdout
+           for arguments in (["--check"], ["--head-dim=64", "--emit=attn"], ["--head-dim=64", "--emit=attn", "-o", "-"])]
+    assert [x.returncode for x in run] == [0, 0, 0] and "@causal" in run[1].stdout and run[1].stdout == run[2].stdout
     bad = subprocess.run([HEEDC, "-", "--check"], input="variant", capture_output=True, text=True)
     assert bad.returncode == 1 and "<stdin>:1:" in bad.stderr
     directory = os.open(tmp_path, os.O_RDONLY)

@@ -92,3 +92,18 @@ def test_precision(name: str, target: str) -> None:
     # With one key the log-sum-exp is its score.
     _, errors = kernel(x.reshape(1, 1, -1, 1), one, one, scale=1.0, return_lse=True, exact=exact.astype(np.float32), unit=unit)
     assert np.abs(errors).max() <= 0.55  # with the half unit that `exact` was rounded by
+
+
+@pytest.mark.parametrize("target", ("x86-64-v2", "x86-64-v3", "x86-64-v4"))
+@pytest.mark.parametrize("name", ("sin", "cos"))
+def test_angles_of_any_size(name: str, target: str) -> None:
+    rng = np.random.default_rng(1)
+    x = (np.exp2(rng.uniform(0, 127.9, 8000)) * rng.choice([-1, 1], 8000)).astype(np.float32)
+    x = np.concatenate([x, np.float32([np.finfo(np.float32).max, -np.finfo(np.float32).max, np.inf, -np.inf, np.nan])])
+    kernel = heed.compile(f"variant v {{ score_mod(s, b, h, q, kv) {{ return {name}(s) }} }}", head_dim=1, target=target)
+    one = np.ones((1, 1, 1, 1), np.float32)
+    _, found = kernel(x.reshape(1, 1, -1, 1), one, one, scale=1.0, return_lse=True)
+    assert np.isnan(found[0, 0, -3:]).all() and np.abs(found[0, 0, :-3]).max() <= 1 + 5e-7
+    with np.errstate(invalid="ignore"):
+        errors = np.abs(found.ravel() - getattr(np, name)(x.astype(np.float64)))
+    assert errors[np.abs(x) < 1e10].max() < 1e-3 and errors[np.abs(x) < 1e13].max() < 0.2

@@ -336,9 +336,11 @@ int compileFile() {
   bool isBinary = action == Action::Object || action == Action::Shared || action == Action::Cubin;
   if (isBinary && (outputPath.empty() || outputPath == "-"))
     return fail("-o is missing: an object is not written to a terminal");
-  for (const cl::opt<std::string> *path : {&outputPath, &headerPath})
-    if (!path->empty() && areSameFile(inputPath, *path))
-      return fail("expected another file than '" + inputPath + "' to write to, which is the input");
+  for (StringRef read : program->files)
+    for (const cl::opt<std::string> *path : {&outputPath, &headerPath})
+      if (!path->empty() && areSameFile(read, *path))
+        return fail("expected another file than '" + read + "' to write to, which is " +
+                    (read == inputPath ? "the input" : "imported"));
   if (headerPath == "-")
     return fail("--header expects a file, found '-'");
   if (!headerPath.empty() && areSameFile(outputPath, headerPath))

@@ -76,10 +76,10 @@ bool isReservedInC(llvm::StringRef name);
 /// Makes a context with all dialects of Heed's levels. Its diagnostics go to stderr.
 std::unique_ptr<mlir::MLIRContext> makeContext();
 
-/// The variants as a module of attn.variant and one function with an attn.forward each.
-mlir::OwningOpRef<mlir::ModuleOp> buildAttnModule(mlir::MLIRContext &context,
-                                                  llvm::ArrayRef<const lang::Variant *> variants,
-                                                  const CompileOptions &options);
+/// The variants as a module of attn.variant and one function with an attn.forward each, simplified.
+llvm::Expected<mlir::OwningOpRef<mlir::ModuleOp>>
+buildAttnModule(mlir::MLIRContext &context, llvm::ArrayRef<const lang::Variant *> variants,
+                const CompileOptions &options);
 
 /// Compiles variants and writes what `kind` asks for. Errors are reported as diagnostics of the
 /// context or returned.

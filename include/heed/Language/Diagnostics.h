@@ -37,8 +37,8 @@ public:
   void error(llvm::SMLoc loc, const llvm::Twine &message);
   /// Points at another place that the last error is about.
   void note(llvm::SMLoc loc, const llvm::Twine &message);
-  /// If a `//` stands before `loc` on its line, says that it divides: whoever
-  /// meant a comment has just been told something puzzling.
+  /// If a `//` stands at `loc` or before it on its line, says that it divides:
+  /// whoever meant a comment has just been told something puzzling.
   void noteDivision(llvm::SMLoc loc);
   /// An error about a file as a whole; `line` 0 if there is none to name.
   void fileError(llvm::StringRef file, unsigned line, const llvm::Twine &message);
@@ -66,6 +66,10 @@ llvm::StringRef nearestName(llvm::StringRef name, llvm::ArrayRef<llvm::StringRef
 
 /// "; did you mean 'x'?" for the nearest candidate, or nothing.
 std::string didYouMean(llvm::StringRef name, llvm::ArrayRef<llvm::StringRef> candidates);
+
+/// "; 'not' is written '!'" for an operator or a word that Python or C has and
+/// this language spells otherwise, or nothing.
+std::string writtenHere(llvm::StringRef text);
 
 } // namespace heed::lang
 

@@ -240,6 +240,8 @@ public:
   CheckedProgram &operator=(const CheckedProgram &) = delete;
 
   std::vector<Variant> variants;
+  /// What was read for it: the main file, then what is imported; not the standard library.
+  std::vector<llvm::StringRef> files;
 
   const Variant *lookup(llvm::StringRef name) const;
   /// The same, or an error that says which variants there are; `file` is what it calls the program.

@@ -120,7 +120,9 @@ struct ExpandMath : heed::impl::ExpandMathPassBase<ExpandMath> {
     RewritePatternSet expansions(&getContext());
     math::populateExpansionPatterns(expansions, {"rsqrt", "exp2"});
     populatePowerExpansion(expansions);
-    populateAngleReduction(expansions, !getOperation()->hasAttr(kNoFMAAttr));
+    // The polynomials that approximate sin and cos leave [-1, 1] for angles of about 2^24.
+    constexpr float largestAngle = 1 << 23;
+    populateAngleReduction(expansions, !getOperation()->hasAttr(kNoFMAAttr), largestAngle);
     RewritePatternSet approximations(&getContext());
     populateMathPolynomialApproximationPatterns(approximations);
     if (failed(rewriteMath(std::move(expansions))) ||

@@ -158,3 +158,61 @@ func.func @dead(%t: !attn.tensor<[Sq], f32>, %i: i32) {
   // CHECK-NEXT: return
   return
 }
+
+// -----
+
+// A remainder that is written out, in either order.
+// CHECK-LABEL: func.func @remainder_by_hand
+// CHECK-SAME:    (%[[X:.+]]: i32, %[[Y:.+]]: i64)
+func.func @remainder_by_hand(%x: i32, %y: i64) -> (i32, i64) {
+  %c64 = arith.constant 64 : i32
+  %m7 = arith.constant -7 : i64
+  // CHECK-DAG: %[[C64:.+]] = arith.constant 64 : i32
+  // CHECK-DAG: %[[M7:.+]] = arith.constant -7 : i64
+  // CHECK: %[[R:.+]] = attn.mod %[[X]], %[[C64]] : i32
+  %0 = attn.floordiv %x, %c64 : i32
+  %1 = arith.muli %0, %c64 : i32
+  %2 = arith.subi %x, %1 : i32
+  // CHECK: %[[S:.+]] = attn.mod %[[Y]], %[[M7]] : i64
+  %3 = attn.floordiv %y, %m7 : i64
+  %4 = arith.muli %m7, %3 : i64
+  %5 = arith.subi %y, %4 : i64
+  // CHECK-NEXT: return %[[R]], %[[S]]
+  return %2, %5 : i32, i64
+}
+
+// -----
+
+// x - x // 0 * 0 is x, but x % 0 is 0.
+// CHECK-LABEL: func.func @remainder_by_hand_by_any
+// CHECK-SAME:    (%[[X:.+]]: i32, %[[N:.+]]: i32)
+func.func @remainder_by_hand_by_any(%x: i32, %n: i32) -> (i32, i32) {
+  // CHECK-DAG: %[[C0:.+]] = arith.constant 0 : i32
+  // CHECK-DAG: %[[R:.+]] = attn.mod %[[X]], %[[N]] : i32
+  // CHECK-DAG: %[[IS_ZERO:.+]] = arith.cmpi eq, %[[N]], %[[C0]] : i32
+  // CHECK: %[[S:.+]] = arith.select %[[IS_ZERO]], %[[X]], %[[R]] : i32
+  %0 = attn.floordiv %x, %n : i32
+  %1 = arith.muli %n, %0 : i32
+  %2 = arith.subi %x, %1 : i32
+  %c0 = arith.constant 0 : i32
+  %3 = attn.floordiv %x, %c0 : i32
+  %4 = arith.muli %3, %c0 : i32
+  %5 = arith.subi %x, %4 : i32
+  // CHECK-NEXT: return %[[S]], %[[X]]
+  return %2, %5 : i32, i32
+}
+
+// -----
+
+// Of another number, or times another one, there is no remainder.
+// CHECK-LABEL: func.func @no_remainder
+// CHECK-NOT:     attn.mod
+func.func @no_remainder(%x: i32, %y: i32, %n: i32, %m: i32) -> (i32, i32, i32) {
+  %0 = attn.floordiv %x, %n : i32
+  %1 = arith.muli %0, %n : i32
+  %2 = arith.subi %y, %1 : i32
+  %3 = arith.subi %1, %x : i32
+  %4 = arith.muli %0, %m : i32
+  %5 = arith.subi %x, %4 : i32
+  return %2, %3, %5 : i32, i32, i32
+}

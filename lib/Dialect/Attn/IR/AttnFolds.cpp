@@ -8,6 +8,7 @@
 
 #include "heed/Dialect/Attn/IR/Attn.h"
 
+#include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/CommonFolders.h"
 #include "mlir/IR/Matchers.h"
 #include "mlir/IR/PatternMatch.h"
@@ -44,6 +45,42 @@ OpFoldResult ModOp::fold(FoldAdaptor adaptor) {
     return Builder(getContext()).getZeroAttr(getType());
   return constFoldBinaryOp<IntegerAttr, IntegerAttr::ValueType, void>(adaptor.getOperands(),
                                                                       floorMod);
+}
+
+namespace {
+/// x - x // c * c is the remainder of x // c, of which analyses know more. Where c is 0 it is x,
+/// for then x // c is 0.
+struct RemainderByHand : OpRewritePattern<arith::SubIOp> {
+  using OpRewritePattern::OpRewritePattern;
+
+  LogicalResult matchAndRewrite(arith::SubIOp op, PatternRewriter &rewriter) const override {
+    auto product = op.getRhs().getDefiningOp<arith::MulIOp>();
+    if (!product)
+      return rewriter.notifyMatchFailure(op, "subtracts no product");
+    Value x = op.getLhs(), c = product.getRhs();
+    auto quotient = product.getLhs().getDefiningOp<FloorDivOp>();
+    if (!quotient) {
+      c = product.getLhs();
+      quotient = product.getRhs().getDefiningOp<FloorDivOp>();
+    }
+    if (!quotient || quotient.getLhs() != x || quotient.getRhs() != c)
+      return rewriter.notifyMatchFailure(op, "is of no quotient and its divisor");
+    Value remainder = ModOp::create(rewriter, op.getLoc(), x, c);
+    if (!matchPattern(c, m_NonZero())) {
+      Value zero =
+          arith::ConstantOp::create(rewriter, op.getLoc(), rewriter.getZeroAttr(op.getType()));
+      Value isZero =
+          arith::CmpIOp::create(rewriter, op.getLoc(), arith::CmpIPredicate::eq, c, zero);
+      remainder = arith::SelectOp::create(rewriter, op.getLoc(), isZero, x, remainder);
+    }
+    rewriter.replaceOp(op, remainder);
+    return success();
+  }
+};
+} // namespace
+
+void AttnDialect::getCanonicalizationPatterns(RewritePatternSet &patterns) const {
+  patterns.add<RemainderByHand>(getContext());
 }
 
 //===----------------------------------------------------------------------===//

@@ -39,6 +39,7 @@ def Attn_Dialect : Dialect {
     void registerTypes();
   }];
   let hasConstantMaterializer = 1;
+  let hasCanonicalizer = 1;
 }
 
 class Attn_Op<string mnemonic, list<Trait> traits = []> : Op<Attn_Dialect, mnemonic, traits>;
