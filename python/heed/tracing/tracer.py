@@ -123,7 +123,7 @@ class Tracer:
             items = tensors.as_array(value)
             if items.ndim > 1 or items.size > 4096 or items.dtype.kind == "c":
                 fail(f"a tensor of shape {tuple(items.shape)} that is made in the mod is used as a value; capture it")
-            element = self._value_type(value.dtype)
+            element = arithmetic.value_type(tensors.dtype_name(value.dtype))
             nodes = tuple(self.graph.constant(item, element) for item in items.reshape(-1).tolist())
             return Traced(self, nodes[0] if items.ndim == 0 else nodes)
         return None
@@ -165,29 +165,15 @@ class Tracer:
             columns.append(lanes * count if len(lanes) == 1 else lanes)
         return Traced(self, tuple(operation(self.graph, *row) for row in zip(*columns)))
 
-    def _value_type(self, dtype: Any) -> str:
-        name = tensors.dtype_name(dtype)
-        if name == "bool":
-            return "bool"
-        if name in ("int64", "uint32", "uint64"):
-            return "i64"
-        if name.startswith(("int", "uint")):
-            return "i32"
-        if name.startswith(("float", "bfloat")):
-            return "f32"
-        fail(f"values of {name} cannot be traced")
-
     def cast(self, value: Any, dtype: Any) -> Any:
         """A cast to a dtype of torch, NumPy or Python; all floats are f32."""
         name = tensors.dtype_name(dtype)
+        operation = arithmetic.cast(name)
         if isinstance(value, TensorProxy) and value._axes:
             part = value._replace(value._axes, value._bound)
-            part._casts = (*value._casts, name if name in arithmetic.NARROW else self._value_type(dtype))
+            part._casts = (*value._casts, name)
             return part
-        if name in arithmetic.NARROW:
-            return self.apply(arithmetic.narrow(name), value)
-        to = self._value_type(dtype)
-        return self.apply(lambda g, x: g.cast(to, x), value)
+        return self.apply(operation, value)
 
     def binary(self, operation: Any, python: Any, text: str, a: Any, b: Any) -> Any:
         left, right = self.lift(a), self.lift(b)
@@ -525,6 +511,9 @@ class Tracer:
         if name in _RANDOM or name in _STATES:
             return VolatileProxy(name, "random" if name in _RANDOM else "state")
         module = getattr(value, "__module__", None) or type(value).__module__ or ""
+        if module == "torch.func" or module.startswith("torch._functorch."):
+            return functools.partial(_refuse, f"torch.func's {name} is not supported in a mod; if it does not depend on positions, call it "
+                                     "outside and capture the result")
         if module == "math":
             return functools.partial(self._math, value)
         if module == "builtins":
@@ -653,6 +642,11 @@ class Tracer:
             return getattr(args[0], function.__self__.__name__)
         if name == "__getitem__":
             return self._own(args[0], "table")[args[1]]
+        if name.endswith("_") and not name.endswith("__"):
+            if not args or not is_traced(args[0]):
+                fail(f"{_qualified(function)} changes a tensor that the mod made of numbers to a value that is known to kernels only; write "
+                     "`x = x + y` instead of `x += y`, or begin with score.new_zeros(())")
+            return getattr(args[0], name)(*args[1:], **kwargs)
         return self.dispatch(name.strip("_"), _qualified(function), args, kwargs, function)
 
     def dispatch(self, name: str, qualified: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Any = None) -> Any:
