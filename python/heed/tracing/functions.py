@@ -34,10 +34,9 @@ def _names(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 def _elementwise(operation: arithmetic.Operation, count: int, scaled: int = 1) -> Callable[..., Any]:
     """A function of `count` arrays. `scaled`: the one that alpha=... multiplies."""
-    def function(tracer: Tracer, *args: Any, inplace: bool = False, out: None = None, dtype: Any = None, alpha: Any = 1,
-                 **kwargs: Any) -> Any:
+    def function(tracer: Tracer, *args: Any, out: None = None, dtype: Any = None, alpha: Any = 1, **kwargs: Any) -> Any:
         operands = [*args, *(kwargs.pop(name) for name in ("input", "self", "other", "exponent") if name in kwargs)]
-        if len(operands) != count or kwargs or out is not None or inplace:
+        if len(operands) != count or kwargs:
             raise TypeError
         if alpha != 1:  # torch.add(x, y, alpha=2)
             operands[scaled] = operands[scaled] * alpha
@@ -146,12 +145,12 @@ def _softplus(tracer: Tracer, input: Any, beta: Any = 1.0, threshold: Any = 20.0
 
 
 @_names("leaky_relu")
-def _leaky_relu(tracer: Tracer, input: Any, negative_slope: Any = 0.01, inplace: bool = False) -> Any:
+def _leaky_relu(tracer: Tracer, input: Any, negative_slope: Any = 0.01) -> Any:
     return tracer.apply(arithmetic.leaky_relu, input, negative_slope)
 
 
 @_names("elu")
-def _elu(tracer: Tracer, input: Any, alpha: Any = 1.0, inplace: bool = False) -> Any:
+def _elu(tracer: Tracer, input: Any, alpha: Any = 1.0) -> Any:
     return tracer.apply(arithmetic.elu, input, alpha)
 
 
@@ -179,9 +178,7 @@ def _formula(formula: formulas.Formula, is_real: bool) -> Callable[..., Any]:
             lifted = Traced(tracer, lifted._node)
         return tracer.cast(lifted, "float32") if is_real else lifted
 
-    def function(tracer: Tracer, *args: Any, inplace: bool = False, **kwargs: Any) -> Any:
-        if inplace:
-            raise TypeError
+    def function(tracer: Tracer, *args: Any, **kwargs: Any) -> Any:
         return formula(_Functions(tracer), *(operand(tracer, arg) for arg in args),
                        **{name: operand(tracer, arg) for name, arg in kwargs.items()})
 

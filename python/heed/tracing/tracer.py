@@ -653,6 +653,8 @@ class Tracer:
         """What a function of a library gives for traced values. `real`: the function, to be called if whole tensors are all it gets."""
         function = FUNCTIONS.get(name)
         args = tuple(list(arg) if isinstance(arg, SequenceProxy) else arg for arg in args)
+        if kwargs.get("out") is not None:
+            fail(f"{qualified} with out=... changes a tensor; a mod cannot: use what it returns")
         if real is not None and (function is None or name in whole.OF_ROWS):
             result = whole.call(self, name, real, args, kwargs)
             if result is not None:
@@ -660,8 +662,11 @@ class Tracer:
         if function is None:
             fail(f"{qualified} is not supported in a mod; if it does not depend on positions, compute it outside and "
                  "capture the result")
+        in_place = kwargs.get("inplace", False)
+        kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
         try:
-            return _with_source(function(self, *args, **kwargs), real, args, kwargs)
+            result = function(self, *args, **kwargs)
+            return args[0]._change(result) if in_place else _with_source(result, real, args, kwargs)
         except (TypeError, KeyError) as error:
             if isinstance(error, TraceError):
                 raise

@@ -105,7 +105,7 @@ def call(tracer: Tracer, name: str, function: Any, args: tuple[Any, ...], kwargs
     A function that changes a tensor is none of these: a fetch would change it again.
     """
     own = getattr(function, "__name__", "_")
-    if own.endswith("_") or own in _CHANGING or "out" in kwargs or kwargs.get("inplace"):
+    if own.endswith("_") or own in _CHANGING or kwargs.get("inplace"):
         return None
     if _ranks([*args, *kwargs.values()]) < (2 if name in OF_ROWS else 1):
         return None

@@ -333,6 +333,12 @@ def transformed(s, b, h, q, kv):
     return s + torch.vmap(torch.cumsum, in_dims=(0, None))(table, 0)[h, q]  # HERE
 
 
+def stacked_elsewhere(s, b, h, q, kv):
+    pair = s.new_zeros(1)
+    torch.stack([s], out=pair)  # HERE
+    return pair[0]
+
+
 def function_of_part(s, b, h, q, kv):
     return s + torch.cumsum(table[h], 0)[q]  # HERE
 
@@ -424,7 +430,8 @@ def helper(s):
     (random_whole, r"random numbers \(bernoulli\)"),
     (sorted_whole, r"\.sort is not supported in a mod"),
     (filled_whole, "put is not supported in a mod"),
-    (written_whole, "cumsum is not supported in a mod"),
+    (written_whole, r"cumsum with out=\.\.\. changes a tensor; a mod cannot: use what it returns"),
+    (stacked_elsewhere, r"stack with out=\.\.\. changes a tensor"),
     (changed_by_function, "embedding changes a captured tensor, and has done so now"),
     (transformed, "torch.func's vmap is not supported in a mod"),
     (function_of_part, "cumsum is not supported in a mod; if it does not depend on positions, compute it outside"),

@@ -155,6 +155,8 @@ def _other_names_in_place(s: Any, b: Any, h: Any, q: Any, kv: Any) -> Any:
     """Tensors that are of the type already are themselves; copies are not."""
     same, copies = s.to(s.dtype), (s.to(s.dtype, copy=True), torch.nan_to_num(q), s.clone())
     torch.relu_(s)
+    F.leaky_relu(s - 1, 0.5, inplace=True)
+    F.elu(s, inplace=True)
     same += kv
     q += 1
     distance = q - kv
