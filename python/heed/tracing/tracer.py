@@ -37,7 +37,7 @@ _FACTORIES = frozenset("tensor as_tensor array asarray arange zeros ones full li
                        "from_numpy empty_like scalar_tensor".split())
 # Functions and modules that give other values at each call: random numbers, the time, or the state of the process.
 _RANDOM = frozenset("""rand randn randint rand_like randn_like randint_like randperm bernoulli multinomial normal poisson binomial
-    dropout alpha_dropout feature_dropout feature_alpha_dropout rrelu _standard_gamma _sample_dirichlet uniform_ normal_ random_
+    dropout native_dropout alpha_dropout feature_dropout feature_alpha_dropout rrelu _standard_gamma _sample_dirichlet uniform_ normal_ random_
     bernoulli_ exponential_ cauchy_ geometric_ log_normal_ urandom getrandom""".split())
 _CLOCKS = frozenset("now utcnow today".split())
 _STATES = frozenset("""getenv getenvb is_grad_enabled is_inference_mode_enabled is_autocast_enabled is_any_autocast_enabled

@@ -311,6 +311,10 @@ def random_whole(s, b, h, q, kv):
     return s + table.bernoulli()[h, q]  # HERE
 
 
+def dropped_whole(s, b, h, q, kv):
+    return s + torch.native_dropout(table, 0.5, True)[0][h, q]  # HERE
+
+
 def sorted_whole(s, b, h, q, kv):
     array.sort()  # HERE
     return s + array[q]
@@ -428,6 +432,7 @@ def helper(s):
     (sorted_otherwise, "searchsorted is not supported in a mod with these arguments: .*sorter="),
     (changed_whole, "cumsum_.. changes a tensor; a mod cannot: use a new value"),
     (random_whole, r"random numbers \(bernoulli\)"),
+    (dropped_whole, r"random numbers \(native_dropout\)"),
     (sorted_whole, r"\.sort is not supported in a mod"),
     (filled_whole, "put is not supported in a mod"),
     (written_whole, r"cumsum with out=\.\.\. changes a tensor; a mod cannot: use what it returns"),
