@@ -748,7 +748,7 @@ def code_of(function: Any) -> types.CodeType | None:
 def _with_source(result: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A result, which notes the call that it stands for if that may be part of another one."""
     if type(result) is indexing.Elementwise and function is not None and result.source is None and all(result is not arg for arg in args):
-        result.source = (function, args, kwargs)
+        result.source = (function, tuple(map(whole.kept, args)), {key: whole.kept(arg) for key, arg in kwargs.items()})
     return result
 
 

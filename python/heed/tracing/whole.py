@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from heed.arrays import Table
 from heed.tracing import tensors
 from heed.tracing.captures import Path
@@ -71,8 +73,16 @@ class _Expression:
         return f"{{{len(self.bases) - 1}}}", value
 
     def _constant(self, value: Any) -> tuple[str, Any]:
+        value = kept(value)
         self.constants.append(value)
         return f"{{c{len(self.constants) - 1}}}", value
+
+
+def kept(value: Any) -> Any:
+    """A value as it is now: a tensor that the mod has made of numbers may be changed in place before the next fetch."""
+    if tensors.is_torch(value) and not is_traced(value):
+        return value.clone()
+    return value.copy() if type(value) is np.ndarray else value
 
 
 def _version(value: Any) -> int:

@@ -20,6 +20,7 @@ AT = grid(2, 3, 7, 40)
 SCORES = np.concatenate([np.linspace(-6, 6, 1600), [0.5, 1.5, 2.5, -0.5, -1.5, 0.0, -0.0, 21.0, 25.0, -30.0, 1e-3, -1e-9]])[:1680]
 SCORES = np.resize(SCORES, (2, 3, 7, 40))
 COUNT = 7
+WEIGHTS = torch.arange(7) * 3
 
 # name -> function of (s, b, h, q, kv), which works on traced values and on whole float64 and int64 tensors alike.
 FUNCTIONS: dict[str, Any] = {
@@ -165,10 +166,12 @@ def _other_names_in_place(s: Any, b: Any, h: Any, q: Any, kv: Any) -> Any:
 
 
 def _waiting_in_place(s: Any, b: Any, h: Any, q: Any, kv: Any) -> Any:
-    """What is computed of a captured tensor waits for an index, not for values to change."""
-    shifted = torch.arange(40) * kv
+    """What is computed of a captured tensor waits for an index, or for the next fetch, not for values to change."""
+    two = torch.tensor(2)
+    shifted, sums = torch.arange(40) * kv, torch.cumsum(WEIGHTS.clamp(max=two), 0)
     kv += 1
-    return s + shifted[q] + kv
+    two += 5
+    return s + shifted[q] + kv + sums[q]
 
 
 IN_PLACE: dict[str, Any] = {
