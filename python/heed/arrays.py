@@ -227,11 +227,15 @@ def _elsewhere(found: Any, device: int | None) -> HeedError:
     return HeedError(f"expected a tensor on {where}, found one on {found}")
 
 
-def _check_plain(array: Array) -> None:
-    torch = sys.modules["torch"]
-    if array.requires_grad and torch.is_grad_enabled():
+def check_needs_no_gradient(tensor: Any) -> None:
+    """Raises NotImplementedError for a tensor of torch whose gradient a backward pass would want."""
+    if tensor.requires_grad and sys.modules["torch"].is_grad_enabled():
         raise NotImplementedError("Heed has no backward pass yet: detach tensors that require grad, or call it under "
                                   "torch.no_grad()")
+
+
+def _check_plain(array: Array) -> None:
+    check_needs_no_gradient(array)
     if array.is_neg():
         raise HeedError("expected a tensor without negative bit; resolve_neg() makes one")
 

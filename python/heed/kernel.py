@@ -194,8 +194,7 @@ class Kernel:
         if arrays.is_torch(query):
             hot.use_torch()  # for the next one
         key, value = _adopt("key", key), _adopt("value", value)
-        if scale is not None and (isinstance(scale, str) or not hasattr(type(scale), "__float__")):
-            raise HeedError(f"argument 'scale': expected a number, found {scale!r}")
+        factor = math.nan if scale is None else _factor(scale)
         if not hasattr(type(threads), "__index__") or not 0 <= operator.index(threads) < 2**31:
             raise HeedError(f"argument 'threads': expected a number of threads, 0 for all, found {threads!r}")
         output, rows = map(arrays.adopt, (out, lse))
@@ -207,7 +206,7 @@ class Kernel:
         for name, array in (("query", query), ("key", key), ("value", value), ("output", output)):
             described += self._describe(name, array, self.dtype, device)
         described += _NO_ROWS if rows is None else self._describe("lse", rows, "f32", device)
-        call = described + _NO_ROWS + CALL_TAIL.pack(math.nan if scale is None else scale, threads)
+        call = described + _NO_ROWS + CALL_TAIL.pack(factor, threads)
         addresses = ADDRESSES.pack(*map(arrays.data_pointer, (query, key, value, output)),
                                    0 if rows is None else arrays.data_pointer(rows), 0)
         if device is None:
@@ -287,6 +286,19 @@ def _adopt(name: str, array: Any) -> Array:
     if not arrays.is_array(adopted):
         raise HeedError(f"argument '{name}': expected an array, found {type(array).__name__}")
     return adopted
+
+
+def _factor(scale: Any) -> float:
+    """The number that `scale` is. Not NaN, which in a call's description stands for the usual one."""
+    if arrays.is_torch(scale):
+        arrays.check_needs_no_gradient(scale)
+    try:
+        factor = math.nan if isinstance(scale, (str, bytes)) else float(scale)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # torch raises the last one for several elements
+        factor = math.nan
+    if math.isnan(factor):
+        raise HeedError(f"argument 'scale': expected a number, found {scale!r}")
+    return factor
 
 
 def _read_param(param: _runtime.Param) -> Param:

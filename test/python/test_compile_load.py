@@ -270,7 +270,9 @@ def test_nothing_half_written(kernel: heed.Kernel, tmp_path: pathlib.Path, monke
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    ({"scale": "x"}, "argument 'scale': expected a number, found 'x'"), ({"threads": 2.5}, "argument 'threads': expected .* found 2.5"),
+    ({"scale": "x"}, "argument 'scale': expected a number, found 'x'"), ({"scale": float("nan")}, "'scale': expected a number, found nan"),
+    ({"scale": 10**400}, "argument 'scale': expected a number, found 1000"), ({"scale": 1e300}, "argument 'scale': expected a finite f32"),
+    ({"scale": np.ones(2)}, "argument 'scale': expected a number, found array"), ({"threads": 2.5}, "argument 'threads': expected .* found 2.5"),
     ({"threads": 2**40}, "argument 'threads': expected"), ({"threads": -1}, "argument 'threads': expected"),
     ({"query": [1.0]}, "argument 'query': expected an array, found list"), ({"value": None}, "argument 'value': expected an array, found NoneType")])
 def test_wrong_operands(kernel: heed.Kernel, arguments: dict[str, Any], words: str) -> None:

@@ -366,7 +366,28 @@ def power(g: Graph, x: Node, y: Node) -> Node:
 NARROW = ("int8", "int16", "uint8", "uint16")  # integer types that the language has no values of
 
 
-def narrow(name: str) -> Operation:
+def value_type(name: str) -> str:
+    """The type of the language that holds the values of a dtype."""
+    if name == "bool":
+        return "bool"
+    if name in ("int64", "uint32", "uint64"):
+        return "i64"
+    if name.startswith(("int", "uint")):
+        return "i32"
+    if name.startswith(("float", "bfloat")):
+        return "f32"
+    fail(f"values of {name} cannot be traced")
+
+
+def cast(name: str) -> Operation:
+    """A cast to a dtype, in the type of the language that holds its values."""
+    if name in NARROW:
+        return _narrow(name)
+    type = value_type(name)
+    return lambda g, x: g.cast(type, x)
+
+
+def _narrow(name: str) -> Operation:
     """A cast to one of NARROW: wraps around."""
     bits, signed = int(name.lstrip("uint")), not name.startswith("u")
 

@@ -78,9 +78,9 @@ def _signbit(m: Any, input: Any) -> Any:
     return (input < 0) | (input == 0) & (1 / input < 0)
 
 
-def _nan_to_num(m: Any, input: Any, nan: Any = None, posinf: Any = None, neginf: Any = None, copy: Any = True) -> Any:
+def _nan_to_num(m: Any, input: Any, nan: Any = None, posinf: Any = None, neginf: Any = None) -> Any:
     if not m.is_floating_point(input):
-        return input
+        return m.clone(input)
     kept = m.where(m.isnan(input), 0.0 if nan is None else nan, input)
     kept = m.where(input == math.inf, _F32_MAX if posinf is None else posinf, kept)
     return m.where(input == -math.inf, -_F32_MAX if neginf is None else neginf, kept)

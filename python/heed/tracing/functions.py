@@ -34,10 +34,9 @@ def _names(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 def _elementwise(operation: arithmetic.Operation, count: int, scaled: int = 1) -> Callable[..., Any]:
     """A function of `count` arrays. `scaled`: the one that alpha=... multiplies."""
-    def function(tracer: Tracer, *args: Any, inplace: bool = False, out: None = None, dtype: Any = None, alpha: Any = 1,
-                 **kwargs: Any) -> Any:
+    def function(tracer: Tracer, *args: Any, out: None = None, dtype: Any = None, alpha: Any = 1, **kwargs: Any) -> Any:
         operands = [*args, *(kwargs.pop(name) for name in ("input", "self", "other", "exponent") if name in kwargs)]
-        if len(operands) != count or kwargs or out is not None or inplace:
+        if len(operands) != count or kwargs:
             raise TypeError
         if alpha != 1:  # torch.add(x, y, alpha=2)
             operands[scaled] = operands[scaled] * alpha
@@ -59,7 +58,7 @@ _UNARY: dict[str, arithmetic.Operation] = {
     "fix": arithmetic.trunc, "rint": arithmetic.rint, "square": arithmetic.square, "reciprocal": arithmetic.reciprocal,
     "relu": arithmetic.relu, "sign": arithmetic.sign, "sgn": arithmetic.sign, "isnan": arithmetic.isnan,
     "isinf": arithmetic.isinf, "isfinite": arithmetic.isfinite, "logsigmoid": arithmetic.logsigmoid,
-    "log_sigmoid": arithmetic.logsigmoid, "positive": lambda g, x: x, "expit": arithmetic.math_function("sigmoid"),
+    "log_sigmoid": arithmetic.logsigmoid, "expit": arithmetic.math_function("sigmoid"),
     **{name: arithmetic.math_function(name)
        for name in ("exp2", "log", "log2", "log1p", "tanh", "sin", "cos", "sqrt", "rsqrt", "erf", "sigmoid", "silu")},
 }
@@ -146,12 +145,12 @@ def _softplus(tracer: Tracer, input: Any, beta: Any = 1.0, threshold: Any = 20.0
 
 
 @_names("leaky_relu")
-def _leaky_relu(tracer: Tracer, input: Any, negative_slope: Any = 0.01, inplace: bool = False) -> Any:
+def _leaky_relu(tracer: Tracer, input: Any, negative_slope: Any = 0.01) -> Any:
     return tracer.apply(arithmetic.leaky_relu, input, negative_slope)
 
 
 @_names("elu")
-def _elu(tracer: Tracer, input: Any, alpha: Any = 1.0, inplace: bool = False) -> Any:
+def _elu(tracer: Tracer, input: Any, alpha: Any = 1.0) -> Any:
     return tracer.apply(arithmetic.elu, input, alpha)
 
 
@@ -179,9 +178,7 @@ def _formula(formula: formulas.Formula, is_real: bool) -> Callable[..., Any]:
             lifted = Traced(tracer, lifted._node)
         return tracer.cast(lifted, "float32") if is_real else lifted
 
-    def function(tracer: Tracer, *args: Any, inplace: bool = False, **kwargs: Any) -> Any:
-        if inplace:
-            raise TypeError
+    def function(tracer: Tracer, *args: Any, **kwargs: Any) -> Any:
         return formula(_Functions(tracer), *(operand(tracer, arg) for arg in args),
                        **{name: operand(tracer, arg) for name, arg in kwargs.items()})
 
@@ -199,19 +196,28 @@ FUNCTIONS.update({f"special_{name}": FUNCTIONS[name] for name in
 # ---- Types and constants ----
 
 
-@_names("to", "type", "astype", "type_as", "asarray", "as_tensor", "from_numpy")
-def _to(tracer: Tracer, input: Any, *args: Any, dtype: Any = None, **kwargs: Any) -> Any:
+@_names("to", "type", "type_as", "asarray", "as_tensor", "from_numpy")
+def _to(tracer: Tracer, input: Any, *args: Any, dtype: Any = None, copy: bool = False, **kwargs: Any) -> Any:
     """Floats narrower or wider than float32 stay float32: that is what scores are computed in."""
     if type(input) in (list, tuple):
         return _stack(tracer, input)
     candidates = [arg for arg in args if _is_dtype(arg)] + [arg.dtype for arg in args if hasattr(arg, "dtype")]
     chosen = dtype if dtype is not None else candidates[0] if candidates else None
-    return input if chosen is None else tracer.cast(input, chosen)
+    result = input if chosen is None else _converted(tracer, input, chosen)
+    return _copy(tracer, result) if copy else result
 
 
-@_names("tensor", "array")
-def _tensor(tracer: Tracer, *args: Any, **kwargs: Any) -> Any:
-    return _copy(tracer, _to(tracer, *args, **kwargs))
+@_names("tensor", "array", "astype")
+def _tensor(tracer: Tracer, *args: Any, copy: bool = True, **kwargs: Any) -> Any:
+    return _to(tracer, *args, copy=copy, **kwargs)
+
+
+def _converted(tracer: Tracer, input: Any, dtype: Any) -> Any:
+    """A cast, which gives a tensor itself where that is of the type already."""
+    if is_traced(input) and input._host is None and not indexing.is_unread(input):
+        if tensors.dtype_name(input.dtype) == tensors.dtype_name(dtype):
+            return input
+    return tracer.cast(input, dtype)
 
 
 def _is_dtype(value: Any) -> bool:
@@ -229,7 +235,7 @@ _CAST_NAMES = frozenset(_CASTS.values())
 
 
 def _cast_to(name: str) -> Callable[..., Any]:
-    return lambda tracer, input: tracer.cast(input, name)
+    return lambda tracer, input: _converted(tracer, input, name)
 
 
 FUNCTIONS.update({name: _cast_to(dtype) for name, dtype in _CASTS.items()})
@@ -270,7 +276,7 @@ def _new_tensor(tracer: Tracer, input: Any, data: Any, dtype: Any = None, **kwar
     return tracer.cast(tracer.lift_number(data), input.dtype if dtype is None else dtype)
 
 
-@_names("contiguous", "detach", "cpu", "cuda", "alias")
+@_names("contiguous", "detach", "cpu", "cuda", "alias", "positive")
 def _same(tracer: Tracer, input: Any, *args: Any, **kwargs: Any) -> Any:
     return input
 
@@ -290,8 +296,8 @@ def _shaped(repeats: bool) -> Callable[..., Any]:
         if len(sizes) > 1 or not (count in (-1, len(elements)) or repeats and len(elements) == 1):
             fail(f"a value of {len(elements)} elements in a mod cannot get shape {tuple(sizes)}; it sees one element at a time")
         if not sizes:
-            return Traced(tracer, elements[0])
-        return input if input.shape and count in (-1, len(elements)) else Traced(tracer, elements * abs(count))
+            return input._viewed(Traced(tracer, elements[0]))
+        return input if input.shape and count in (-1, len(elements)) else input._viewed(Traced(tracer, elements * abs(count)))
 
     return function
 
@@ -318,7 +324,7 @@ def _squeeze(tracer: Tracer, input: Any, dim: Any = None, axis: Any = None) -> A
 def _unsqueeze(tracer: Tracer, input: Any, dim: int = 0) -> Any:
     if input.shape:
         fail("a vector in a mod cannot get another axis")
-    return Traced(tracer, (input._node,))
+    return input._viewed(Traced(tracer, (input._node,)))
 
 
 @_names("stack")

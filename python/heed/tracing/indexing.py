@@ -164,7 +164,15 @@ def index_tensor(tracer: Tracer, tensor: TensorProxy, key: Any) -> Any:
     part = tensor._replace(axes, bound)
     if vectors:
         return _gather(tracer, part, vectors)
-    return part if axes else Traced(tracer, _load(tracer, part, bound))
+    if axes:
+        return part
+    element = Traced(tracer, _load(tracer, part, bound))
+    return element if _is_traced_index(keys) else tensor._viewed(element)
+
+
+def _is_traced_index(keys: list[Any]) -> bool:
+    """Whether an index is one of tensors, with which torch copies; with numbers and slices it gives views."""
+    return any(is_traced(key) and key._host is None for key in keys)
 
 
 def _slice(tracer: Tracer, tensor: TensorProxy, axis: Axis, key: slice) -> Axis:
@@ -199,13 +207,10 @@ def _load(tracer: Tracer, tensor: TensorProxy, bound: dict[int, Node], lanes: in
     if extra > 0:
         indices[:extra + 1] = [_merged(tracer, tensor, indices[:extra + 1])]
     node = g.load(tensor._leaf, tuple(indices), lanes)
-    for type in tensor._casts:
-        if type not in arithmetic.NARROW:
-            node = g.cast(type, node)
-        elif lanes is None:
-            node = arithmetic.narrow(type)(g, node)
-        else:
-            fail(f"a row of a captured tensor cannot be cast to {type} in a mod; cast its elements, or cast it outside of the mod")
+    for dtype in tensor._casts:
+        if lanes is not None and dtype in arithmetic.NARROW:
+            fail(f"a row of a captured tensor cannot be cast to {dtype} in a mod; cast its elements, or cast it outside of the mod")
+        node = arithmetic.cast(dtype)(g, node)
     return node
 
 
@@ -254,7 +259,7 @@ def index_vector(tracer: Tracer, vector: Traced, key: Any) -> Any:
     if type(key) is tuple and len(key) == 1:
         key = key[0]
     if isinstance(key, slice):
-        return Traced(tracer, tracer.lanes(vector)[key])
+        return vector._viewed(Traced(tracer, tracer.lanes(vector)[key]))
     if is_traced(key) and key._host is None:
         fail("a computed vector is indexed by a traced value; index what it is made of, and compute with the elements")
     index = operator.index(key)
@@ -262,7 +267,7 @@ def index_vector(tracer: Tracer, vector: Traced, key: Any) -> Any:
         raise IndexError(f"index {index} is outside a vector of {lanes} elements")
     node = vector._node
     index %= lanes
-    return Traced(tracer, node[index] if isinstance(node, tuple) else tracer.graph.lane(node, index))
+    return vector._viewed(Traced(tracer, node[index] if isinstance(node, tuple) else tracer.graph.lane(node, index)))
 
 
 class Elementwise(Traced):
@@ -274,7 +279,8 @@ class Elementwise(Traced):
     def __init__(self, tracer: Tracer, operation: arithmetic.Operation, operands: list[Traced]) -> None:
         super().__init__(tracer, ())
         self._operation = operation
-        self._operands = operands
+        # As they are now: values may be changed in place before this is indexed.
+        self._operands = [Traced(tracer, operand._value, operand._host) if type(operand) is Traced else operand for operand in operands]
         self.source: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None  # the call of a library that this stands for
         self._shape = _broadcast(operands)
         self._depth: int = 1 + max(getattr(operand, "_depth", 0) if type(operand) is Elementwise else 0 for operand in operands)
@@ -308,7 +314,8 @@ class Elementwise(Traced):
         keys = _one_per_axis(key, self.ndim, "what is computed of captured tensors")
         if any(k is None for k in keys):
             fail("what is computed of captured tensors cannot get another axis; give it to the tensors themselves")
-        return _index_operands(self, keys, self.shape, {})
+        part = _index_operands(self, keys, self.shape, {})
+        return part if _is_traced_index(keys) else self._viewed(part)
 
     def __repr__(self) -> str:
         return f"<traced operation on captured tensors with {self.ndim} axes>"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from heed.tracing.tracer import Tracer
 
 _DTYPES = {"bool": "bool", "i32": "int32", "i64": "int64", "f32": "float32"}
+_KINDS = {"bool": 0, "i32": 1, "i64": 1, "f32": 2}  # a tensor can be given values of its kind in place, and of lower ones
 
 
 def _dtype(type: str) -> Any:
@@ -79,6 +80,7 @@ class Traced:
         self._tracer = tracer
         self._value = value
         self._host = host
+        self._has_views = False  # whether another object stands for the same memory, or a part of it
 
     @property
     def _node(self) -> Node | tuple[Node, ...]:
@@ -92,11 +94,36 @@ class Traced:
         return node
 
     def _change(self, result: Any) -> Any:
-        """What `x += y` and x.add_(y) leave: torch's tensors have the new value under all of their names, Python's numbers are new ones."""
-        if type(self) is not Traced or self._host is not None or type(result) is not Traced or result.shape != self.shape:
+        """What `x += y` and x.add_(y) leave: torch's tensors have the new value under all of their names, Python's numbers are new ones.
+
+        A tensor keeps its shape and type. One that shares memory with another is refused, which would have to change, too."""
+        if self._host is not None or result is NotImplemented:
             return result
-        self._value = result._value
+        if type(self) is not Traced:
+            fail("a mod cannot change a captured tensor, nor what it computes of one before it is indexed; write `x = x + y` instead of "
+                 "`x += y`, or use torch.where")
+        if self._has_views:
+            fail("a value is changed in place that shares memory with another one (a view, such as row[0] or x.reshape(1), or what a view was "
+                 "taken of, or an element of a captured tensor); write `x = x + y` instead of `x += y`, or change its clone()")
+        result = self._tracer.lift_number(result)
+        if result.shape != self.shape:
+            fail(f"a value of shape {self.shape} is changed in place to one of shape {result.shape}; write `x = x + y` instead of `x += y`")
+        before, after = (value.dtype for value in (self, result))
+        if _KINDS[result._type] > _KINDS[self._type]:
+            fail(f"a value of {before} is changed in place to one of {after}; write `x = x + y` instead of `x += y`, or cast it before")
+        self._value = self._tracer.cast(result, before)._node
         return self
+
+    def _viewed(self, view: Traced) -> Traced:
+        """`view`, which shares memory with this value."""
+        view._has_views = self._has_views = True
+        return view
+
+    @property
+    def _type(self) -> str:
+        """The type of its elements, in the language."""
+        node = self._node
+        return (node[0] if isinstance(node, tuple) else node).type
 
     # ---- What torch and NumPy ask for ----
 
@@ -122,8 +149,7 @@ class Traced:
 
     @property
     def dtype(self) -> Any:
-        node = self._node
-        return _dtype((node[0] if isinstance(node, tuple) else node).type)
+        return _dtype(self._type)
 
     @property
     def device(self) -> Any:
@@ -320,6 +346,7 @@ class TensorProxy(Traced):
                  bound: dict[int, Node], casts: tuple[str, ...] = ()) -> None:
         self._tracer = tracer
         self._host = None
+        self._has_views = False
         self._leaf = leaf
         self._real = real
         self._path = path
@@ -368,15 +395,6 @@ class TensorProxy(Traced):
 
     def __repr__(self) -> str:
         return f"<captured {self._leaf.dtype} tensor '{self._leaf.hint}' with {self.ndim} axes>"
-
-
-def _refuse_in_place(self: Traced, other: Any) -> NoReturn:
-    fail("a mod cannot change a captured tensor; write `x = x + y` instead of `x += y`, or use torch.where")
-
-
-for _name in _IN_PLACE:
-    setattr(CapturedNumber, f"__i{_name}__", _refuse_in_place)
-    setattr(TensorProxy, f"__i{_name}__", _refuse_in_place)
 
 
 class ObjectProxy:

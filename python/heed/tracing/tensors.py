@@ -70,6 +70,11 @@ def convert(value: Any, dtype: str) -> Any:
     return value.astype(_NUMPY[dtype])
 
 
+def cast(value: Any, name: str) -> Any:
+    """A tensor with elements of the dtype of that name, as its own library casts them."""
+    return value.to(getattr(torch(), name)) if is_torch(value) else value.astype(name)
+
+
 def is_plain(value: Any) -> bool:
     """Whether kernels can read the elements where they lie: not with swapped bytes, between addresses, or to be negated."""
     if isinstance(value, np.ndarray):

@@ -37,7 +37,7 @@ _FACTORIES = frozenset("tensor as_tensor array asarray arange zeros ones full li
                        "from_numpy empty_like scalar_tensor".split())
 # Functions and modules that give other values at each call: random numbers, the time, or the state of the process.
 _RANDOM = frozenset("""rand randn randint rand_like randn_like randint_like randperm bernoulli multinomial normal poisson binomial
-    dropout alpha_dropout feature_dropout feature_alpha_dropout rrelu _standard_gamma _sample_dirichlet uniform_ normal_ random_
+    dropout native_dropout alpha_dropout feature_dropout feature_alpha_dropout rrelu _standard_gamma _sample_dirichlet uniform_ normal_ random_
     bernoulli_ exponential_ cauchy_ geometric_ log_normal_ urandom getrandom""".split())
 _CLOCKS = frozenset("now utcnow today".split())
 _STATES = frozenset("""getenv getenvb is_grad_enabled is_inference_mode_enabled is_autocast_enabled is_any_autocast_enabled
@@ -123,7 +123,7 @@ class Tracer:
             items = tensors.as_array(value)
             if items.ndim > 1 or items.size > 4096 or items.dtype.kind == "c":
                 fail(f"a tensor of shape {tuple(items.shape)} that is made in the mod is used as a value; capture it")
-            element = self._value_type(value.dtype)
+            element = arithmetic.value_type(tensors.dtype_name(value.dtype))
             nodes = tuple(self.graph.constant(item, element) for item in items.reshape(-1).tolist())
             return Traced(self, nodes[0] if items.ndim == 0 else nodes)
         return None
@@ -165,29 +165,15 @@ class Tracer:
             columns.append(lanes * count if len(lanes) == 1 else lanes)
         return Traced(self, tuple(operation(self.graph, *row) for row in zip(*columns)))
 
-    def _value_type(self, dtype: Any) -> str:
-        name = tensors.dtype_name(dtype)
-        if name == "bool":
-            return "bool"
-        if name in ("int64", "uint32", "uint64"):
-            return "i64"
-        if name.startswith(("int", "uint")):
-            return "i32"
-        if name.startswith(("float", "bfloat")):
-            return "f32"
-        fail(f"values of {name} cannot be traced")
-
     def cast(self, value: Any, dtype: Any) -> Any:
         """A cast to a dtype of torch, NumPy or Python; all floats are f32."""
         name = tensors.dtype_name(dtype)
+        operation = arithmetic.cast(name)
         if isinstance(value, TensorProxy) and value._axes:
             part = value._replace(value._axes, value._bound)
-            part._casts = (*value._casts, name if name in arithmetic.NARROW else self._value_type(dtype))
+            part._casts = (*value._casts, name)
             return part
-        if name in arithmetic.NARROW:
-            return self.apply(arithmetic.narrow(name), value)
-        to = self._value_type(dtype)
-        return self.apply(lambda g, x: g.cast(to, x), value)
+        return self.apply(operation, value)
 
     def binary(self, operation: Any, python: Any, text: str, a: Any, b: Any) -> Any:
         left, right = self.lift(a), self.lift(b)
@@ -525,6 +511,9 @@ class Tracer:
         if name in _RANDOM or name in _STATES:
             return VolatileProxy(name, "random" if name in _RANDOM else "state")
         module = getattr(value, "__module__", None) or type(value).__module__ or ""
+        if module == "torch.func" or module.startswith("torch._functorch."):
+            return functools.partial(_refuse, f"torch.func's {name} is not supported in a mod; if it does not depend on positions, call it "
+                                     "outside and capture the result")
         if module == "math":
             return functools.partial(self._math, value)
         if module == "builtins":
@@ -653,12 +642,19 @@ class Tracer:
             return getattr(args[0], function.__self__.__name__)
         if name == "__getitem__":
             return self._own(args[0], "table")[args[1]]
+        if name.endswith("_") and not name.endswith("__"):
+            if not args or not is_traced(args[0]):
+                fail(f"{_qualified(function)} changes a tensor that the mod made of numbers to a value that is known to kernels only; write "
+                     "`x = x + y` instead of `x += y`, or begin with score.new_zeros(())")
+            return getattr(args[0], name)(*args[1:], **kwargs)
         return self.dispatch(name.strip("_"), _qualified(function), args, kwargs, function)
 
     def dispatch(self, name: str, qualified: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Any = None) -> Any:
         """What a function of a library gives for traced values. `real`: the function, to be called if whole tensors are all it gets."""
         function = FUNCTIONS.get(name)
         args = tuple(list(arg) if isinstance(arg, SequenceProxy) else arg for arg in args)
+        if kwargs.get("out") is not None:
+            fail(f"{qualified} with out=... changes a tensor; a mod cannot: use what it returns")
         if real is not None and (function is None or name in whole.OF_ROWS):
             result = whole.call(self, name, real, args, kwargs)
             if result is not None:
@@ -666,8 +662,11 @@ class Tracer:
         if function is None:
             fail(f"{qualified} is not supported in a mod; if it does not depend on positions, compute it outside and "
                  "capture the result")
+        in_place = kwargs.get("inplace", False)
+        kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
         try:
-            return _with_source(function(self, *args, **kwargs), real, args, kwargs)
+            result = function(self, *args, **kwargs)
+            return args[0]._change(result) if in_place else _with_source(result, real, args, kwargs)
         except (TypeError, KeyError) as error:
             if isinstance(error, TraceError):
                 raise
@@ -749,7 +748,7 @@ def code_of(function: Any) -> types.CodeType | None:
 def _with_source(result: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A result, which notes the call that it stands for if that may be part of another one."""
     if type(result) is indexing.Elementwise and function is not None and result.source is None and all(result is not arg for arg in args):
-        result.source = (function, args, kwargs)
+        result.source = (function, tuple(map(whole.kept, args)), {key: whole.kept(arg) for key, arg in kwargs.items()})
     return result
 
 

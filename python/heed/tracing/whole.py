@@ -6,9 +6,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from heed.arrays import Table
-from heed.tracing import arithmetic, tensors
+from heed.tracing import tensors
 from heed.tracing.captures import Path
+from heed.tracing.errors import fail
 from heed.tracing.indexing import Elementwise
 from heed.tracing.proxies import ObjectProxy, TensorProxy, is_traced
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 # Those of heed.tracing.functions that take rows or single values; of more they are called.
 OF_ROWS = frozenset("""sum any all mean average prod max min amax amin count_nonzero norm linalg_norm linalg_vector_norm dist dot vdot
-    inner matmul stack isin searchsorted bucketize""".split())
+    inner matmul stack isin searchsorted bucketize embedding""".split())
 # What changes its first argument, besides the functions of torch whose names end in an underscore.
 _CHANGING = frozenset("copyto fill_diagonal place put put_along_axis putmask".split())
 _CHANGING_METHODS = frozenset("byteswap fill partition put resize setfield setflags sort".split())  # of NumPy's arrays
@@ -28,6 +31,7 @@ class _Expression:
 
     def __init__(self) -> None:
         self.bases: list[Path] = []
+        self.versions: list[tuple[Any, int]] = []  # torch's count of changes of each base
         self.constants: list[Any] = []
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Any] | None:
@@ -60,26 +64,38 @@ class _Expression:
         path, real = tensor._path, tensor._real
         is_of_the_mod = not path.bases and any(type(constant) is Table for constant in path.constants)
         for dtype in tensor._casts:
-            path, real = path.apply(tensors.convert, dtype), tensors.convert(real, dtype)
+            path, real = path.apply(tensors.cast, dtype), tensors.cast(real, dtype)
         return self._constant(real) if is_of_the_mod else self._base(path, real)
 
     def _base(self, path: Path, value: Any) -> tuple[str, Any]:
         self.bases.append(path)
+        self.versions.append((value, _version(value)))
         return f"{{{len(self.bases) - 1}}}", value
 
     def _constant(self, value: Any) -> tuple[str, Any]:
+        value = kept(value)
         self.constants.append(value)
         return f"{{c{len(self.constants) - 1}}}", value
 
 
-def is_whole(value: TensorProxy | Elementwise) -> bool:
-    """Whether a captured tensor is neither indexed nor a part of one. It may be cast, but not to what the language has no values of.
+def kept(value: Any) -> Any:
+    """A value as it is now: a tensor that the mod has made of numbers may be changed in place before the next fetch."""
+    if tensors.is_torch(value) and not is_traced(value):
+        return value.clone()
+    return value.copy() if type(value) is np.ndarray else value
 
-    What is computed of such tensors is whole, too."""
+
+def _version(value: Any) -> int:
+    """How often a tensor of torch was changed, as far as torch says so; 0 for anything else."""
+    return int(value._version) if tensors.is_torch(value) and not value.is_inference() else 0
+
+
+def is_whole(value: TensorProxy | Elementwise) -> bool:
+    """Whether a captured tensor is neither indexed nor a part of one; it may be cast. What is computed of such tensors is whole, too."""
     if isinstance(value, Elementwise):
         arguments = [] if value.source is None else [arg for arg in value.source[1] if is_traced(arg)]
         return bool(arguments) and all(arg._host is not None or is_whole(arg) for arg in arguments)
-    return (isinstance(value, TensorProxy) and not value._bound and not set(value._casts) & set(arithmetic.NARROW)
+    return (isinstance(value, TensorProxy) and not value._bound
             and all(axis.base == i and axis.length is None for i, axis in enumerate(value._axes)))
 
 
@@ -99,7 +115,7 @@ def call(tracer: Tracer, name: str, function: Any, args: tuple[Any, ...], kwargs
     A function that changes a tensor is none of these: a fetch would change it again.
     """
     own = getattr(function, "__name__", "_")
-    if own.endswith("_") or own in _CHANGING or "out" in kwargs or kwargs.get("inplace"):
+    if own.endswith("_") or own in _CHANGING or kwargs.get("inplace"):
         return None
     if _ranks([*args, *kwargs.values()]) < (2 if name in OF_ROWS else 1):
         return None
@@ -108,6 +124,8 @@ def call(tracer: Tracer, name: str, function: Any, args: tuple[Any, ...], kwargs
     if called is None:
         return None
     text, result = called
+    if any(_version(value) != version for value, version in made.versions):  # such as statistics that are kept
+        fail(f"{own} changes a captured tensor, and has done so now; a mod cannot: call it outside and capture the result")
     if not made.bases:  # tensors that the mod makes of constants, and so this one
         return tracer._own(result, name) if hasattr(result, "ndim") else None
     first, *others = made.bases

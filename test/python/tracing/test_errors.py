@@ -24,6 +24,7 @@ from heed import tracing  # noqa: E402
 
 table = torch.zeros(4, 4)
 number = torch.tensor(2.0)
+large = torch.full((3, 8), 2.0)
 array = np.zeros(4)
 long = torch.zeros(5000)
 words = {"a": 1}
@@ -82,6 +83,59 @@ def assign_number_in_place(s, b, h, q, kv):
     scale = number
     scale *= 2  # HERE
     return s * scale
+
+
+def element_in_place(s, b, h, q, kv):
+    scale = table[0][1]
+    scale *= 2  # HERE
+    return s * scale
+
+
+def computed_in_place(s, b, h, q, kv):
+    row = table[h] * 2
+    row += 1  # HERE
+    return s * row[q]
+
+
+def view_in_place(s, b, h, q, kv):
+    row = s.reshape(1)
+    row += kv  # HERE
+    return s
+
+
+def viewed_in_place(s, b, h, q, kv):
+    pair = torch.stack([s, s * kv])
+    first = pair[0]
+    pair *= 2  # HERE
+    return first
+
+
+def slice_in_place(s, b, h, q, kv):
+    pair = torch.stack([s, s * kv])
+    pair[1:].mul_(2)  # HERE
+    return pair.sum()
+
+
+def element_of_row_in_place(s, b, h, q, kv):
+    for x in torch.stack([s, s * kv]):
+        x += 1  # HERE
+    return s
+
+
+def other_type_in_place(s, b, h, q, kv):
+    q /= 2  # HERE
+    return s + q
+
+
+def other_shape_in_place(s, b, h, q, kv):
+    s += torch.stack([q, kv])  # HERE
+    return s.sum()
+
+
+def own_number_in_place(s, b, h, q, kv):
+    total = torch.zeros(())
+    total.add_(s)  # HERE
+    return total
 
 
 def method_in_place(s, b, h, q, kv):
@@ -257,6 +311,10 @@ def random_whole(s, b, h, q, kv):
     return s + table.bernoulli()[h, q]  # HERE
 
 
+def dropped_whole(s, b, h, q, kv):
+    return s + torch.native_dropout(table, 0.5, True)[0][h, q]  # HERE
+
+
 def sorted_whole(s, b, h, q, kv):
     array.sort()  # HERE
     return s + array[q]
@@ -269,6 +327,20 @@ def filled_whole(s, b, h, q, kv):
 
 def written_whole(s, b, h, q, kv):
     return s + torch.cumsum(table, 0, out=table)[h, q]  # HERE
+
+
+def changed_by_function(s, b, h, q, kv):
+    return s + F.embedding(torch.arange(3), large, max_norm=1.0)[h, q]  # HERE
+
+
+def transformed(s, b, h, q, kv):
+    return s + torch.vmap(torch.cumsum, in_dims=(0, None))(table, 0)[h, q]  # HERE
+
+
+def stacked_elsewhere(s, b, h, q, kv):
+    pair = s.new_zeros(1)
+    torch.stack([s], out=pair)  # HERE
+    return pair[0]
 
 
 def function_of_part(s, b, h, q, kv):
@@ -311,6 +383,15 @@ def helper(s):
     (assign, "cannot change a tensor"),
     (assign_in_place, r"write `x = x \+ y`"),
     (assign_number_in_place, r"write `x = x \+ y`"),
+    (element_in_place, "shares memory with another one .*or an element of a captured tensor.*; write `x = x .*or change its clone"),
+    (computed_in_place, r"nor what it computes of one before it is indexed; write `x = x \+ y`"),
+    (view_in_place, "shares memory with another one"),
+    (viewed_in_place, "shares memory with another one"),
+    (slice_in_place, "shares memory with another one"),
+    (element_of_row_in_place, "shares memory with another one"),
+    (other_type_in_place, r"a value of torch.int32 is changed in place to one of torch.float32; .*or cast it before"),
+    (other_shape_in_place, r"a value of shape \(\) is changed in place to one of shape \(2,\)"),
+    (own_number_in_place, r"torch.add_ changes a tensor that the mod made of numbers .* begin with score.new_zeros\(\(\)\)"),
     (method_in_place, r"use \.add\(\)"),
     (method_of_number_in_place, r"use \.add\(\)"),
     (torch_random, r"random numbers \(rand\)"),
@@ -351,9 +432,13 @@ def helper(s):
     (sorted_otherwise, "searchsorted is not supported in a mod with these arguments: .*sorter="),
     (changed_whole, "cumsum_.. changes a tensor; a mod cannot: use a new value"),
     (random_whole, r"random numbers \(bernoulli\)"),
+    (dropped_whole, r"random numbers \(native_dropout\)"),
     (sorted_whole, r"\.sort is not supported in a mod"),
     (filled_whole, "put is not supported in a mod"),
-    (written_whole, "cumsum is not supported in a mod"),
+    (written_whole, r"cumsum with out=\.\.\. changes a tensor; a mod cannot: use what it returns"),
+    (stacked_elsewhere, r"stack with out=\.\.\. changes a tensor"),
+    (changed_by_function, "embedding changes a captured tensor, and has done so now"),
+    (transformed, "torch.func's vmap is not supported in a mod"),
     (function_of_part, "cumsum is not supported in a mod; if it does not depend on positions, compute it outside"),
     (row_in_row, "isin in a mod looks one value up"),
     (changed_embedding, "embedding is not supported in a mod with these arguments: .*1.0"),

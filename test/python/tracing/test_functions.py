@@ -20,6 +20,7 @@ AT = grid(2, 3, 7, 40)
 SCORES = np.concatenate([np.linspace(-6, 6, 1600), [0.5, 1.5, 2.5, -0.5, -1.5, 0.0, -0.0, 21.0, 25.0, -30.0, 1e-3, -1e-9]])[:1680]
 SCORES = np.resize(SCORES, (2, 3, 7, 40))
 COUNT = 7
+WEIGHTS = torch.arange(7) * 3
 
 # name -> function of (s, b, h, q, kv), which works on traced values and on whole float64 and int64 tensors alike.
 FUNCTIONS: dict[str, Any] = {
@@ -151,10 +152,34 @@ def _operators_in_place(s: Any, b: Any, h: Any, q: Any, kv: Any) -> Any:
     return other - s / 4 + kv + count * COUNT
 
 
+def _other_names_in_place(s: Any, b: Any, h: Any, q: Any, kv: Any) -> Any:
+    """Tensors that are of the type already are themselves; copies are not."""
+    same, copies = s.to(s.dtype), (s.to(s.dtype, copy=True), torch.nan_to_num(q), s.clone())
+    torch.relu_(s)
+    F.leaky_relu(s - 1, 0.5, inplace=True)
+    F.elu(s, inplace=True)
+    same += kv
+    q += 1
+    distance = q - kv
+    distance.ge_(0)  # 0 or 1
+    return s * 3 + copies[0] + copies[1] * 5 + copies[2] + ~distance * q
+
+
+def _waiting_in_place(s: Any, b: Any, h: Any, q: Any, kv: Any) -> Any:
+    """What is computed of a captured tensor waits for an index, or for the next fetch, not for values to change."""
+    two = torch.tensor(2)
+    shifted, sums = torch.arange(40) * kv, torch.cumsum(WEIGHTS.clamp(max=two), 0)
+    kv += 1
+    two += 5
+    return s + shifted[q] + kv + sums[q]
+
+
 IN_PLACE: dict[str, Any] = {
     "argument of a function": lambda s, b, h, q, kv: s + (_shift(q) == _shift(kv)) * 2 + (q < kv) * 4 + q * 8,
     "methods": _methods_in_place,
     "operators": _operators_in_place,
+    "other names": _other_names_in_place,
+    "waiting": _waiting_in_place,
 }
 
 
@@ -241,7 +266,10 @@ INDEXING: dict[str, Any] = {
     "norms": lambda b, h, q, kv: (torch.norm(doc[q, 1:4].float()) + doc[q].float().norm(p=1) + torch.linalg.norm(doc[q].float() - kv, ord=3, dim=-1)
                                   + torch.linalg.vector_norm(doc[:, kv].float(), torch.inf) + doc[q].float().norm(-torch.inf)
                                   + torch.linalg.norm(doc[q].float(), 0) + torch.dist(doc[q].float(), doc[0].float()) + torch.norm(doc[:, kv].float(), dim=0)),
-    "embedding": lambda b, h, q, kv: F.embedding(kv, doc.T.contiguous())[q] + F.embedding(q, doc, padding_idx=1)[kv],
+    "embedding": lambda b, h, q, kv: (F.embedding(kv, doc.T.contiguous())[q] + F.embedding(q, doc, padding_idx=1)[kv]
+                                      + F.embedding(steps % 3, doc)[q, kv]),
+    "whole casts": lambda b, h, q, kv: (torch.cumsum(steps.double() / 3 + 2**24, 0).diff(n=2)[kv % 38] + (steps * 300).to(torch.int8).cumsum(0)[kv]
+                                        + steps.short().mul(2000).cumsum(0)[q]),
     "whole tensors": lambda b, h, q, kv: (torch.cumsum(steps, 0)[kv] + bias.cumsum(-1)[b, h, q, kv] + doc.max() + bias.sum((0, 1))[q, kv] + doc.min(dim=1).values[q]
                                           + torch.sort(steps)[0][kv] + F.pad(steps, (1, 0))[q] + torch.cat([steps, doc[...].reshape(-1)])[kv] + torch.stack([steps, steps])[1, q]
                                           + torch.topk(steps, COUNT).indices[q % COUNT] + (doc @ doc.T)[q, kv % 7] + doc.long().amax() + (doc.bool().sum(1) + torch.cumsum(torch.tensor([3, 4, 5]), 0)[q % 3])[0] * q
@@ -268,7 +296,7 @@ def test_indexing(name: str) -> None:
     else:
         expected = vmapped(*arguments).double().numpy()
     actual = trace.evaluate_score(values, np.zeros(()), *AT)
-    tolerance = 1e-6 if name in ("row mean", "operations first", "norms") else 1e-12  # a float32 in torch
+    tolerance = 1e-6 if name in ("row mean", "operations first", "norms", "whole casts") else 1e-12  # a float32 in torch
     np.testing.assert_allclose(actual, np.broadcast_to(expected, (2, 3, 7, 40)), rtol=tolerance)
 
 
