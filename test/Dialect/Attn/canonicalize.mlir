@@ -161,58 +161,55 @@ func.func @dead(%t: !attn.tensor<[Sq], f32>, %i: i32) {
 
 // -----
 
-// A remainder that is written out, in either order.
-// CHECK-LABEL: func.func @remainder_by_hand
-// CHECK-SAME:    (%[[X:.+]]: i32, %[[Y:.+]]: i64)
-func.func @remainder_by_hand(%x: i32, %y: i64) -> (i32, i64) {
-  %c64 = arith.constant 64 : i32
-  %m7 = arith.constant -7 : i64
-  // CHECK-DAG: %[[C64:.+]] = arith.constant 64 : i32
-  // CHECK-DAG: %[[M7:.+]] = arith.constant -7 : i64
-  // CHECK: %[[R:.+]] = attn.mod %[[X]], %[[C64]] : i32
-  %0 = attn.floordiv %x, %c64 : i32
-  %1 = arith.muli %0, %c64 : i32
-  %2 = arith.subi %x, %1 : i32
-  // CHECK: %[[S:.+]] = attn.mod %[[Y]], %[[M7]] : i64
-  %3 = attn.floordiv %y, %m7 : i64
-  %4 = arith.muli %m7, %3 : i64
-  %5 = arith.subi %y, %4 : i64
-  // CHECK-NEXT: return %[[R]], %[[S]]
-  return %2, %5 : i32, i64
+// A remainder that is written out in a stage, in either order. x - x // 0 * 0 is x, but x % 0 is 0.
+// CHECK-LABEL: attn.variant @remainders_by_hand
+attn.variant @remainders_by_hand(%n: i32 {attn.name = "n"}, %m: i32 {attn.name = "m"}, %long: i64 {attn.name = "long"}) {
+  // CHECK: attn.mask(%{{.+}}, %{{.+}}, %[[Q:.+]], %[[KV:.+]]) {
+  attn.mask(%b, %h, %q, %kv) {
+    // CHECK-DAG: %[[C0:.+]] = arith.constant 0 : i32
+    // CHECK-DAG: %[[C64:.+]] = arith.constant 64 : i32
+    // CHECK-DAG: %[[M7:.+]] = arith.constant -7 : i64
+    %c64 = arith.constant 64 : i32
+    %m7 = arith.constant -7 : i64
+    // CHECK: %[[R:.+]] = attn.mod %[[Q]], %[[C64]] : i32
+    %0 = attn.floordiv %q, %c64 : i32
+    %1 = arith.muli %0, %c64 : i32
+    %2 = arith.subi %q, %1 : i32
+    // CHECK: %[[T:.+]] = attn.mod %long, %[[M7]] : i64
+    %3 = attn.floordiv %long, %m7 : i64
+    %4 = arith.muli %m7, %3 : i64
+    %5 = arith.subi %long, %4 : i64
+    // CHECK: %[[ANY:.+]] = attn.mod %[[KV]], %n : i32
+    // CHECK: %[[IS_ZERO:.+]] = arith.cmpi eq, %n, %[[C0]] : i32
+    // CHECK: arith.select %[[IS_ZERO]], %[[KV]], %[[ANY]] : i32
+    %6 = attn.floordiv %kv, %n : i32
+    %7 = arith.muli %n, %6 : i32
+    %8 = arith.subi %kv, %7 : i32
+    // Of another number, or times another one, there is none.
+    // CHECK-NOT: attn.mod
+    %9 = arith.subi %q, %7 : i32
+    %10 = arith.subi %7, %kv : i32
+    %11 = arith.muli %6, %m : i32
+    %12 = arith.subi %kv, %11 : i32
+    // CHECK: attn.yield
+    %short = arith.trunci %5 : i64 to i32
+    %s0 = arith.addi %2, %8 : i32
+    %s1 = arith.muli %9, %10 : i32
+    %s2 = arith.muli %12, %short : i32
+    %s3 = arith.addi %s1, %s2 : i32
+    %keep = arith.cmpi sge, %s0, %s3 : i32
+    attn.yield %keep : i1
+  }
 }
 
 // -----
 
-// x - x // 0 * 0 is x, but x % 0 is 0.
-// CHECK-LABEL: func.func @remainder_by_hand_by_any
-// CHECK-SAME:    (%[[X:.+]]: i32, %[[N:.+]]: i32)
-func.func @remainder_by_hand_by_any(%x: i32, %n: i32) -> (i32, i32) {
-  // CHECK-DAG: %[[C0:.+]] = arith.constant 0 : i32
-  // CHECK-DAG: %[[R:.+]] = attn.mod %[[X]], %[[N]] : i32
-  // CHECK-DAG: %[[IS_ZERO:.+]] = arith.cmpi eq, %[[N]], %[[C0]] : i32
-  // CHECK: %[[S:.+]] = arith.select %[[IS_ZERO]], %[[X]], %[[R]] : i32
-  %0 = attn.floordiv %x, %n : i32
-  %1 = arith.muli %n, %0 : i32
-  %2 = arith.subi %x, %1 : i32
-  %c0 = arith.constant 0 : i32
-  %3 = attn.floordiv %x, %c0 : i32
-  %4 = arith.muli %3, %c0 : i32
-  %5 = arith.subi %x, %4 : i32
-  // CHECK-NEXT: return %[[S]], %[[X]]
-  return %2, %5 : i32, i32
-}
-
-// -----
-
-// Of another number, or times another one, there is no remainder.
-// CHECK-LABEL: func.func @no_remainder
+// Elsewhere it stays: what is made of stages takes remainders from quotients that it has anyway.
+// CHECK-LABEL: func.func @outside
 // CHECK-NOT:     attn.mod
-func.func @no_remainder(%x: i32, %y: i32, %n: i32, %m: i32) -> (i32, i32, i32) {
+func.func @outside(%x: i32, %n: i32) -> i32 {
   %0 = attn.floordiv %x, %n : i32
   %1 = arith.muli %0, %n : i32
-  %2 = arith.subi %y, %1 : i32
-  %3 = arith.subi %1, %x : i32
-  %4 = arith.muli %0, %m : i32
-  %5 = arith.subi %x, %4 : i32
-  return %2, %3, %5 : i32, i32, i32
+  %2 = arith.subi %x, %1 : i32
+  return %2 : i32
 }

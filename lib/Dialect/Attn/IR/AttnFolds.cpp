@@ -49,11 +49,14 @@ OpFoldResult ModOp::fold(FoldAdaptor adaptor) {
 
 namespace {
 /// x - x // c * c is the remainder of x // c, of which analyses know more. Where c is 0 it is x,
-/// for then x // c is 0.
+/// for then x // c is 0. In stages only: what is made of them takes remainders from quotients that
+/// it has anyway.
 struct RemainderByHand : OpRewritePattern<arith::SubIOp> {
   using OpRewritePattern::OpRewritePattern;
 
   LogicalResult matchAndRewrite(arith::SubIOp op, PatternRewriter &rewriter) const override {
+    if (!isa<MaskOp, ScoreOp>(op->getParentOp()))
+      return rewriter.notifyMatchFailure(op, "is not in a stage");
     auto product = op.getRhs().getDefiningOp<arith::MulIOp>();
     if (!product)
       return rewriter.notifyMatchFailure(op, "subtracts no product");
