@@ -23,6 +23,8 @@ OF_ROWS = frozenset("""sum any all mean average prod max min amax amin count_non
     inner matmul stack isin searchsorted bucketize embedding""".split())
 # What changes its first argument, besides the functions of torch whose names end in an underscore.
 _CHANGING = frozenset("copyto fill_diagonal place put put_along_axis putmask".split())
+# The argument, and its place, with which a function is none: it draws random numbers, or keeps statistics that torch counts no change of.
+_STATEFUL = {"scaled_dot_product_attention": ("dropout_p", 4), "batch_norm": ("training", 5)}
 _CHANGING_METHODS = frozenset("byteswap fill partition put resize setfield setflags sort".split())  # of NumPy's arrays
 
 
@@ -119,6 +121,9 @@ def call(tracer: Tracer, name: str, function: Any, args: tuple[Any, ...], kwargs
         return None
     if _ranks([*args, *kwargs.values()]) < (2 if name in OF_ROWS else 1):
         return None
+    flag, place = _STATEFUL.get(own, ("", len(args)))
+    if kwargs.get(flag) or any(args[place:place + 1]):
+        fail(f"{own} with {flag} gives other numbers at each call, and a mod the same: call it outside and capture the result")
     made = _Expression()
     called = made.call(function, args, kwargs)
     if called is None:

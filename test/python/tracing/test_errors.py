@@ -333,6 +333,14 @@ def changed_by_function(s, b, h, q, kv):
     return s + F.embedding(torch.arange(3), large, max_norm=1.0)[h, q]  # HERE
 
 
+def dropped_attention(s, b, h, q, kv):
+    return s + F.scaled_dot_product_attention(table[None], table[None], table[None], dropout_p=0.5)[0, h, q]  # HERE
+
+
+def normalized(s, b, h, q, kv):
+    return s + F.batch_norm(table, torch.zeros(table.shape[1]), torch.ones(table.shape[1]), None, None, True)[h, q]  # HERE
+
+
 def transformed(s, b, h, q, kv):
     return s + torch.vmap(torch.cumsum, in_dims=(0, None))(table, 0)[h, q]  # HERE
 
@@ -438,6 +446,8 @@ def helper(s):
     (written_whole, r"cumsum with out=\.\.\. changes a tensor; a mod cannot: use what it returns"),
     (stacked_elsewhere, r"stack with out=\.\.\. changes a tensor"),
     (changed_by_function, "embedding changes a captured tensor, and has done so now"),
+    (dropped_attention, "scaled_dot_product_attention with dropout_p gives other numbers at each call"),
+    (normalized, "batch_norm with training gives other numbers at each call"),
     (transformed, "torch.func's vmap is not supported in a mod"),
     (function_of_part, "cumsum is not supported in a mod; if it does not depend on positions, compute it outside"),
     (row_in_row, "isin in a mod looks one value up"),
