@@ -609,9 +609,10 @@ Integer IntervalEvaluator::combineBits(Operation &op, Integer x, Integer y) {
     return Integer{0,      0,    either(ones, sign), differing(possible, both(possible, sign)), all,
                    usesKv, known};
   }
-  int64_t most =
-      llvm::maskTrailingOnes<uint64_t>(llvm::bit_width<uint64_t>(x.range.hi | y.range.hi));
-  if (isAnd)
+  int64_t most = kInfinity;
+  if (!isAnd) // neither has a sign
+    most = llvm::maskTrailingOnes<uint64_t>(llvm::bit_width<uint64_t>(x.range.hi | y.range.hi));
+  else
     for (const Integer *operand : {&x, &y})
       if (operand->range.lo >= 0) {
         most = std::min(most, operand->range.hi);

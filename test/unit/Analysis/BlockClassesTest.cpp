@@ -446,6 +446,8 @@ TEST(BlockClasses, BitsAreDecided) {
        {"(b, h, q, kv) { return kv >= (1 << clamp(q // 30, 0, 8)) }", 0.99},
        // Of numbers with a sign.
        {"(b, h, q, kv) { return ((q - kv) ^ 1) >= 0 }", 0.9},
+       // Products wrap here, so that it is to be sound only.
+       {"(b, h, q, kv) { return ((-7 - kv) & 2147483647) * 4 >= q }", 0.0},
        {"(b, h, q, kv) { return ((q - kv) | 3) < 0 }", 0.9},
        {"(b, h, q, kv) { let x = (q // 32) ^ (kv // 32); return (x & (x - 1)) == 0 }", 0.8}});
 }
