@@ -10,6 +10,7 @@
 
 #include "GPUCode.h"
 #include "KernelTable.h"
+#include "RunPasses.h"
 
 #include "heed/Compiler/Registration.h"
 #include "heed/Conversion/LanguageToAttn.h"
@@ -151,14 +152,6 @@ Type heed::toMLIRType(MLIRContext &context, heed_dtype dtype) {
   default:
     return b.getF32Type();
   }
-}
-
-static llvm::Error runPasses(ModuleOp module, llvm::function_ref<void(OpPassManager &)> build) {
-  PassManager pm(module.getContext());
-  build(pm);
-  if (failed(pm.run(module)))
-    return llvm::createStringError("compilation failed");
-  return llvm::Error::success();
 }
 
 llvm::Expected<OwningOpRef<ModuleOp>>

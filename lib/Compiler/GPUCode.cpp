@@ -7,6 +7,7 @@
 //===----------------------------------------------------------------------===//
 
 #include "GPUCode.h"
+#include "RunPasses.h"
 
 #include "heed/Compiler/Registration.h"
 #include "heed/Conversion/Passes.h"
@@ -31,14 +32,6 @@
 
 using namespace mlir;
 using namespace heed;
-
-static llvm::Error runPasses(ModuleOp module, llvm::function_ref<void(OpPassManager &)> build) {
-  PassManager pm(module.getContext());
-  build(pm);
-  if (failed(pm.run(module)))
-    return llvm::createStringError("compilation failed");
-  return llvm::Error::success();
-}
 
 static void addSimplification(OpPassManager &pm) {
   pm.addPass(createCanonicalizerPass());
