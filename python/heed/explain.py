@@ -257,11 +257,14 @@ _GPU_WALKS = {"all": "all of them", "bounds": "within bounds in closed form, eac
               "lists": "by lists that a kernel makes before, with an interval test for each block"}
 
 
+_EXP_ERRORS = {5: "1.8e-7", 3: "1.0e-4"}  # by the degree of its polynomial
+
+
 def _write_schedule(schedule: dict[str, Any], walk: str) -> list[str]:
     if "groups" not in schedule:
         return [f"  tile of {schedule['block_q']} queries x {schedule['block_kv']} keys, queries in {schedule['lanes']} lanes",
                 f"  products by {schedule['dot']}, register tile of {schedule['rows']} rows x {schedule['vectors']} vectors",
-                f"  2^x by a polynomial of degree {schedule['exp_degree']}",
+                f"  2^x within {_EXP_ERRORS[schedule['exp_degree']]} of itself",
                 f"  blocks of keys: {_WALKS[walk]}"]
     lines = [f"  tile of {schedule['groups']} x {schedule['block_q']} queries x {schedule['block_kv']} keys, "
              f"{schedule['stages']} stages of keys and values, {schedule['shared_bytes'] / 1024:.0f} KiB of shared memory",

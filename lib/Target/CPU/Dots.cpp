@@ -33,13 +33,11 @@ LogicalResult KernelLowering::lowerDot(tile::DotOp op) {
     s.rows = blockKv + schedule.getRows(); // the last rows of the product may be ragged
     s.base = allocate(s.rows * blockQ * 4);
     tiles[op.getResult()] = s;
-    Epilogue epilogue = collectEpilogue(op);
-    int64_t headDim = op.getLhs().getType().getNumColumns();
-    if (isAMX)
-      emitScoresAMX(lhs, rhs, headDim, s);
+    ScoresProduct product{lhs, rhs, op.getLhs().getType().getNumColumns(), s, collectEpilogue(op)};
+    if (product.epilogue.newMax)
+      products[product.epilogue.scores] = product; // emitted with its softmax
     else
-      emitScoresFMA(lhs, rhs, headDim, s, epilogue);
-    emitEpilogue(epilogue, s, takesMaxInDot(epilogue, headDim));
+      emitScores(product, [](Value) {}, [](Value) {});
     return success();
   }
 
@@ -47,10 +45,12 @@ LogicalResult KernelLowering::lowerDot(tile::DotOp op) {
     return op.emitError("expects an accumulator that has no other use");
   int64_t valueDim = op.getRhs().getType().getNumColumns();
   const TileStorage acc = storage(op.getAcc());
+  auto waiting = waitingWeights.find(op.getLhs());
   if (isAMX)
     emitAccumulateAMX(lhs, rhs, valueDim, acc);
   else
-    emitAccumulate(lhs, rhs, valueDim, acc);
+    emitAccumulate(lhs, rhs, valueDim, acc,
+                   waiting == waitingWeights.end() ? nullptr : &waiting->second);
   tiles[op.getResult()] = storage(op.getAcc());
   return success();
 }
@@ -78,7 +78,7 @@ KernelLowering::Epilogue KernelLowering::collectEpilogue(tile::DotOp op) {
           softmax && softmax.getScores() == current) {
         epilogue.oldMax = storage(softmax.getReference()).base;
         epilogue.newMax = allocate(blockQ * 4);
-        blockMax[current] = epilogue.newMax;
+        epilogue.scores = current;
       }
       break;
     }
@@ -88,49 +88,64 @@ KernelLowering::Epilogue KernelLowering::collectEpilogue(tile::DotOp op) {
   return epilogue;
 }
 
-/// Applies stages to all scores of a block and takes their maximum, in a pass of its own: a stage
+void KernelLowering::emitScores(const ScoresProduct &product,
+                                llvm::function_ref<void(Value)> beforeStages,
+                                llvm::function_ref<void(Value)> then,
+                                llvm::function_ref<void()> onEachRound) {
+  bool isAMX = schedule.getDot() == tile::DotKind::AMX;
+  if (isAMX)
+    emitScoresAMX(product);
+  forEachGroup([&](Value group) {
+    if (!isAMX)
+      emitScoresFMA(product, group, onEachRound);
+    beforeStages(group);
+    emitStages(product, group);
+    then(group);
+  });
+}
+
+/// Applies stages to all scores of a group and takes their maximum, in a pass of its own: a stage
 /// unrolled into each register tile would be compiled sixteen times over and save one load and
 /// store in a hundred multiplications.
-void KernelLowering::emitEpilogue(const Epilogue &epilogue, const TileStorage &scores,
-                                  bool hasMax) {
+void KernelLowering::emitStages(const ScoresProduct &product, Value group) {
+  const Epilogue &epilogue = product.epilogue;
+  const TileStorage &scores = product.scores;
   auto pass = [&](bool withMask) {
     SmallVector<StageVectorizer *> applied(epilogue.maps);
     if (withMask)
       applied.push_back(epilogue.mask);
     int64_t vectors = schedule.getVectors();
-    forEachGroup([&](Value group) {
-      auto lane = [&](int64_t j) { return e->add(group, j * lanes); };
-      SmallVector<Value> max;
-      for (int64_t j = 0; j < vectors && epilogue.newMax; ++j)
-        max.push_back(e->load(e->vecF32(), e->at(epilogue.oldMax, lane(j), e->f32())));
-      max = e->loop(e->cst(0), groupRows(group), 1, max, [&](Value row, ValueRange carried) {
-        SmallVector<StageVectorizer::Row> rows;
-        Value kv = e->toI32(e->add(blockStart, row));
-        for (StageVectorizer *stage : applied)
-          rows.push_back(stage->beginRow(kv));
-        SmallVector<Value> next;
-        for (int64_t j = 0; j < vectors; ++j) {
-          Value offset = groupOffset(scores, row, group, j * lanes);
-          Value address = e->at(scores.base, offset, e->f32());
-          Value s = e->load(e->vecF32(), address);
-          for (auto [stage, stageRow] : llvm::zip(applied, rows)) {
-            Value result = stage->evaluate(stageRow, lane(j), s);
-            s = stage == epilogue.mask
-                    ? e->select(result, s, e->splatF32(-std::numeric_limits<float>::infinity()))
-                    : result;
-          }
-          if (!applied.empty())
-            e->store(s, address);
-          if (epilogue.newMax)
-            next.push_back(e->fmax(s, carried[j]));
+    auto lane = [&](int64_t j) { return e->add(group, j * lanes); };
+    SmallVector<Value> max;
+    if (epilogue.newMax)
+      max = loadGroup(epilogue.oldMax, group);
+    max = e->loop(e->cst(0), groupRows(group), 1, max, [&](Value row, ValueRange carried) {
+      SmallVector<StageVectorizer::Row> rows;
+      Value kv = e->toI32(e->add(blockStart, row));
+      for (StageVectorizer *stage : applied)
+        rows.push_back(stage->beginRow(kv));
+      SmallVector<Value> next;
+      for (int64_t j = 0; j < vectors; ++j) {
+        Value offset = groupOffset(scores, row, group, j * lanes);
+        Value address = e->at(scores.base, offset, e->f32());
+        Value s = e->load(e->vecF32(), address);
+        for (auto [stage, stageRow] : llvm::zip(applied, rows)) {
+          Value result = stage->evaluate(stageRow, lane(j), s);
+          s = stage == epilogue.mask
+                  ? e->select(result, s, e->splatF32(-std::numeric_limits<float>::infinity()))
+                  : result;
         }
-        return next;
-      });
-      for (auto [j, m] : llvm::enumerate(max))
-        e->store(m, e->at(epilogue.newMax, lane(j), e->f32()));
+        if (!applied.empty())
+          e->store(s, address);
+        if (epilogue.newMax)
+          next.push_back(e->fmax(s, carried[j]));
+      }
+      return next;
     });
+    for (auto [j, m] : llvm::enumerate(max))
+      e->store(m, e->at(epilogue.newMax, lane(j), e->f32()));
   };
-  bool isDone = hasMax || (epilogue.maps.empty() && !epilogue.newMax);
+  bool isDone = takesMaxInDot(product) || (epilogue.maps.empty() && !epilogue.newMax);
   if (!epilogue.mask) {
     if (!isDone)
       pass(/*withMask=*/false);
@@ -161,12 +176,11 @@ static std::optional<int64_t> constantOf(Value v) {
   return std::nullopt;
 }
 
-SmallVector<Value>
-KernelLowering::emitMicroKernel(int64_t rows, int64_t vectors, Value steps, int64_t unroll,
-                                ArrayRef<Value> inits, bool isPairs,
-                                llvm::function_ref<Value(Value, int64_t)> scalarAt,
-                                llvm::function_ref<Value(Value, int64_t)> vectorAt,
-                                llvm::function_ref<void(Value)> onEachLine) {
+SmallVector<Value> KernelLowering::emitMicroKernel(
+    int64_t rows, int64_t vectors, Value steps, int64_t unroll, ArrayRef<Value> inits, bool isPairs,
+    llvm::function_ref<Value(Value, int64_t)> scalarAt,
+    llvm::function_ref<Value(Value, int64_t)> vectorAt, llvm::function_ref<void()> onEachRound,
+    llvm::function_ref<void(Value)> onEachLine) {
   VectorType pairs = VectorType::get({2 * lanes}, builder.getBF16Type());
   auto multiply = [&](Value a, Value b, Value acc) -> Value {
     if (!isPairs)
@@ -189,6 +203,8 @@ KernelLowering::emitMicroKernel(int64_t rows, int64_t vectors, Value steps, int6
   };
   auto rounds = [&](Value from, Value to, ValueRange carried) {
     return e->loop(from, to, unroll, carried, [&](Value k, ValueRange carried) {
+      if (onEachRound)
+        onEachRound();
       SmallVector<Value> next(carried);
       for (int64_t u = 0; u < unroll; ++u)
         next = step(e->add(k, u), next);
@@ -240,94 +256,113 @@ void KernelLowering::emitPrefetch(Value row, Value line) {
 static constexpr int64_t kStepsPerChunk = 128;
 static constexpr int64_t kUnroll = 4;
 
-bool KernelLowering::takesMaxInDot(const Epilogue &epilogue, int64_t headDim) {
-  bool isPairs = schedule.getDot() == tile::DotKind::DPBF16;
-  int64_t steps = isPairs ? headDim / 2 : headDim;
-  return schedule.getDot() != tile::DotKind::AMX && epilogue.maps.empty() &&
-         steps <= kStepsPerChunk;
+bool KernelLowering::takesMaxInDot(const ScoresProduct &product) {
+  int64_t steps = product.queries.isPairs ? product.headDim / 2 : product.headDim;
+  return schedule.getDot() != tile::DotKind::AMX && product.epilogue.newMax &&
+         product.epilogue.maps.empty() && steps <= kStepsPerChunk;
 }
 
-void KernelLowering::emitScoresFMA(const TileStorage &queries, const TileStorage &keys,
-                                   int64_t headDim, const TileStorage &scores,
-                                   const Epilogue &epilogue) {
-  int64_t vectors = schedule.getVectors(), rows = schedule.getRows();
+/// Rows that end what six do not divide, so that an even number of keys computes none twice.
+static constexpr int64_t kLastRows = 4;
+
+/// How keys [begin, end) are cut into register tiles of six rows, and from the result on of four:
+/// of n = 6 a + 4 b, the largest a.
+static Value endOfSixes(Emitter &e, Value begin, Value end) {
+  Value even = e.mul(e.div(e.add(e.sub(end, begin), 1), 2), 2);
+  Value whole = e.mul(e.div(even, 6), 6);
+  Value isTwoLess = e.eq(e.sub(even, whole), e.cst(2));
+  Value sixes = e.select(isTwoLess, e.max(e.sub(whole, e.cst(6)), e.cst(0)), whole);
+  return e.add(begin, sixes);
+}
+
+void KernelLowering::emitScoresFMA(const ScoresProduct &product, Value group,
+                                   llvm::function_ref<void()> onEachRound) {
+  const TileStorage &queries = product.queries, &keys = product.keys, &scores = product.scores;
+  const Epilogue &epilogue = product.epilogue;
+  int64_t vectors = schedule.getVectors();
   bool isPairs = queries.isPairs;
-  bool takesMax = takesMaxInDot(epilogue, headDim) && epilogue.newMax;
   Type step = isPairs ? e->i32() : e->f32();
-  int64_t steps = isPairs ? headDim / 2 : headDim;
-  // All groups read the same keys: each asks for its share of the next block's.
-  int64_t share = llvm::divideCeil(rows, blockQ / groupLanes);
-  forEachGroup([&](Value group) {
-    auto lane = [&](int64_t j) { return e->add(group, j * lanes); };
-    ProductRows keyCount = productRows(group);
-    Value lastRow = e->sub(keyCount.ofSecondHalf, e->cst(1));
-    // Adds `count` steps from `firstStep` on to the scores of rows [begin, end), or starts them,
-    // for the vectors from `firstVector` on, whose maximum is `max`.
-    auto emitRows = [&](Value begin, Value end, int64_t firstVector, Value firstStep, int64_t count,
-                        bool isFirst, ValueRange max) {
-      int64_t numVectors = vectors - firstVector;
-      return e->loop(begin, end, rows, max, [&](Value first, ValueRange carried) {
-        auto place = [&](int64_t i, int64_t j) {
-          Value offset = groupOffset(scores, e->add(first, i), group, (firstVector + j) * lanes);
-          return e->at(scores.base, offset, e->f32());
-        };
-        Value firstAsked = e->add(first, e->mul(e->div(group, groupLanes), share));
-        SmallVector<Value> rowBase, inits, next(carried);
-        for (int64_t i = 0; i < rows; ++i) {
-          // A ragged last group computes the last key again: nobody reads it, and the maximum is
-          // the same.
-          Value row = e->min(e->add(first, i), lastRow);
-          rowBase.push_back(e->at(keys.base, e->mul(row, keys.stride), keys.element));
-          for (int64_t j = 0; j < numVectors; ++j)
-            inits.push_back(isFirst ? e->splatF32(0.0f) : e->load(e->vecF32(), place(i, j)));
+  int64_t steps = isPairs ? product.headDim / 2 : product.headDim;
+  ProductRows keyCount = productRows(group);
+  Value lastRow = e->sub(keyCount.ofSecondHalf, e->cst(1));
+  // Adds `count` steps from `firstStep` on to the scores of rows [begin, end), or starts them, for
+  // the vectors from `firstVector` on, whose maximum is `max`.
+  auto emitTiles = [&](int64_t rows, Value begin, Value end, int64_t firstVector, Value firstStep,
+                       int64_t count, bool isFirst, ValueRange max) {
+    int64_t numVectors = vectors - firstVector;
+    // All groups read the same keys: each asks for its share of the next block's.
+    int64_t share = llvm::divideCeil(rows, blockQ / groupLanes);
+    return e->loop(begin, end, rows, max, [&](Value first, ValueRange carried) {
+      auto place = [&](int64_t i, int64_t j) {
+        Value offset = groupOffset(scores, e->add(first, i), group, (firstVector + j) * lanes);
+        return e->at(scores.base, offset, e->f32());
+      };
+      Value firstAsked = e->add(first, e->mul(e->div(group, groupLanes), share));
+      SmallVector<Value> rowBase, inits, next(carried);
+      for (int64_t i = 0; i < rows; ++i) {
+        // A ragged last tile computes the last key again: nobody reads it, and the maximum is the
+        // same.
+        Value row = e->min(e->add(first, i), lastRow);
+        rowBase.push_back(e->at(keys.base, e->mul(row, keys.stride), keys.element));
+        for (int64_t j = 0; j < numVectors; ++j)
+          inits.push_back(isFirst ? e->splatF32(0.0f) : e->load(e->vecF32(), place(i, j)));
+      }
+      SmallVector<Value> acc = emitMicroKernel(
+          rows, numVectors, e->cst(count), kUnroll, inits, isPairs,
+          [&](Value k, int64_t i) {
+            Value d = e->mul(e->add(firstStep, k), isPairs ? 2 : 1);
+            return e->load(step, e->at(rowBase[i], d, keys.element), isPairs ? 2 : 4);
+          },
+          [&](Value k, int64_t j) {
+            Value offset =
+                groupOffset(queries, e->add(firstStep, k), group, (firstVector + j) * lanes);
+            return e->load(e->vec(step), e->at(queries.base, offset, step));
+          },
+          firstVector == 0 ? onEachRound : nullptr,
+          [&](Value k) {
+            for (int64_t i = 0; i < share; ++i) {
+              Value row = e->min(e->add(firstAsked, i), lastRow);
+              emitPrefetch(row, e->div(e->add(firstStep, k), kStepsPerLine));
+            }
+          });
+      for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = 0; j < numVectors; ++j) {
+          Value s = acc[i * numVectors + j];
+          e->store(s, place(i, j));
+          if (!next.empty())
+            next[j] = e->fmax(s, next[j]);
         }
-        SmallVector<Value> acc = emitMicroKernel(
-            rows, numVectors, e->cst(count), kUnroll, inits, isPairs,
-            [&](Value k, int64_t i) {
-              Value d = e->mul(e->add(firstStep, k), isPairs ? 2 : 1);
-              return e->load(step, e->at(rowBase[i], d, keys.element), isPairs ? 2 : 4);
-            },
-            [&](Value k, int64_t j) {
-              Value offset =
-                  groupOffset(queries, e->add(firstStep, k), group, (firstVector + j) * lanes);
-              return e->load(e->vec(step), e->at(queries.base, offset, step));
-            },
-            [&](Value k) {
-              for (int64_t i = 0; i < share; ++i) {
-                Value row = e->min(e->add(firstAsked, i), lastRow);
-                emitPrefetch(row, e->div(e->add(firstStep, k), kStepsPerLine));
-              }
-            });
-        for (int64_t i = 0; i < rows; ++i)
-          for (int64_t j = 0; j < numVectors; ++j) {
-            Value s = acc[i * numVectors + j];
-            e->store(s, place(i, j));
-            if (!next.empty())
-              next[j] = e->fmax(s, next[j]);
-          }
-        return next;
-      });
-    };
-    auto emitChunk = [&](Value firstStep, int64_t count, bool isFirst, SmallVector<Value> max) {
-      max = emitRows(e->cst(0), keyCount.ofAll, 0, firstStep, count, isFirst, max);
-      // The maximum of a block whose halves differ is taken behind its mask.
-      if (hasHalves())
-        emitRows(keyCount.ofAll, keyCount.ofSecondHalf, vectors / 2, firstStep, count, isFirst, {});
-      return max;
-    };
-    SmallVector<Value> max;
-    for (int64_t j = 0; j < vectors && takesMax; ++j)
-      max.push_back(e->load(e->vecF32(), e->at(epilogue.oldMax, lane(j), e->f32())));
-    int64_t chunk = std::min(steps, kStepsPerChunk), whole = steps / chunk * chunk;
-    max = emitChunk(e->cst(0), chunk, /*isFirst=*/true, max);
-    if (chunk < whole)
-      e->loop(e->cst(chunk), e->cst(whole), chunk,
-              [&](Value firstStep) { emitChunk(firstStep, chunk, /*isFirst=*/false, {}); });
-    if (whole < steps)
-      emitChunk(e->cst(whole), steps - whole, /*isFirst=*/false, {});
-    for (auto [j, m] : llvm::enumerate(max))
-      e->store(m, e->at(epilogue.newMax, lane(j), e->f32()));
-  });
+      return next;
+    });
+  };
+  auto emitRows = [&](Value begin, Value end, int64_t firstVector, Value firstStep, int64_t count,
+                      bool isFirst, SmallVector<Value> max) {
+    int64_t rows = schedule.getRows();
+    Value middle = rows == 6 ? endOfSixes(*e, begin, end) : end;
+    max = emitTiles(rows, begin, middle, firstVector, firstStep, count, isFirst, max);
+    if (middle != end)
+      max = emitTiles(kLastRows, middle, end, firstVector, firstStep, count, isFirst, max);
+    return max;
+  };
+  auto emitChunk = [&](Value firstStep, int64_t count, bool isFirst, SmallVector<Value> max) {
+    max = emitRows(e->cst(0), keyCount.ofAll, 0, firstStep, count, isFirst, max);
+    // The maximum of a block whose halves differ is taken behind its mask.
+    if (hasHalves())
+      emitRows(keyCount.ofAll, keyCount.ofSecondHalf, vectors / 2, firstStep, count, isFirst, {});
+    return max;
+  };
+  SmallVector<Value> max;
+  if (takesMaxInDot(product))
+    max = loadGroup(epilogue.oldMax, group);
+  int64_t chunk = std::min(steps, kStepsPerChunk), whole = steps / chunk * chunk;
+  max = emitChunk(e->cst(0), chunk, /*isFirst=*/true, max);
+  if (chunk < whole)
+    e->loop(e->cst(chunk), e->cst(whole), chunk,
+            [&](Value firstStep) { emitChunk(firstStep, chunk, /*isFirst=*/false, {}); });
+  if (whole < steps)
+    emitChunk(e->cst(whole), steps - whole, /*isFirst=*/false, {});
+  for (auto [j, m] : llvm::enumerate(max))
+    e->store(m, e->at(epilogue.newMax, e->add(group, j * lanes), e->f32()));
 }
 
 /// Products take whole rounds of the micro-kernel before a half of their vectors goes on alone.
@@ -337,13 +372,18 @@ int64_t KernelLowering::productStep() const {
 }
 
 void KernelLowering::emitAccumulate(const TileStorage &weights, const TileStorage &values,
-                                    int64_t valueDim, const TileStorage &acc) {
+                                    int64_t valueDim, const TileStorage &acc,
+                                    const BlockWeights *waiting) {
   int64_t vectors = schedule.getVectors();
   bool isPairs = weights.isPairs;
+  auto takeNext = [&] { takeNextWeights(*waiting); };
   Type step = isPairs ? e->i32() : e->f32();
   Value stride = isPairs ? e->cst(valueDim) : values.stride; // packed pairs are dense
   auto stepsOf = [&](Value keys) { return isPairs ? e->div(e->add(keys, 1), 2) : keys; };
   forEachGroup([&](Value group) {
+    if (waiting)
+      e->ifThen(e->eq(group, e->load(e->i64(), waiting->group)),
+                [&] { takeWaitingWeights(*waiting); });
     ProductRows keyCount = productRows(group);
     // Adds the steps [firstStep, firstStep + count) to `rows` dims of the vectors from
     // `firstVector` on.
@@ -368,7 +408,8 @@ void KernelLowering::emitAccumulate(const TileStorage &weights, const TileStorag
             Value offset =
                 groupOffset(weights, e->add(firstStep, k), group, (firstVector + j) * lanes);
             return e->load(e->vec(step), e->at(weights.base, offset, step));
-          });
+          },
+          waiting && firstVector == 0 ? llvm::function_ref<void()>(takeNext) : nullptr);
       for (int64_t i = 0; i < rows; ++i)
         for (int64_t j = 0; j < numVectors; ++j)
           e->store(sums[i * numVectors + j], place(i, j));
@@ -417,8 +458,9 @@ struct AMX {
 };
 } // namespace
 
-void KernelLowering::emitScoresAMX(const TileStorage &queries, const TileStorage &keys,
-                                   int64_t headDim, const TileStorage &scores) {
+void KernelLowering::emitScoresAMX(const ScoresProduct &product) {
+  const TileStorage &queries = product.queries, &keys = product.keys, &scores = product.scores;
+  int64_t headDim = product.headDim;
   Value keyStride = e->mul(keys.stride, 2), panelStride = e->cst(groupLanes * 4);
   // 32 keys x 32 queries at a time in four accumulators; the panels' padding takes up a ragged end.
   e->loop(e->cst(0), keys.count, 32, [&](Value key) {

@@ -75,6 +75,7 @@ public:
   Value mul(Value x, Value y) { return b.createOrFold<mlir::arith::MulIOp>(loc, x, y); }
   Value mul(Value x, int64_t y) { return y == 1 ? x : mul(x, cst(y)); }
   Value min(Value x, Value y) { return b.createOrFold<mlir::arith::MinSIOp>(loc, x, y); }
+  Value max(Value x, Value y) { return b.createOrFold<mlir::arith::MaxSIOp>(loc, x, y); }
   /// floor(x / y) for x >= 0, y > 0.
   Value div(Value x, int64_t y) { return b.createOrFold<mlir::arith::DivUIOp>(loc, x, cst(y)); }
   /// x - div(x, y) * y.

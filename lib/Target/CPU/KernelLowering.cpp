@@ -61,6 +61,8 @@ func::FuncOp KernelLowering::createFunction(StringRef suffix, ArrayRef<Type> arg
   captured.clear();
   stages.clear();
   minusReferences.clear();
+  products.clear();
+  waitingWeights.clear();
   return function;
 }
 

@@ -158,6 +158,26 @@ private:
   }
   attn::TensorType kernelTensorType(unsigned index) { return tensorTypeOf(kernel, index); }
 
+  /// Statistics of an online softmax, a number a query each.
+  struct SoftmaxStatistics {
+    Value max, newMax; // before and after this block
+    Value sum;         // of weights
+    Value rescale;     // what earlier blocks left is multiplied by this
+    Value minusReference;
+    Value shift, offset; // weights are 2^(factor (score - offset) + shift)
+  };
+  /// The weights of a block of keys. Those of one group may wait, to be taken while products of
+  /// other groups run, whose multiplications leave units idle that exponentials need: vector by
+  /// vector of the group's rows, or of its pairs of rows where weights are pairs.
+  struct BlockWeights {
+    TileStorage scores, weights;
+    Value factor; // in all lanes
+    SoftmaxStatistics stats;
+    /// Addresses of i64: the group that waits, its next vector, the number of its vectors; null
+    /// where none waits.
+    Value group, next, count;
+  };
+
   //===-- Products (Dots.cpp) ---------------------------------------------===//
 
   /// What happens to scores between their product and their softmax.
@@ -166,29 +186,41 @@ private:
     StageVectorizer *mask = nullptr; // after all maps
     Value isPartial;                 // whether the mask is needed
     Value oldMax, newMax; // statistics: before and after this block; null without a softmax
+    Value scores;         // that the softmax takes
+  };
+  /// The product of queries and a block of keys.
+  struct ScoresProduct {
+    TileStorage queries, keys;
+    int64_t headDim;
+    TileStorage scores;
+    Epilogue epilogue;
   };
 
   mlir::LogicalResult lowerDot(tile::DotOp op);
   Epilogue collectEpilogue(tile::DotOp op);
+  /// Emits scores group by group: the product, which calls `onEachRound` each few steps;
+  /// `beforeStages`; the stages; `then`.
+  void emitScores(const ScoresProduct &product, llvm::function_ref<void(Value group)> beforeStages,
+                  llvm::function_ref<void(Value group)> then,
+                  llvm::function_ref<void()> onEachRound = nullptr);
+  void emitStages(const ScoresProduct &product, Value group);
   /// Whether the product takes the maximum while its scores are in registers.
-  bool takesMaxInDot(const Epilogue &epilogue, int64_t headDim);
-  /// `hasMax`: the product has taken the maximum of unchanged scores.
-  void emitEpilogue(const Epilogue &epilogue, const TileStorage &scores, bool hasMax);
-  void emitScoresFMA(const TileStorage &queries, const TileStorage &keys, int64_t headDim,
-                     const TileStorage &scores, const Epilogue &epilogue);
-  void emitScoresAMX(const TileStorage &queries, const TileStorage &keys, int64_t headDim,
-                     const TileStorage &scores);
+  bool takesMaxInDot(const ScoresProduct &product);
+  void emitScoresFMA(const ScoresProduct &product, Value group,
+                     llvm::function_ref<void()> onEachRound);
+  void emitScoresAMX(const ScoresProduct &product);
   void emitAccumulate(const TileStorage &weights, const TileStorage &values, int64_t valueDim,
-                      const TileStorage &acc);
+                      const TileStorage &acc, const BlockWeights *waiting);
   void emitAccumulateAMX(const TileStorage &weights, const TileStorage &values, int64_t valueDim,
                          const TileStorage &acc);
   /// rows x vectors accumulators: sum over k of broadcast(scalar(k, row)) * vector(k, column).
-  /// `onEachLine` emits what else to do each time the scalars of a row enter a cache line; with it,
-  /// `steps` is a constant.
+  /// `onEachRound` emits what else to do each `unroll` steps, `onEachLine` each time the scalars of
+  /// a row enter a cache line; with it, `steps` is a constant.
   SmallVector<Value> emitMicroKernel(int64_t rows, int64_t vectors, Value steps, int64_t unroll,
                                      ArrayRef<Value> inits, bool isPairs,
                                      llvm::function_ref<Value(Value k, int64_t row)> scalarAt,
                                      llvm::function_ref<Value(Value k, int64_t column)> vectorAt,
+                                     llvm::function_ref<void()> onEachRound = nullptr,
                                      llvm::function_ref<void(Value k)> onEachLine = nullptr);
   void emitPrefetch(Value row, Value line);
 
@@ -200,8 +232,19 @@ private:
   llvm::SmallVector<Value> loadGroup(Value stats, Value group);
   /// Whether any lane of the vectors is not `from`.
   Value anyDiffers(llvm::ArrayRef<Value> vectors, float from);
+  void updateReferences(const BlockWeights &block, Value group);
   /// Subtracts a group's numbers from its scores, in a branch: nearly always they are all 0.
   void takeOffsets(const TileStorage &scores, Value offsets, Value group, Value numRows);
+  /// Whether weights wait for products of other groups.
+  bool weightsWait(tile::OnlineSoftmaxOp op);
+  /// Takes the vector at lane `lane` of a group, of one row or pair of rows; returns its sum.
+  Value takeVector(const BlockWeights &block, Value row, Value group, Value lane, Value shift);
+  /// Takes the next vector, if any waits.
+  void takeNextWeights(const BlockWeights &block);
+  /// Takes all rows of a group, or those that wait.
+  void takeWeights(const BlockWeights &block, Value group);
+  /// Takes all that wait.
+  void takeWaitingWeights(const BlockWeights &block);
   mlir::LogicalResult lowerOnlineSoftmax(tile::OnlineSoftmaxOp op);
   void lowerScaleRows(tile::ScaleRowsOp op);
   void lowerNormalize(tile::NormalizeOp op);
@@ -218,7 +261,8 @@ private:
   Value queryEnd; // i64, end of the lanes whose groups hold queries
   llvm::DenseMap<Value, TileStorage> tiles;
   llvm::DenseMap<mlir::Operation *, std::unique_ptr<StageVectorizer>> stages;
-  llvm::DenseMap<Value, Value> blockMax; // final scores -> the new running maximum
+  llvm::DenseMap<Value, ScoresProduct> products;      // by their final scores
+  llvm::DenseMap<Value, BlockWeights> waitingWeights; // by their tile
   /// Storage of a running maximum -> f32 a query, -factor times the reference of its softmax.
   llvm::DenseMap<Value, Value> minusReferences;
   SmallVector<tile::LoadOp> blockLoads; // keys and values of the loop, for prefetching

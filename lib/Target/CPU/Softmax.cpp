@@ -66,26 +66,16 @@ void KernelLowering::takeOffsets(const TileStorage &scores, Value offsets, Value
   });
 }
 
-LogicalResult KernelLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
-  Value newMaxOfBlock = blockMax.lookup(op.getScores());
-  if (!newMaxOfBlock)
-    return op.emitError("expects scores that come from a tile.dot through maps and masks");
-  const TileStorage scores = storage(op.getScores());
-  Value max = storage(op.getReference()).base, sum = storage(op.getSum()).base;
-  Value rescale = allocate(blockQ * 4), minusReference = minusReferences.lookup(max);
-  Value shifts = allocate(blockQ * 4), offsets = allocate(blockQ * 4);
-  bool isPairs = op.getWeights().getType().getElementType().isBF16();
-  TileStorage weights = scores;
-  if (isPairs) {
-    weights.isPairs = true;
-    weights.rows = blockKv / 2;
-    weights.base = allocate(weights.rows * blockQ * 4);
-  }
-  Value factor = e->broadcast(scalar(op.getFactor()));
+//===----------------------------------------------------------------------===//
+// References
+//===----------------------------------------------------------------------===//
 
-  // The maximum is known. Where it is beyond the reference r, that becomes r', and 2^(factor (r -
-  // r')) rescales what earlier blocks left. A large maximum is the reference itself.
-  e->loop(e->cst(0), queryEnd, lanes, [&](Value lane) {
+/// The maximum is known. Where it is beyond the reference r, that becomes r', and 2^(factor (r -
+/// r')) rescales what earlier blocks left. A large maximum is the reference itself.
+void KernelLowering::updateReferences(const BlockWeights &block, Value group) {
+  const SoftmaxStatistics &stats = block.stats;
+  Value factor = block.factor;
+  e->loop(group, e->add(group, groupLanes), lanes, [&](Value lane) {
     auto at = [&](Value base) { return e->at(base, lane, e->f32()); };
     auto compare = [&](arith::CmpFPredicate p, Value x, float y) -> Value {
       return arith::CmpFOp::create(builder, e->loc, p, x, e->splatF32(y));
@@ -97,8 +87,9 @@ LogicalResult KernelLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
                                    compare(arith::CmpFPredicate::OGT, max, -kInfinity));
     };
     Value zero = e->splatF32(0.0f);
-    Value raw = e->load(e->vecF32(), at(newMaxOfBlock)), previous = e->load(e->vecF32(), at(max));
-    Value before = e->load(e->vecF32(), at(minusReference));
+    Value raw = e->load(e->vecF32(), at(stats.newMax));
+    Value previous = e->load(e->vecF32(), at(stats.max));
+    Value before = e->load(e->vecF32(), at(stats.minusReference));
     Value wasLarge = isLarge(previous), nowLarge = isLarge(raw);
     Value isBeyond = compare(arith::CmpFPredicate::OGT, e->fma(raw, factor, before), 0.0f);
     Value product = e->fmul(e->fmax(raw, e->splatF32(-kMaxFloat)), factor);
@@ -115,75 +106,183 @@ LogicalResult KernelLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
     Value isNew = arith::OrIOp::create(builder, e->loc, isBeyond, nowLarge);
     Value alpha =
         e->select(isNew, e->exp2(e->fmin(exponent, e->splatF32(2 * kLead))), e->splatF32(1.0f));
-    e->store(alpha, at(rescale));
-    e->store(shift, at(shifts));
-    e->store(offset, at(offsets));
-    e->store(raw, at(max));
-    e->store(after, at(minusReference));
-    e->store(e->fmul(e->load(e->vecF32(), at(sum)), alpha), at(sum));
+    e->store(alpha, at(stats.rescale));
+    e->store(shift, at(stats.shift));
+    e->store(offset, at(stats.offset));
+    e->store(raw, at(stats.max));
+    e->store(after, at(stats.minusReference));
+    e->store(e->fmul(e->load(e->vecF32(), at(stats.sum)), alpha), at(stats.sum));
   });
+  takeOffsets(block.scores, stats.offset, group, groupRows(group));
+}
 
-  int64_t vectors = schedule.getVectors();
-  auto perGroup = [&](Value group) {
-    SmallVector<Value> shift = loadGroup(shifts, group), sums = loadGroup(sum, group);
-    auto place = [&](Value row, int64_t j) {
-      return e->at(weights.base, groupOffset(weights, row, group, j * lanes), e->i32());
-    };
-    auto weight = [&](Value row, int64_t j) {
-      Value offset = groupOffset(scores, row, group, j * lanes);
-      Value s = e->load(e->vecF32(), e->at(scores.base, offset, e->f32()));
-      return e->exp2(e->fma(s, factor, shift[j]));
-    };
-    Value keyCount = groupRows(group);
-    takeOffsets(scores, offsets, group, keyCount);
-    if (!isPairs) {
-      sums = e->loop(e->cst(0), keyCount, 1, sums, [&](Value row, ValueRange carried) {
-        SmallVector<Value> next;
-        for (int64_t j = 0; j < vectors; ++j) {
-          Value p = weight(row, j);
-          e->store(p, place(row, j));
-          next.push_back(e->fadd(carried[j], p));
-        }
-        return next;
-      });
-    } else {
-      Value even = e->mul(e->div(keyCount, 2), 2);
-      sums = e->loop(e->cst(0), even, 2, sums, [&](Value row, ValueRange carried) {
-        SmallVector<Value> next;
-        for (int64_t j = 0; j < vectors; ++j) {
-          Value p0 = weight(row, j), p1 = weight(e->add(row, 1), j);
-          e->store(e->packPairs(p0, p1), place(e->div(row, 2), j));
-          next.push_back(e->fadd(carried[j], e->fadd(p0, p1)));
-        }
-        return next;
-      });
-      // An odd last key is paired with zeros, and AMX multiplies the whole block.
-      sums = e->loop(even, keyCount, 2, sums, [&](Value row, ValueRange carried) {
-        SmallVector<Value> next;
-        for (int64_t j = 0; j < vectors; ++j) {
-          Value p = weight(row, j);
-          e->store(e->packPairs(p, e->splatF32(0.0f)), place(e->div(row, 2), j));
-          next.push_back(e->fadd(carried[j], p));
-        }
-        return next;
-      });
-      if (schedule.getDot() == tile::DotKind::AMX)
-        e->loop(e->div(e->add(keyCount, 1), 2), e->cst(blockKv / 2), 1, [&](Value pair) {
-          for (int64_t j = 0; j < vectors; ++j)
-            e->store(e->splatI32(0), place(pair, j));
-        });
-    }
-    for (int64_t j = 0; j < vectors; ++j)
-      e->store(sums[j], e->at(sum, e->add(group, j * lanes), e->f32()));
+//===----------------------------------------------------------------------===//
+// Weights
+//===----------------------------------------------------------------------===//
+
+bool KernelLowering::weightsWait(tile::OnlineSoftmaxOp op) {
+  Value weights = op.getWeights();
+  auto dot = weights.hasOneUse() ? dyn_cast<tile::DotOp>(*weights.user_begin()) : tile::DotOp();
+  return dot && dot.getLhs() == weights && schedule.getDot() != tile::DotKind::AMX &&
+         target.numVectorRegisters >= 32 && schedule.getRows() * schedule.getVectors() <= 16 &&
+         blockQ > groupLanes;
+}
+
+Value KernelLowering::takeVector(const BlockWeights &block, Value row, Value group, Value lane,
+                                 Value shift) {
+  auto weigh = [&](Value row) {
+    Value offset = e->add(groupOffset(block.scores, row, group, 0), lane);
+    Value s = e->load(e->vecF32(), e->at(block.scores.base, offset, e->f32()));
+    return e->exp2(e->fma(s, block.factor, shift));
   };
-  forEachGroup(perGroup);
+  auto place = [&](Value row) {
+    Value offset = e->add(groupOffset(block.weights, row, group, 0), lane);
+    return e->at(block.weights.base, offset, e->f32());
+  };
+  if (!block.weights.isPairs) {
+    Value p = weigh(row);
+    e->store(p, place(row));
+    return p;
+  }
+  Value p0 = weigh(e->mul(row, 2)), p1 = weigh(e->add(e->mul(row, 2), 1));
+  e->store(e->packPairs(p0, p1), place(row));
+  return e->fadd(p0, p1);
+}
 
-  tiles[op.getWeights()] = weights;
+void KernelLowering::takeNextWeights(const BlockWeights &block) {
+  int64_t vectors = schedule.getVectors();
+  Value number = e->load(e->i64(), block.next);
+  e->ifThen(e->lt(number, e->load(e->i64(), block.count)), [&] {
+    e->store(e->add(number, 1), block.next);
+    Value group = e->load(e->i64(), block.group);
+    Value lane = e->mul(e->rem(number, vectors), lanes);
+    auto at = [&](Value stats) { return e->at(stats, e->add(group, lane), e->f32()); };
+    Value p = takeVector(block, e->div(number, vectors), group, lane,
+                         e->load(e->vecF32(), at(block.stats.shift)));
+    Value sum = at(block.stats.sum);
+    e->store(e->fadd(e->load(e->vecF32(), sum), p), sum);
+  });
+}
+
+void KernelLowering::takeWeights(const BlockWeights &block, Value group) {
+  int64_t vectors = schedule.getVectors();
+  SmallVector<Value> shift = loadGroup(block.stats.shift, group);
+  SmallVector<Value> sums = loadGroup(block.stats.sum, group);
+  bool isPairs = block.weights.isPairs;
+  Value numKeys = groupRows(group), numRows = isPairs ? e->div(numKeys, 2) : numKeys;
+  Value first = block.next ? e->div(e->load(e->i64(), block.next), vectors) : e->cst(0);
+  auto lane = [&](int64_t j) { return e->cst(j * lanes); };
+  sums = e->loop(first, numRows, 1, sums, [&](Value row, ValueRange carried) {
+    SmallVector<Value> next;
+    for (int64_t j = 0; j < vectors; ++j)
+      next.push_back(e->fadd(carried[j], takeVector(block, row, group, lane(j), shift[j])));
+    return next;
+  });
+  if (isPairs)
+    // An odd last key is paired with zeros.
+    sums = e->loop(e->mul(numRows, 2), numKeys, 1, sums, [&](Value key, ValueRange carried) {
+      SmallVector<Value> next;
+      for (int64_t j = 0; j < vectors; ++j) {
+        Value offset = groupOffset(block.scores, key, group, j * lanes);
+        Value s = e->load(e->vecF32(), e->at(block.scores.base, offset, e->f32()));
+        Value p = e->exp2(e->fma(s, block.factor, shift[j]));
+        Value place = groupOffset(block.weights, numRows, group, j * lanes);
+        e->store(e->packPairs(p, e->splatF32(0.0f)), e->at(block.weights.base, place, e->i32()));
+        next.push_back(e->fadd(carried[j], p));
+      }
+      return next;
+    });
+  for (int64_t j = 0; j < vectors; ++j)
+    e->store(sums[j], e->at(block.stats.sum, e->add(group, j * lanes), e->f32()));
+}
+
+void KernelLowering::takeWaitingWeights(const BlockWeights &block) {
+  // Whole rows are left: the one that has begun is ended first.
+  scf::WhileOp::create(
+      builder, e->loc, TypeRange(), ValueRange(),
+      [&](OpBuilder &, Location, ValueRange) {
+        Value begun = e->rem(e->load(e->i64(), block.next), schedule.getVectors());
+        Value isBegun = e->lt(e->cst(0), begun);
+        scf::ConditionOp::create(builder, e->loc, isBegun, ValueRange());
+      },
+      [&](OpBuilder &, Location, ValueRange) {
+        takeNextWeights(block);
+        scf::YieldOp::create(builder, e->loc);
+      });
+  takeWeights(block, e->load(e->i64(), block.group));
+  e->store(e->load(e->i64(), block.count), block.next);
+}
+
+//===----------------------------------------------------------------------===//
+// The op
+//===----------------------------------------------------------------------===//
+
+LogicalResult KernelLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
+  auto found = products.find(op.getScores());
+  if (found == products.end())
+    return op.emitError("expects scores that come from a tile.dot through maps and masks");
+  const ScoresProduct &product = found->second;
+  BlockWeights block;
+  block.scores = block.weights = product.scores;
+  if (op.getWeights().getType().getElementType().isBF16()) {
+    block.weights.isPairs = true;
+    block.weights.rows = blockKv / 2;
+    block.weights.base = allocate(block.weights.rows * blockQ * 4);
+  }
+  block.factor = e->broadcast(scalar(op.getFactor()));
+  auto statistic = [&] { return allocate(blockQ * 4); };
+  SoftmaxStatistics &stats = block.stats;
+  stats.newMax = product.epilogue.newMax;
+  stats.max = storage(op.getReference()).base;
+  stats.sum = storage(op.getSum()).base;
+  stats.minusReference = minusReferences.lookup(stats.max);
+  stats.rescale = statistic();
+  stats.shift = statistic();
+  stats.offset = statistic();
+
+  if (weightsWait(op)) {
+    Value state = allocate(24);
+    block.group = e->at(state, e->cst(0), e->i64());
+    block.next = e->at(state, e->cst(1), e->i64());
+    block.count = e->at(state, e->cst(2), e->i64());
+    e->store(e->cst(0), block.next);
+    e->store(e->cst(0), block.count);
+    auto takePrevious = [&](Value group) {
+      e->ifThen(e->lt(e->cst(0), group), [&] { takeWaitingWeights(block); });
+    };
+    auto wait = [&](Value group) {
+      updateReferences(block, group);
+      Value numKeys = groupRows(group);
+      Value numRows = block.weights.isPairs ? e->div(numKeys, 2) : numKeys;
+      e->store(group, block.group);
+      e->store(e->cst(0), block.next);
+      e->store(e->mul(numRows, schedule.getVectors()), block.count);
+    };
+    emitScores(product, takePrevious, wait, [&] { takeNextWeights(block); });
+    waitingWeights[op.getWeights()] = block;
+  } else {
+    auto takeAtOnce = [&](Value group) {
+      updateReferences(block, group);
+      takeWeights(block, group);
+      if (schedule.getDot() != tile::DotKind::AMX)
+        return;
+      // AMX multiplies the whole block.
+      e->loop(e->div(e->add(groupRows(group), 1), 2), e->cst(blockKv / 2), 1, [&](Value pair) {
+        for (int64_t j = 0; j < schedule.getVectors(); ++j) {
+          Value offset = groupOffset(block.weights, pair, group, j * lanes);
+          e->store(e->splatI32(0), e->at(block.weights.base, offset, e->i32()));
+        }
+      });
+    };
+    emitScores(product, [](Value) {}, takeAtOnce);
+  }
+
+  tiles[op.getWeights()] = block.weights;
   tiles[op.getNewReference()] = storage(op.getReference());
   tiles[op.getNewSum()] = storage(op.getSum());
   TileStorage r;
   r.kind = TileStorage::Stats;
-  r.base = rescale;
+  r.base = stats.rescale;
   tiles[op.getRescale()] = r;
   return success();
 }

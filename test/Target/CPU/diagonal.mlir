@@ -1,4 +1,4 @@
-// A group of 64 queries needs some keys of a partial block, and its first half fewer: products go on with the other half
+// A group of 32 queries needs some keys of a partial block, and its first half fewer: products go on with the other half
 // of the vectors alone. References of the softmax need not follow each new maximum.
 // RUN: heed-opt %s --pass-pipeline="builtin.module(attn-to-tile{block-q=256},tile.kernel(tile-select-cpu-schedule{target=x86-64-v4}),tile-to-cpu)" | FileCheck %s
 
@@ -18,21 +18,21 @@ attn.variant @causal() {
 // CHECK:          %[[NOTHING:.+]] = arith.constant dense<3.40282347E+38> : vector<16xf32>
 // CHECK-NEXT:     %[[PLACE:.+]] = llvm.getelementptr
 // CHECK-NEXT:     llvm.store %[[NOTHING]], %[[PLACE]]
-// Keys that a group needs, from the end, and of these its first two vectors, in whole rounds of 12.
+// Keys that a group needs, from the end, and of these its first vector, in whole rounds of 8.
 // CHECK:            %[[ROWS:.+]] = scf.if %[[IS_PARTIAL:.+]] -> (i64) {
 // CHECK:              scf.while
-// CHECK-COUNT-4:      arith.cmpi sge, %{{.+}} : vector<16xi32>
+// CHECK-COUNT-2:      arith.cmpi sge, %{{.+}} : vector<16xi32>
 // CHECK:            %[[HALF:.+]] = scf.if %[[IS_PARTIAL]] -> (i64) {
 // CHECK:              scf.while (%{{.+}} = %[[ROWS]])
-// CHECK-COUNT-2:      arith.cmpi sge, %{{.+}} : vector<16xi32>
+// CHECK-COUNT-1:      arith.cmpi sge, %{{.+}} : vector<16xi32>
 // CHECK-NOT:          arith.cmpi sge, %{{.+}} : vector<16xi32>
-// CHECK:              %[[STEP:.+]] = arith.constant 12 : i64
+// CHECK:              %[[STEP:.+]] = arith.constant 8 : i64
 // CHECK:              arith.minsi %{{.+}}, %[[ROWS]] : i64
-// Scores: six rows of four vectors, then six of two.
-// CHECK:            %{{.+}}:4 = scf.for %{{.+}} = %{{.+}} to %[[ALL:.+]] step %c6_i64
-// CHECK:              %{{.+}}:24 = scf.for
-// CHECK:            scf.for %{{.+}} = %[[ALL]] to %{{.+}} step %c6_i64
-// CHECK:              %{{.+}}:12 = scf.for
+// Scores: eight rows of two vectors, then eight of one.
+// CHECK:            %{{.+}}:2 = scf.for %{{.+}} = %{{.+}} to %[[ALL:.+]] step %c8_i64
+// CHECK:              %{{.+}}:16 = scf.for
+// CHECK:            scf.for %{{.+}} = %[[ALL]] to %{{.+}} step %c8_i64
+// CHECK:              %{{.+}}:8 = scf.for
 // The softmax: only a maximum beyond the reference moves it, to 2^8 times as much.
 // CHECK-COUNT-2:    math.absf
 // CHECK:            %[[IS_LARGE:.+]] = arith.andi
@@ -48,10 +48,10 @@ attn.variant @causal() {
 // CHECK-NEXT:       arith.select %[[WAS_LARGE:[^,]+]], %[[ZERO]], %{{.+}} : vector<16xi1>
 // CHECK-NEXT:       arith.select %[[WAS_LARGE]], %{{.+}}, %[[ZERO]] : vector<16xi1>
 // Values: all vectors, then where there is something left, the other half.
-// CHECK:            %{{.+}}:24 = scf.for
+// CHECK:            %{{.+}}:16 = scf.for
 // CHECK:            %[[IS_LEFT:.+]] = arith.cmpi slt, %{{.+}}, %{{.+}} : i64
 // CHECK-NEXT:       scf.if %[[IS_LEFT]] {
-// CHECK:              %{{.+}}:12 = scf.for
+// CHECK:              %{{.+}}:8 = scf.for
 func.func @f(%q: !t, %k: !k, %v: !k, %s: f32) -> (!t, !lse, !lse) {
   %o, %l, %max = attn.forward @causal(%q, %k, %v) scale(%s) : (!t, !k, !k) -> (!t, !lse)
   return %o, %l, %max : !t, !lse, !lse

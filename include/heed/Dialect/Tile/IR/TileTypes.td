@@ -54,6 +54,7 @@ def Tile_CPUScheduleAttr : AttrDef<Tile_Dialect, "CPUSchedule"> {
     * `rows` x `vectors`: the register tile of a dot in accumulators.
     * `dot`: `fma` widens 16-bit operands to f32; `dpbf16` and `amx` multiply bf16 pairs.
     * `exp_degree`: the degree of the polynomial for 2^x on [-1/2, 1/2]: 5 gives 1.8e-7, 3 gives 1.0e-4 relative error.
+      With AVX-512, a table of 32 powers and degree 2 take the place of degree 5, as accurate.
   }];
   let parameters = (ins StringRefParameter<"CPU level">:$target, "int64_t":$lanes, "int64_t":$block_q, "int64_t":$block_kv,
                         "int64_t":$rows, "int64_t":$vectors, EnumParameter<Tile_DotKind>:$dot, "int64_t":$exp_degree);
