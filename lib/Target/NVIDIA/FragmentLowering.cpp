@@ -405,7 +405,7 @@ struct FragmentLowering::Rescaling {
 /// its rows then.
 FragmentLowering::Rescaling FragmentLowering::takeMaxima(Rescaling result, ArrayRef<Value> old,
                                                          ArrayRef<Value> addends, Value factor,
-                                                         bool isByBits) {
+                                                         bool isByBits, float lead) {
   Value lowest = e.cstF32(kLowestReference), mark = e.bitcast(e.f32(), e.cst(kLargeReference));
   SmallVector<Value, 2> offsets;
   for (int64_t row : {0, 1}) {
@@ -423,9 +423,9 @@ FragmentLowering::Rescaling FragmentLowering::takeMaxima(Rescaling result, Array
     if (!old.empty()) {
       Value byScores = e.fmul(e.fsub(e.fmax(old[2 + row], lowest), offset), factor);
       Value byReference = e.fma(e.fneg(offset), factor, old[row]);
-      // At most what a reference was rounded by, but for rows that have no key yet.
+      // At most what a reference leads by and was rounded by, but for rows that have no key yet.
       Value exponent = e.select(wasLarge(old[row]), byScores, byReference);
-      result.rescale[row] = e.exp2(e.fmin(exponent, e.cstF32(1.0f)));
+      result.rescale[row] = e.exp2(e.fmin(exponent, e.cstF32(lead + 1.0f)));
     }
     if (!addends.empty())
       result.bases[row] = e.cstF32(0.0f);
@@ -464,7 +464,7 @@ LogicalResult FragmentLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
   }
   Registers old = isFirstBlock ? Registers() : registers(op.getReference());
   Value one = e.cstF32(1.0f), lowest = e.cstF32(kLowestReference), isNeeded;
-  Value lead = e.cstF32(-leadOf(op.getWeights().getType().getElementType()));
+  float lead = isByBits ? leadOf(op.getWeights().getType().getElementType()) : 0.0f;
   auto rescaling = [&](Registers references, Registers rescale) {
     Rescaling result{references, rowMax, rescale, {}, scores};
     if (!isFirstBlock)
@@ -482,7 +482,7 @@ LogicalResult FragmentLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
       Value product = e.fmul(reduceRowMax(rowMax[row]), factor);
       Value reference = e.fmax(isFirstBlock ? lowest : old[row], product);
       if (isByBits)
-        reference = e.select(e.fcmp(arith::CmpFPredicate::OGE, reference, lead),
+        reference = e.select(e.fcmp(arith::CmpFPredicate::OGE, reference, e.cstF32(-lead)),
                              e.fmax(reference, e.cstF32(0.0f)), reference);
       references.push_back(reference);
       rescale.push_back(isFirstBlock ? one : e.exp2(e.fsub(old[row], references[row])));
@@ -491,7 +491,7 @@ LogicalResult FragmentLowering::lowerOnlineSoftmax(tile::OnlineSoftmaxOp op) {
     auto usual = [&] { return rescaling(references, rescale); };
     return e.ifElse(
         e.voteAny(isSpecial), types,
-        [&] { return takeMaxima(usual(), old, addends, factor, isByBits).flatten(); },
+        [&] { return takeMaxima(usual(), old, addends, factor, isByBits, lead).flatten(); },
         [&] { return usual().flatten(); });
   };
   auto keep = [&] { return rescaling({old[0], old[1]}, {one, one}).flatten(); };

@@ -91,8 +91,9 @@ protected:
   /// Whether a row's largest score was taken from its scores, by its reference.
   Value wasLarge(Value reference);
   struct Rescaling;
+  /// `lead`: how far a reference may be beyond the largest score of its row, in base-2 logarithms.
   Rescaling takeMaxima(Rescaling usual, ArrayRef<Value> old, ArrayRef<Value> addends, Value factor,
-                       bool isByBits);
+                       bool isByBits, float lead);
   /// Whether maxima of a block are taken of bits, which takes half as many instructions.
   bool comparesBits(tile::OnlineSoftmaxOp op);
   /// Whether the caller asks for the largest scores of rows.

@@ -25,13 +25,15 @@ attn.variant @dense() {}
 // CHECK:         "llvm.nvvm.shfl.sync.bfly.f32"
 // CHECK:         %[[SCALED0:.+]] = arith.mulf %{{.+}}, %[[FACTOR]]
 // CHECK-NEXT:    %[[MAX:.+]] = arith.maxnumf %[[LOWEST]], %[[SCALED0]]
-// CHECK-NEXT:    %[[IS_NEAR:.+]] = arith.cmpf oge, %[[MAX]], %[[LEAD:.+]] : f32
+// CHECK-NEXT:    %[[LEAD:.+]] = arith.constant -1.600000e+01 : f32
+// CHECK-NEXT:    %[[IS_NEAR:.+]] = arith.cmpf oge, %[[MAX]], %[[LEAD]] : f32
 // CHECK:         %[[NONNEGATIVE:.+]] = arith.maxnumf %[[MAX]], %{{.+}}
 // CHECK-NEXT:    %[[REF0:.+]] = arith.select %[[IS_NEAR]], %[[NONNEGATIVE]], %[[MAX]]
 // CHECK:         "llvm.nvvm.shfl.sync.bfly.f32"(%{{.+}}, %[[MAX1]],
 // CHECK:         "llvm.nvvm.shfl.sync.bfly.f32"
 // CHECK:         %[[SCALED1:.+]] = arith.mulf %{{.+}}, %[[FACTOR]]
 // CHECK-NEXT:    %[[MAX:.+]] = arith.maxnumf %[[LOWEST]], %[[SCALED1]]
+// CHECK-NEXT:    %[[LEAD:.+]] = arith.constant -1.600000e+01 : f32
 // CHECK-NEXT:    %[[IS_NEAR:.+]] = arith.cmpf oge, %[[MAX]], %[[LEAD]]
 // CHECK:         %[[NONNEGATIVE:.+]] = arith.maxnumf %[[MAX]], %{{.+}}
 // CHECK-NEXT:    %[[REF1:.+]] = arith.select %[[IS_NEAR]], %[[NONNEGATIVE]], %[[MAX]]
