@@ -195,7 +195,7 @@ LogicalResult KernelLowering::lowerOp(Operation &op) {
         auto load = scale.getTile().getDefiningOp<tile::LoadOp>();
         if (!load || !load->hasOneUse())
           return scale.emitError("expects to scale a tile.load that has no other use");
-        packQueries(load, scalar(scale.getFactor()));
+        packQueries(load, scale);
         tiles[scale.getResult()] = storage(load.getResult());
         return success();
       })

@@ -53,6 +53,7 @@ struct TileStorage {
   // Panel:
   int64_t rows = 0; // that there is room for
   bool isPairs = false;
+  Value rowFactors; // statistics that rows have yet to be scaled by (scaleRow), or null
   // KvRows and KvPacked:
   Value stride; // i64, elements from row to row
   Value count;  // i64, rows that exist
@@ -145,7 +146,7 @@ private:
   //===-- Memory (TileMemory.cpp) -----------------------------------------===//
 
   mlir::LogicalResult lowerLoad(tile::LoadOp op);
-  void packQueries(tile::LoadOp op, Value factor);
+  void packQueries(tile::LoadOp op, tile::ScaleOp scale);
   void prefetchRows(Value base, Value stride, Value row, Value element, Type type);
   void lowerFill(tile::FillOp op);
   mlir::LogicalResult lowerStore(tile::StoreOp op);
@@ -246,6 +247,9 @@ private:
   /// Takes all that wait.
   void takeWaitingWeights(const BlockWeights &block);
   mlir::LogicalResult lowerOnlineSoftmax(tile::OnlineSoftmaxOp op);
+  /// v times the factors of its lanes; 0 for rows without any key, which have a negative factor,
+  /// even where a value is infinite.
+  Value scaleRow(Value v, Value factor);
   void lowerScaleRows(tile::ScaleRowsOp op);
   void lowerNormalize(tile::NormalizeOp op);
 

@@ -98,12 +98,15 @@ void KernelLowering::updateReferences(const BlockWeights &block, Value group) {
     Value ofLarge = e->fmax(e->fneg(product), e->splatF32(-kMaxFloat));
     after = e->fmin(e->select(nowLarge, ofLarge, after), e->splatF32(kMaxFloat));
     // Weights are 2^(factor (s - offset) + shift), before and from now on: at most 2^kLead times
-    // what they were, but for rows that had no key.
+    // what they were.
     Value shift = e->select(nowLarge, zero, after), offset = e->select(nowLarge, raw, zero);
     Value shiftBefore = e->select(wasLarge, zero, before);
     Value offsetBefore = e->select(wasLarge, previous, zero);
     Value exponent = e->fma(e->fsub(offsetBefore, offset), factor, e->fsub(shift, shiftBefore));
-    Value isNew = arith::OrIOp::create(builder, e->loc, isBeyond, nowLarge);
+    // Rows that had no key have zeros, which need no factor.
+    Value hadKeys = compare(arith::CmpFPredicate::UNE, previous, -kInfinity);
+    Value isNew = arith::AndIOp::create(
+        builder, e->loc, hadKeys, arith::OrIOp::create(builder, e->loc, isBeyond, nowLarge));
     Value alpha =
         e->select(isNew, e->exp2(e->fmin(exponent, e->splatF32(2 * kLead))), e->splatF32(1.0f));
     e->store(alpha, at(stats.rescale));
@@ -307,11 +310,17 @@ void KernelLowering::lowerScaleRows(tile::ScaleRowsOp op) {
   tiles[op.getResult()] = storage(op.getTile());
 }
 
+Value KernelLowering::scaleRow(Value v, Value factor) {
+  Value isEmpty =
+      arith::CmpFOp::create(builder, e->loc, arith::CmpFPredicate::OLT, factor, e->splatF32(0.0f));
+  return e->select(isEmpty, e->splatF32(0.0f), e->fmul(v, factor));
+}
+
 void KernelLowering::lowerNormalize(tile::NormalizeOp op) {
-  const TileStorage acc = storage(op.getAcc());
+  TileStorage output = storage(op.getAcc());
   Value max = storage(op.getReference()).base, sum = storage(op.getSum()).base;
-  Value maxScores = allocate(blockQ * 4), minusReference = minusReferences.lookup(max);
-  int64_t columns = op.getAcc().getType().getNumColumns();
+  Value factors = allocate(blockQ * 4), maxScores = allocate(blockQ * 4);
+  Value minusReference = minusReferences.lookup(max);
   Value factor = e->broadcast(scalar(op.getFactor()));
   e->loop(e->cst(0), queryEnd, lanes, [&](Value lane) {
     auto at = [&](Value base) { return e->at(base, lane, e->f32()); };
@@ -319,12 +328,7 @@ void KernelLowering::lowerNormalize(tile::NormalizeOp op) {
     Value isEmpty =
         arith::CmpFOp::create(builder, e->loc, arith::CmpFPredicate::OEQ, l, e->splatF32(0.0f));
     Value inverse = arith::DivFOp::create(builder, e->loc, e->splatF32(1.0f), l);
-    // A row without any key is 0 even where a masked value is infinite.
-    e->loop(e->cst(0), e->cst(columns), 1, [&](Value d) {
-      Value address = e->at(acc.base, laneOffset(acc, d, lane), e->f32());
-      Value o = e->fmul(e->load(e->vecF32(), address), inverse);
-      e->store(e->select(isEmpty, e->splatF32(0.0f), o), address);
-    });
+    e->store(e->select(isEmpty, e->splatF32(-1.0f), inverse), at(factors));
     // Both are in base 2 so far.
     Value log2 = math::Log2Op::create(builder, e->loc, l);
     Value largest = e->load(e->vecF32(), at(max));
@@ -336,7 +340,8 @@ void KernelLowering::lowerNormalize(tile::NormalizeOp op) {
     store(e->fmul(largest, factor), maxScores);
     store(e->fsub(log2, e->load(e->vecF32(), at(minusReference))), max);
   });
-  tiles[op.getOutput()] = storage(op.getAcc());
+  output.rowFactors = factors;
+  tiles[op.getOutput()] = output;
   tiles[op.getLse()] = storage(op.getReference());
   tiles[op.getMaxScores()] = storage(op.getReference());
   tiles[op.getMaxScores()].base = maxScores;

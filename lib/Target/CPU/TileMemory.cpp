@@ -10,6 +10,10 @@
 
 #include "heed-c/Runtime.h"
 
+#include "mlir/IR/Matchers.h"
+
+#include <limits>
+
 using namespace mlir;
 using namespace heed;
 using namespace heed::cpu;
@@ -48,7 +52,7 @@ LogicalResult KernelLowering::lowerLoad(tile::LoadOp op) {
       return op.emitError("expects tiles of the schedule's block_q = ") << blockQ << " queries";
     // Where the only user scales the tile, that happens while it is packed.
     if (!isa<tile::ScaleOp>(*op->user_begin()))
-      packQueries(op, Value());
+      packQueries(op, tile::ScaleOp());
     return success();
   }
 
@@ -129,8 +133,15 @@ void KernelLowering::prefetchRows(Value base, Value stride, Value row, Value ele
     e->prefetch(e->at(base, e->add(e->mul(e->add(row, i), stride), element), type));
 }
 
-/// Transposes the tile's queries into a panel; rows beyond Sq are zero.
-void KernelLowering::packQueries(tile::LoadOp op, Value factor) {
+/// Whether a number is 1 or -1.
+static bool isSign(Value v) {
+  auto sign = v.getDefiningOp<math::CopySignOp>();
+  return sign && matchPattern(sign.getLhs(), m_OneFloat());
+}
+
+/// Transposes the tile's queries, times the factor of `scale` if there is one, into a panel; rows
+/// beyond Sq are zero.
+void KernelLowering::packQueries(tile::LoadOp op, tile::ScaleOp scale) {
   tile::TileType type = op.getResult().getType();
   Type element = type.getElementType();
   bool isPairs = schedule.getDot() != tile::DotKind::FMA;
@@ -147,14 +158,26 @@ void KernelLowering::packQueries(tile::LoadOp op, Value factor) {
   Value base = e->at(tensorBase(op.getTensor(), scalarI64(op.getBatch()), scalarI64(op.getHead())),
                      e->mul(first, stride), element);
 
+  Value factor = scale ? scalar(scale.getFactor()) : Value();
+  // A factor of 1 or -1, as the sign of a scale is, changes signs of pairs, which are only ever
+  // scaled as vectors.
+  Value flips;
+  if (factor && isPairs && isSign(scale.getFactor())) {
+    Value sign = arith::AndIOp::create(builder, e->loc,
+                                       arith::BitcastOp::create(builder, e->loc, e->i32(), factor),
+                                       e->cstI32(std::numeric_limits<int32_t>::min()));
+    Value low = arith::ShRUIOp::create(builder, e->loc, sign, e->cstI32(16));
+    flips = e->broadcast(arith::OrIOp::create(builder, e->loc, sign, low));
+  }
   auto scaled = [&](Value v) -> Value {
     if (!factor)
       return v;
+    if (flips)
+      return arith::XOrIOp::create(builder, e->loc, v, flips);
     bool isVector = isa<VectorType>(v.getType());
     Value f = isVector ? e->broadcast(factor) : factor;
     if (!isPairs)
       return e->fmul(v, f);
-    // Pairs are only ever scaled as vectors.
     auto asFloat = [&](Value bits) -> Value {
       return arith::BitcastOp::create(builder, e->loc, e->vecF32(), bits);
     };
@@ -318,6 +341,8 @@ void KernelLowering::storeRows(tile::StoreOp op) {
   Value base = e->at(tensorBase(op.getTensor(), scalarI64(op.getBatch()), scalarI64(op.getHead())),
                      e->mul(first, stride), element);
   Value nowhere = allocate(columns * 4); // rows beyond Sq go here
+  // Two dims of bf16 are transposed as one vector of pairs.
+  int64_t ofPairs = element.isBF16() ? columns / (2 * lanes) * 2 * lanes : 0;
   int64_t main = columns / lanes * lanes;
   e->loop(e->cst(0), e->cst(main), lanes,
           [&](Value d) { prefetchRows(base, stride, e->cst(0), d, element); });
@@ -328,18 +353,35 @@ void KernelLowering::storeRows(tile::StoreOp op) {
       rows.push_back(
           e->select(e->lt(row, count), e->at(base, e->mul(row, stride), element), nowhere));
     }
-    auto source = [&](Value d) { return e->at(panel.base, laneOffset(panel, d, lane), e->f32()); };
-    e->loop(e->cst(0), e->cst(main), lanes, [&](Value d) {
-      prefetchRows(base, stride, e->add(lane, lanes), d, element);
-      SmallVector<Value> vectors;
-      for (int64_t k = 0; k < lanes; ++k)
-        vectors.push_back(e->load(e->vecF32(), source(e->add(d, k))));
-      e->transpose(vectors);
-      for (auto [row, v] : llvm::zip(rows, vectors))
-        e->storeNarrowed(v, element, e->at(row, d, element));
-    });
+    Value factor =
+        panel.rowFactors ? e->load(e->vecF32(), e->at(panel.rowFactors, lane, e->f32())) : Value();
+    auto load = [&](Value d) {
+      Value offset = laneOffset(panel, d, lane);
+      Value v = e->load(e->vecF32(), e->at(panel.base, offset, e->f32()));
+      return factor ? scaleRow(v, factor) : v;
+    };
+    auto storeColumns = [&](int64_t begin, int64_t end, bool isPairs) {
+      int64_t step = isPairs ? 2 * lanes : lanes;
+      e->loop(e->cst(begin), e->cst(end), step, [&](Value d) {
+        prefetchRows(base, stride, e->add(lane, lanes), d, element);
+        SmallVector<Value> vectors;
+        for (int64_t k = 0; k < step; k += step / lanes) {
+          Value v = load(e->add(d, k));
+          vectors.push_back(isPairs ? e->packPairs(v, load(e->add(d, k + 1))) : v);
+        }
+        e->transpose(vectors);
+        for (auto [row, v] : llvm::zip(rows, vectors)) {
+          Value address = e->at(row, d, element);
+          isPairs ? e->store(v, address, 2) : e->storeNarrowed(v, element, address);
+        }
+      });
+    };
+    if (ofPairs)
+      storeColumns(0, ofPairs, /*isPairs=*/true);
+    if (ofPairs < main)
+      storeColumns(ofPairs, main, /*isPairs=*/false);
     e->loop(e->cst(main), e->cst(columns), 1, [&](Value d) {
-      Value v = e->load(e->vecF32(), source(d));
+      Value v = load(d);
       for (auto [i, row] : llvm::enumerate(rows))
         e->storeNarrowed(vector::ExtractOp::create(builder, e->loc, v, i), element,
                          e->at(row, d, element));

@@ -7,8 +7,7 @@
 !k = !attn.tensor<[B, Hkv, Skv, 64], f32>
 !lse = !attn.tensor<[B, Hq, Sq], f32>
 
-attn.variant @dense() {
-}
+attn.variant @dense() {}
 
 // CHECK-LABEL:  func.func @f_tile(
 // In each round of the scores' product: if any waits, one exponential, by a table of 32 powers.
